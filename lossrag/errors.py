@@ -1,0 +1,45 @@
+"""The one exception family. Every message says what was expected, what came and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LossRAGError(Exception):
+    """Base of every error that a user of LossRAG can cause or mend."""
+
+
+class ConfigError(LossRAGError):
+    """A setting, a name or a combination of them that cannot work."""
+
+
+class DataError(LossRAGError):
+    """Data that is missing, damaged or unfit for the split that was asked for."""
+
+
+class RunDirectoryError(LossRAGError):
+    """A run directory that is in use, not writable, or belongs to another configuration."""
+
+
+class CheckpointError(LossRAGError):
+    """A checkpoint that is damaged, foreign or from another configuration."""
+
+
+class DivergedError(LossRAGError):
+    """A loss or a gradient that is no longer finite."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Close matches of ``name`` as a clause to append to a message, or the whole list when none is close.
+
+    >>> did_you_mean("unifrom", ["uniform", "metaweighting"])
+    "did you mean 'uniform'?"
+    >>> did_you_mean("zzz", ["b", "a"])
+    'choose from: a, b'
+    """
+    known = sorted(options)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
+    return "choose from: " + ", ".join(known)

@@ -1,0 +1,54 @@
+"""Names for things a configuration may choose: registered callables instead of free import paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from lossrag.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """A read-mostly mapping from a name to a registered object of one kind.
+
+    >>> colours: Registry[int] = Registry("colour")
+    >>> colours.add("red", 1)
+    1
+    >>> colours["red"]
+    1
+    >>> colours["rde"]
+    Traceback (most recent call last):
+    lossrag.errors.ConfigError: Unknown colour 'rde': did you mean 'red'?
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> T:
+        """Register ``entry``; raises ConfigError when the name is taken."""
+        if name in self._entries:
+            raise ConfigError(f"The {self.kind} name {name!r} is taken: register yours under another name.")
+        self._entries[name] = entry
+        return entry
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form of :meth:`add`."""
+        return lambda entry: self.add(name, entry)
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise ConfigError(f"Unknown {self.kind} {name!r}: {did_you_mean(name, self._entries)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
