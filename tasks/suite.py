@@ -1,9 +1,9 @@
-"""What a multi-task problem is: tasks, their examples in every split, and how inputs are gathered into a batch."""
+"""What a multi-task problem is: tasks, their examples in every split, how inputs become a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lossrag import DataError
 
 SPLITS = ("support", "query", "validation", "test")
-"""Support trains the model, query trains the task weights, validation chooses the epoch, test is touched once."""
+"""Support trains the model, query the task weights, validation picks the epoch, test is touched once."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one task in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats."""
+    """One task's examples in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats."""
 
     inputs: Inputs
     targets: Tensor
@@ -135,8 +135,32 @@ def _check_examples(suite: str, split: str, task: Task, examples: Examples) -> N
     if task.kind == "classification":
         present = torch.bincount(examples.targets, minlength=task.outputs) > 0
         if not bool(present.all()):
-            missing = [task.labels[i] if task.labels else str(i) for i in (~present).nonzero().flatten().tolist()]
+            absent = (~present).nonzero().flatten().tolist()
+            missing = [task.labels[i] if task.labels else str(i) for i in absent]
             raise DataError(
                 f"{where} no sample of class {', '.join(missing)} in the {split} split: "
                 "enlarge that split (tasks.rho, tasks.validation) or add samples of the class."
             )
+
+
+def pool_query(suite: Suite) -> Suite:
+    """The suite with its query examples added to the support split (the query split stays)."""
+    support, query = suite.splits["support"], suite.splits["query"]
+    shared: Inputs | None = _concatenate(support[0].inputs, query[0].inputs) if suite.shared_input else None
+    pooled = tuple(
+        Examples(shared or _concatenate(a.inputs, b.inputs), torch.cat([a.targets, b.targets]))
+        for a, b in zip(support, query, strict=True)
+    )
+    return replace(suite, splits={**suite.splits, "support": pooled})
+
+
+def _concatenate(first: Inputs, second: Inputs) -> Inputs:
+    if isinstance(first, DenseInputs) and isinstance(second, DenseInputs):
+        return DenseInputs(torch.cat([first.values, second.values]))
+    if isinstance(first, TokenInputs) and isinstance(second, TokenInputs):
+        offsets = torch.cat([first.offsets, second.offsets[1:] + len(first.ids)])
+        return TokenInputs(torch.cat([first.ids, second.ids]), offsets, first.min_length)
+    raise DataError(
+        f"Inputs of {type(first).__name__} and {type(second).__name__} cannot be put together: "
+        "use one kind of inputs for all splits of a suite."
+    )

@@ -1,0 +1,80 @@
+"""The console command `lossrag`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from experiments.help import MAIN_HELP, TRAIN_HELP
+from lossrag import ConfigError, LossRAGError, __version__, did_you_mean
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand and exit: 0 done, 2 a mistake to mend, 130 interrupted, 143 terminated (checkpoint written)."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of one command line."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(MAIN_HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(f"lossrag {__version__}")
+        return 0
+    try:
+        return _subcommand(arguments[0])(arguments[1:])
+    except LossRAGError as error:
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True
+        )
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _subcommand(name: str) -> Callable[[list[str]], int]:
+    commands = {"train": _train, "benchmark": _benchmark}
+    if name not in commands:
+        raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, commands)}")
+    return commands[name]
+
+
+def _train(arguments: list[str]) -> int:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(TRAIN_HELP)
+        return 0
+    # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
+    from experiments.config import load_config  # noqa: PLC0415
+    from experiments.train import Terminated, train  # noqa: PLC0415
+
+    if "--cfg" in arguments:
+        from omegaconf import OmegaConf  # noqa: PLC0415
+
+        _, settings = load_config([a for a in arguments if a not in ("--cfg", "job")])
+        print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
+        return 0
+    try:
+        _, settings = load_config(arguments)
+        train(settings, Console())
+    except Terminated as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_TERMINATED
+    return 0
+
+
+def _benchmark(arguments: list[str]) -> int:
+    from experiments.benchmark import benchmark  # noqa: PLC0415
+
+    return benchmark(arguments, Console())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

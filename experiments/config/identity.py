@@ -1,0 +1,54 @@
+"""Which settings make two runs the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+INCIDENTAL = ("data", "machine", "run", "log", "preset")
+"""Sections that say where and how a run happens, not what it computes."""
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the plain settings that decides the results."""
+    deciding = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+    # where the data lie does not change what they are: every file is pinned by its checksum
+    return {**deciding, "tasks": {key: value for key, value in settings["tasks"].items() if key != "root"}}
+
+
+def run_id(settings: Mapping[str, Any]) -> str:
+    """A readable name with a digest: suite, weighting, seed, eight hex digits of the resolved settings.
+
+    >>> settings = {"seed": 3, "tasks": {"name": "digits"}, "weighting": {"name": "uniform"}, "run": {}}
+    >>> run_id(settings)
+    'digits-uniform-s3-c97ea1ab'
+    """
+    canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
+    return f"{settings['tasks']['name']}-{settings['weighting']['name']}-s{settings['seed']}-{digest}"
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The deciding keys whose values differ, as 'key: old -> new' lines.
+
+    >>> differing_keys({"seed": 1, "train": {"epochs": 2}}, {"seed": 1, "train": {"epochs": 3}})
+    ['train.epochs: 2 -> 3']
+    """
+    before, after = _flatten(identity(old)), _flatten(identity(new))
+    return [
+        f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "(absent)") != after.get(key, "(absent)")
+    ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,170 @@
+"""The typed configuration of a run: what the YAML files under ``experiments/conf`` must amount to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lossrag import ConfigError, did_you_mean
+
+
+def _require(holds: bool, key: str, expected: str, value: object) -> None:
+    if not holds:
+        raise ConfigError(f"{key} must be {expected}, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """root: folder with the corpora; None asks LOSSRAG_DATA, the user cache, then the network."""
+
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Registered loss that each kind of task is trained and evaluated with."""
+
+    classification: str = "cross_entropy"
+    regression: str = "squared_error"
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    """The outer problem: its losses on the query batch (None: as in training), and that batch's size."""
+
+    classification: str | None = None
+    regression: str | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        size = self.batch_size
+        _require(
+            size is None or size > 0,
+            "outer.batch_size",
+            "a positive number, or null for train.batch_size",
+            size,
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """name: adam, adamw or sgd. vectors_lr_factor multiplies lr for trainable word vectors."""
+
+    name: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    vectors_lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = ("adam", "adamw", "sgd")
+        if self.name not in names:
+            raise ConfigError(f"Unknown optimizer.name {self.name!r}: {did_you_mean(self.name, names)}")
+        _require(0 < self.lr < float("inf"), "optimizer.lr", "a positive number", self.lr)
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", "0 or more", self.weight_decay)
+        _require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
+        _require(
+            self.vectors_lr_factor > 0,
+            "optimizer.vectors_lr_factor",
+            "a positive number",
+            self.vectors_lr_factor,
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """epochs; batch_size: samples per step over all tasks (rows, for a shared input).
+
+    query_for_baselines: methods without an outer problem train on ``support`` only, or on ``all`` training
+    data (support and query), as they would without a split.
+    refit: after the run, train afresh on support and query with the learned weights, for the best epoch's length.
+    """
+
+    epochs: int = 10
+    batch_size: int = 256
+    query_for_baselines: str = "all"
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.epochs > 0, "train.epochs", "a positive number", self.epochs)
+        _require(self.batch_size > 0, "train.batch_size", "a positive number", self.batch_size)
+        _require(
+            self.query_for_baselines in ("all", "support"),
+            "train.query_for_baselines",
+            "'all' or 'support'",
+            self.query_for_baselines,
+        )
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """device: auto, cpu, cuda, cuda:N or mps. threads: CPU threads, None for OMP_NUM_THREADS or one."""
+
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.threads is None or self.threads > 0, "machine.threads", "a positive number", self.threads
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run writes. dir: an exact folder instead of root/<run id>.
+
+    again: start a new run beside a finished or unfinished one of the same configuration.
+    """
+
+    root: str = "runs"
+    dir: str | None = None
+    again: bool = False
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """every_steps: steps between two logged points. figures_every: epochs between two pictures of D."""
+
+    every_steps: int = 1
+    figures_every: int = 5
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps > 0, "log.every_steps", "a positive number", self.every_steps)
+        _require(self.figures_every > 0, "log.figures_every", "a positive number", self.figures_every)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """name of the encoder, how tasks share it (hard or none), and the encoder's own options."""
+
+    name: str
+    sharing: str
+    encoder: Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered name and the object its options built."""
+
+    name: str
+    options: Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    seed: int
+    tasks: Choice
+    model: ModelConfig
+    weighting: Choice
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    log: LogConfig = field(default_factory=LogConfig)

@@ -1,0 +1,28 @@
+"""Refit: once the weights are learned, the held-out query data may train the model as well."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from experiments.build import build_optimizer, build_problem
+from experiments.config import Config
+from experiments.problem import Problem
+from tasks import Suite, epoch_plan, pool_query
+from weighting import MultiTaskStep, Uniform
+
+
+def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device) -> Problem:
+    """A fresh model trained on support and query with the learned weights: ``trajectory`` (E, T) by epoch.
+
+    Same initialisation, optimiser and batch size as the run; E epochs, no selection among them.
+    """
+    problem = build_problem(config, pool_query(suite), device)
+    optimizer = build_optimizer(config.optimizer, problem.model)
+    step = MultiTaskStep(problem.model.parameters(), optimizer, Uniform(), suite.task_names)
+    for epoch, weights in enumerate(trajectory):
+        step.state = {"weights": weights.to(step.task_weights)}
+        for index in epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch):
+            torch.manual_seed((config.seed << 32) + step.count)
+            step(problem.batch_losses("support", index, by_task=False)[0]).check()
+    return problem

@@ -1,0 +1,70 @@
+"""The series of a run: one name per number, the same in TensorBoard, metrics.jsonl and the figures.
+
+The table of names in docs/tensorboard.md is held to this file by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from experiments.problem import Evaluation, metric_name
+from tasks import Task
+from weighting import StepRecord
+
+Values = dict[str, float]
+
+
+def step_values(record: StepRecord, tasks: Sequence[Task], support: Tensor, query: Tensor | None) -> Values:
+    """The series of one step; ``support`` and ``query`` (T,) are the scores on its two batches.
+
+    One transfer from the device for all of them.
+    """
+    names: list[str] = []
+    tensors: list[Tensor] = []
+
+    def put(pattern: str, values: Tensor | None) -> None:
+        if values is not None:
+            names.extend(pattern.format(metric=metric_name(task), task=task.name) for task in tasks)
+            tensors.append(values.double().cpu() if values.device.type == "mps" else values.double())
+
+    put("support/loss/{task}", record.support_losses)
+    put("support/{metric}/{task}", support)
+    put("query/loss/{task}", record.query_losses)
+    put("query/{metric}/{task}", query)
+    put("weight/{task}", record.weights)
+    put("lambda/{task}", record.lam)
+    if record.gap is not None and record.iterations is not None:
+        names += ["frank_wolfe/gap", "frank_wolfe/iterations"]
+        tensors += [record.gap.double().view(1), record.iterations.double().view(1)]
+    return dict(zip(names, torch.cat(tensors).tolist(), strict=True))
+
+
+def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> Values:
+    """The series of one evaluated split, with the means over tasks that the metric allows."""
+    values: Values = {}
+    for task, loss, score in zip(tasks, evaluation.losses.tolist(), evaluation.scores.tolist(), strict=True):
+        values[f"{split}/loss/{task.name}"] = loss
+        values[f"{split}/{metric_name(task)}/{task.name}"] = score
+    values[f"{split}/score_mean"] = float(evaluation.scores.mean())
+    return values
+
+
+def layout(tasks: Sequence[Task]) -> dict[str, dict[str, list[object]]]:
+    """TensorBoard's custom scalars: one chart per quantity, all tasks in it."""
+
+    def chart(*patterns: str) -> list[object]:
+        return ["Multiline", list(patterns)]
+
+    metrics = sorted({metric_name(task) for task in tasks})
+    charts = {
+        "task weights": chart(r"^weight/.*"),
+        "lambda": chart(r"^lambda/.*"),
+    }
+    for split in ("support", "query", "validation"):
+        charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
+        for metric in metrics:
+            charts[f"{split} {metric}"] = chart(rf"^{split}/{metric}/.*")
+    return {"All tasks": charts}

@@ -1,0 +1,17 @@
+"""Encoders, heads and how tasks share them."""
+
+from models.mlp import MLP
+from models.multitask import MultiTaskModel, stack_padded
+from models.registry import ENCODERS, EncoderOptions, MLPOptions, TextCNNOptions
+from models.textcnn import TextCNN
+
+__all__ = [
+    "ENCODERS",
+    "MLP",
+    "EncoderOptions",
+    "MLPOptions",
+    "MultiTaskModel",
+    "TextCNN",
+    "TextCNNOptions",
+    "stack_padded",
+]

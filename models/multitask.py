@@ -1,0 +1,73 @@
+"""How tasks share: one encoder for all (hard sharing), or one each (single-task learning)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lossrag import ConfigError
+
+
+class Encoder(Protocol):
+    """A module whose forward pass gives (B, features)."""
+
+    features: int
+
+    def __call__(self, inputs: Tensor) -> Tensor: ...
+
+
+class MultiTaskModel(nn.Module):
+    """One linear head per task on a shared encoder, or on an encoder of its own per task.
+
+    make_encoder: builds one encoder; called once with ``sharing="hard"``, T times with ``sharing="none"``.
+    outputs: logits per task, e.g. its number of classes.
+    """
+
+    def __init__(
+        self, make_encoder: Callable[[], nn.Module], outputs: Sequence[int], sharing: str = "hard"
+    ) -> None:
+        super().__init__()
+        if sharing not in ("hard", "none"):
+            raise ConfigError(f"model.sharing must be 'hard' or 'none', got {sharing!r}.")
+        copies = 1 if sharing == "hard" else len(outputs)
+        self.encoders = nn.ModuleList(make_encoder() for _ in range(copies))
+        self.heads = nn.ModuleList(
+            nn.Linear(int(self.encoders[t % copies].features), size)  # type: ignore[arg-type]
+            for t, size in enumerate(outputs)
+        )
+        self.sharing = sharing
+
+    def forward(self, inputs: Tensor, task: int) -> Tensor:
+        """Logits (B, outputs[task]) of one task."""
+        logits: Tensor = self.heads[task](self.encoders[task % len(self.encoders)](inputs))
+        return logits
+
+    def forward_shared(self, inputs: Tensor) -> list[Tensor]:
+        """Logits of every task for one shared input (B, ...): each encoder runs once."""
+        features = [encoder(inputs) for encoder in self.encoders]
+        return [head(features[t % len(features)]) for t, head in enumerate(self.heads)]
+
+    def forward_joint(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of every task for its own inputs, with one pass through a shared encoder.
+
+        Token batches (B_t, L_t) of different widths are padded with id 0 to the widest.
+        """
+        if self.sharing == "none":
+            return [self(batch, task) for task, batch in enumerate(inputs)]
+        features = self.encoders[0](stack_padded(inputs)).split([len(batch) for batch in inputs])
+        return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+
+
+def stack_padded(batches: Sequence[Tensor]) -> Tensor:
+    """Concatenate (B_t, L_t) batches along the rows, padding their columns with 0 to the widest.
+
+    >>> stack_padded([torch.tensor([[1, 2]]), torch.tensor([[3]])]).tolist()
+    [[1, 2], [3, 0]]
+    """
+    if len({batch.shape[1:] for batch in batches}) == 1:
+        return torch.cat(list(batches))
+    width = max(batch.shape[1] for batch in batches)
+    return torch.cat([nn.functional.pad(batch, (0, width - batch.shape[1])) for batch in batches])

@@ -1,0 +1,75 @@
+"""Encoders by name, as dataclasses of their options that build the module for a suite's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lossrag import ConfigError, Registry
+from models.mlp import MLP
+from models.textcnn import TextCNN
+
+
+class EncoderOptions(Protocol):
+    """Options that know how to build an encoder."""
+
+    def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> nn.Module:
+        """A new encoder, for word vectors (V, E) or for dense inputs of one shape."""
+
+
+def _check_dropout(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"model.{name} must be in [0, 1), got {share}.")
+
+
+@dataclass(frozen=True)
+class TextCNNOptions:
+    """Paper: kernel sizes 3, 5, 7, GloVe vectors; it states neither filters nor dropout."""
+
+    kernel_sizes: list[int] = field(default_factory=lambda: [3, 5, 7])
+    filters: int = 64
+    dropout: float = 0.5
+    vector_dropout: float = 0.0
+    trainable_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        _check_dropout(dropout=self.dropout, vector_dropout=self.vector_dropout)
+
+    def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> TextCNN:
+        if vectors is None:
+            raise ConfigError("model=textcnn reads word tokens, but this suite has none: use model=mlp.")
+        return TextCNN(
+            vectors,
+            self.kernel_sizes,
+            self.filters,
+            self.dropout,
+            self.vector_dropout,
+            self.trainable_vectors,
+        )
+
+
+@dataclass(frozen=True)
+class MLPOptions:
+    """Widths of the hidden layers and their dropout."""
+
+    hidden: list[int] = field(default_factory=lambda: [64])
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_dropout(dropout=self.dropout)
+
+    def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> MLP:
+        if vectors is not None:
+            raise ConfigError(
+                "model=mlp reads dense inputs, but this suite has word tokens: use model=textcnn."
+            )
+        return MLP(input_shape, self.hidden, self.dropout)
+
+
+ENCODERS: Registry[Callable[..., EncoderOptions]] = Registry("model")
+ENCODERS.add("textcnn", TextCNNOptions)
+ENCODERS.add("mlp", MLPOptions)

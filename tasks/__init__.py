@@ -1,0 +1,26 @@
+"""Tasks and their data: suites, splits, the text pipeline, batch plans."""
+
+from tasks.batches import epoch_plan, ordered_batches, query_index
+from tasks.digits import DigitsConfig
+from tasks.newsgroups import NewsgroupsConfig
+from tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
+from tasks.suites import SUITES, SuiteEntry, load_suite
+
+__all__ = [
+    "SPLITS",
+    "SUITES",
+    "DenseInputs",
+    "DigitsConfig",
+    "Examples",
+    "Inputs",
+    "NewsgroupsConfig",
+    "Suite",
+    "SuiteEntry",
+    "Task",
+    "TokenInputs",
+    "epoch_plan",
+    "load_suite",
+    "ordered_batches",
+    "pool_query",
+    "query_index",
+]

@@ -1,0 +1,99 @@
+"""A small suite with shared input: what can be told of one image of a digit. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
+from tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
+
+TEST_SHARE = 0.2
+_STREAM_TEST = 0xD1
+
+LOOPS = (1, 0, 0, 0, 1, 0, 1, 0, 2, 1)
+"""Closed loops of the digits 0 to 9 as they are printed."""
+
+TASKS = (
+    Task("digit", "classification", 10, tuple("0123456789")),
+    Task("parity", "classification", 2, ("even", "odd")),
+    Task("loops", "classification", 3, ("none", "one", "two")),
+    Task("centre", "regression", 2),
+)
+
+
+@dataclass(frozen=True)
+class DigitsConfig:
+    """Settings of the digits suite: ``rho`` = |query| / |support + query| and ``validation``, both in (0, 1).
+
+    ``seed`` also draws the 20 % of the images that are the test split. Raises ConfigError.
+    """
+
+    rho: float = 0.1
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share("rho", self.rho)
+        check_share("validation", self.validation)
+        check_seed(self.seed)
+
+
+def load_digits(config: DigitsConfig) -> Suite:
+    """1,797 images (N, 64) in [0, 1], four tasks that share them: digit, parity, number of loops, centre.
+
+    ``centre`` (N, 2) is the centre of mass of the ink, row and column, standardised by the training images.
+    Source: scikit-learn's copy of the UCI optical recognition data (Alpaydin and Kaynak 1998).
+    """
+    # Imported when needed: it takes as long as importing torch.
+    pixels, digits = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
+    digits = digits.astype(np.int64)
+    in_test = stratified_mask(digits, TEST_SHARE, generator(config.seed, _STREAM_TEST))
+    train = np.flatnonzero(~in_test)
+    keys = [pixels[i].tobytes() for i in train]
+    index = {
+        split: train[rows]
+        for split, rows in split_train(
+            keys, digits[train], config.rho, config.validation, config.seed
+        ).items()
+    }
+    index["test"] = np.flatnonzero(in_test)
+
+    centre = _centre(pixels)
+    fitted = np.concatenate([index["support"], index["query"]])
+    centre = (centre - centre[fitted].mean(0)) / centre[fitted].std(0)
+    columns = (
+        torch.from_numpy(digits),
+        torch.from_numpy(digits % 2),
+        torch.tensor(LOOPS)[torch.from_numpy(digits)],
+        torch.from_numpy(centre.astype(np.float32)),
+    )
+    images = torch.from_numpy((pixels / 16.0).astype(np.float32))
+    sizes = " / ".join(str(len(index[split])) for split in SPLITS)
+    return Suite(
+        name="digits",
+        edition=f"scikit-learn digits, 8x8 images shared by all tasks, {sizes} images ({' / '.join(SPLITS)})",
+        tasks=TASKS,
+        shared_input=True,
+        splits={split: _examples(images, columns, torch.from_numpy(index[split])) for split in SPLITS},
+        input_shape=(64,),
+    )
+
+
+def _examples(images: Tensor, columns: tuple[Tensor, ...], rows: Tensor) -> tuple[Examples, ...]:
+    inputs = DenseInputs(images[rows])
+    return tuple(Examples(inputs, column[rows]) for column in columns)
+
+
+def _centre(pixels: np.ndarray) -> np.ndarray:
+    """Centre of mass (N, 2) of images (N, 64), in pixels from the upper left corner. No image is empty."""
+    images = pixels.reshape(-1, 8, 8)
+    mass = images.sum((1, 2))
+    places = np.arange(8.0)
+    row = (images.sum(2) * places).sum(1) / mass
+    column = (images.sum(1) * places).sum(1) / mass
+    return np.stack([row, column], axis=1)

@@ -1,0 +1,80 @@
+"""Seeded splits: stratified, the copies of a sample kept together, the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossrag import ConfigError
+
+Index = NDArray[np.int64]
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises ConfigError unless 0 < value < 1."""
+    if not 0.0 < value < 1.0:
+        raise ConfigError(f"tasks.{name} is a share of the samples and lies between 0 and 1, not {value!r}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raises ConfigError when ``seed`` is negative."""
+    if seed < 0:
+        raise ConfigError(f"A seed is a whole number from 0 up, not {seed!r}.")
+
+
+def generator(seed: int, *stream: int) -> np.random.Generator:
+    """The random numbers of one purpose, ``stream``: independent of those of any other purpose or seed."""
+    return np.random.default_rng(np.random.SeedSequence([seed, *stream]))
+
+
+def stratified_mask(strata: Index, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(N,) true for round(share * N) samples: within one of ``share`` of every stratum.
+
+    A stratum (N,) of two samples or more keeps one on either side, whatever the share.
+
+    >>> stratified_mask(np.array([0] * 8 + [1] * 4), 0.25, generator(0)).sum()
+    np.int64(3)
+    """
+    order = rng.permutation(len(strata))
+    mask = np.zeros(len(strata), dtype=np.bool_)
+    done = 0
+    for stratum in np.unique(strata):
+        members = order[strata[order] == stratum]
+        # Cumulative rounding, so that the rounding of many small strata does not add up.
+        take = round(share * (done + len(members))) - round(share * done)
+        done += len(members)
+        if len(members) > 1:
+            take = min(max(take, 1), len(members) - 1)
+        mask[members[:take]] = True
+    return mask
+
+
+def split_train(
+    keys: Sequence[Hashable], strata: Sequence[int], rho: float, validation: float, seed: int
+) -> dict[str, Index]:
+    """Positions of the support, query and validation samples, ascending.
+
+    ``validation`` is the share taken first, ``rho`` = |query| / (|support| + |query|) of what remains.
+    Samples with the same key are copies and go to one split, so the shares hold for distinct keys; a key
+    belongs to the stratum of its first sample.
+
+    Raises ConfigError for a share outside (0, 1).
+    """
+    check_share("rho", rho)
+    check_share("validation", validation)
+    unit_of: dict[Hashable, int] = {}
+    units = np.array([unit_of.setdefault(key, len(unit_of)) for key in keys], dtype=np.int64)
+    _, first = np.unique(units, return_index=True)
+    unit_strata = np.asarray(strata, dtype=np.int64)[first]
+    rng = generator(seed)
+    held_out = stratified_mask(unit_strata, validation, rng)
+    rest = np.flatnonzero(~held_out)
+    query = np.zeros_like(held_out)
+    query[rest[stratified_mask(unit_strata[rest], rho, rng)]] = True
+    return {
+        "support": np.flatnonzero(~(held_out | query)[units]),
+        "query": np.flatnonzero(query[units]),
+        "validation": np.flatnonzero(held_out[units]),
+    }

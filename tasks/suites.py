@@ -1,0 +1,41 @@
+"""Suites by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lossrag import ConfigError, Registry, did_you_mean
+from tasks.digits import DigitsConfig, load_digits
+from tasks.newsgroups import NewsgroupsConfig, load_newsgroups
+from tasks.suite import Suite
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A suite that can be loaded: the dataclass of its settings, and the function that takes one."""
+
+    config: type[Any]
+    load: Callable[[Any], Suite]
+
+
+SUITES: Registry[SuiteEntry] = Registry("suite")
+SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups))
+SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
+
+
+def load_suite(name: str, **options: Any) -> Suite:
+    """The suite ``name`` with ``options``, the fields of its settings.
+
+    Raises ConfigError for an unknown name, option or value, DataError when the data cannot be had.
+
+    >>> load_suite("digits", rho=0.2).task_names
+    ('digit', 'parity', 'loops', 'centre')
+    """
+    entry = SUITES[name]
+    known = [field.name for field in fields(entry.config)]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"The suite {name!r} has no option {option!r}: {did_you_mean(option, known)}")
+    return entry.load(entry.config(**options))

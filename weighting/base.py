@@ -1,0 +1,89 @@
+"""The contract of every weighting method: a pure map from the signals of a step to T task weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lossrag import ConfigError, Registry, did_you_mean
+
+State = dict[str, Tensor]
+"""What a method remembers between steps; always holds "weights" (T,), the weights of the next step."""
+
+
+def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(f"{owner}: {option}={value!r} is unknown: {did_you_mean(value, choices)}")
+
+
+@dataclass(frozen=True)
+class HypergradientSpec:
+    """Which hypergradient D a method asks the step for (options of Eq. 10 that the paper leaves open).
+
+    scale: ``paper`` keeps the factor eta/T, ``unit`` absorbs it in the method's own step size.
+    inner: ``sgd`` differentiates a plain gradient step (Eq. 10 as written), ``adam`` goes through the
+        optimiser's diagonal preconditioner, held constant.
+    parameters: ``all`` as written, or ``shared``: only those that more than one task touches.
+    """
+
+    scale: str = "paper"
+    inner: str = "sgd"
+    parameters: str = "all"
+
+    def __post_init__(self) -> None:
+        check_choice("hypergradient", "scale", self.scale, ("paper", "unit"))
+        check_choice("hypergradient", "inner", self.inner, ("sgd", "adam"))
+        check_choice("hypergradient", "parameters", self.parameters, ("all", "shared"))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """What the outer problem found in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
+    the solver's relative duality ``gap`` () and its ``iterations`` ()."""
+
+    lam: Tensor
+    direction: Tensor
+    gap: Tensor
+    iterations: Tensor
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Base of all methods. Subclasses are frozen dataclasses whose fields are their options.
+
+    A method is stateless itself: what it remembers is a dictionary of tensors that the step carries and
+    a checkpoint stores.
+    """
+
+    shares_parameters: ClassVar[bool] = True
+    """False for single-task learning, which is only itself when no parameter is shared."""
+
+    @property
+    def hypergradient(self) -> HypergradientSpec | None:
+        """The hypergradient that :meth:`learn` needs, or None when the method has no outer problem."""
+        return None
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """The state before the first step: every weight 1, as in Algorithm 1."""
+        return {"weights": torch.ones(tasks, dtype=state_dtype(device), device=device)}
+
+    def weights(self, state: State, losses: Tensor) -> Tensor:
+        """Task weights (T,) of this step, from the state and the support losses (T,), detached."""
+        return state["weights"]
+
+    def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
+        """The state after the outer step, from D (T, T); D[t, j] = d L_t^query / d w_j."""
+        raise ConfigError(f"{type(self).__name__} has no outer problem: it takes no query losses.")
+
+
+def state_dtype(device: torch.device) -> torch.dtype:
+    """Weights move by 1e-4 a step at the paper's scale, which float32 would round; MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+WEIGHTINGS: Registry[type[Weighting]] = Registry("weighting")
+"""All methods by name; add your own with ``@WEIGHTINGS.register("mine")``."""

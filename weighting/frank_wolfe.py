@@ -1,0 +1,180 @@
+"""Task weights of the common descent direction: lam* = argmin ||lam D||^2 over the simplex (Eq. 12).
+
+Only B = D D^T (T, T) is needed, since ||lam D||^2 = lam^T B lam. Two solvers of the same problem:
+
+``paper``: Algorithm 2 of Mao et al. (Findings of ACL 2022). From lam_0 = (1/T, ..., 1/T), step towards the vertex
+e_v with v = argmin_i (B lam)_i. Along lam + gamma (e_v - lam) the objective is a parabola in gamma; with
+f = lam^T B lam and q = B lam its minimum is at gamma = (f - q_v) / (f - 2 q_v + B_vv), clipped to [0, 1].
+It converges like 1/N: after 100 steps it can be far off when the rows of D differ in size.
+
+``exact``: the solution itself, to rounding, in a few linear solves (derivation in weighting/min_norm.py).
+This deviates from the letter of Algorithm 2, not from the problem it is there to solve.
+
+How good an answer is follows from convexity without knowing lam*: f(lam) - f(lam*) <= 2 (f - min_i (B lam)_i). The
+``gap`` that is reported is (f - min_i (B lam)_i) / trace(B) (Jaggi, ICML 2013, Eq. 2, made free of scale).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
+from weighting.min_norm import Iterate, solve
+
+PAPER_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class FrankWolfeResult:
+    """What the solver found, for every problem of the batch.
+
+    weights: (..., T) lam on the simplex, in the dtype of ``gram``.
+    gap: (...,) duality gap of these weights relative to trace(B); 0 is optimal, NaN marks a non-finite ``gram``.
+    iterations: (...,) int64, steps taken; for ``exact`` those until the optimality test held (or the cap).
+    """
+
+    weights: Tensor
+    gap: Tensor
+    iterations: Tensor
+
+
+@torch.no_grad()
+def frank_wolfe(
+    gram: Tensor,
+    *,
+    solver: Literal["exact", "paper"] = "exact",
+    max_iterations: int | None = None,
+    tolerance: float = 1e-9,
+    start: Tensor | None = None,
+) -> FrankWolfeResult:
+    """Weights (..., T) on the simplex that minimise lam^T B lam, for ``gram`` = B = D D^T of shape (..., T, T).
+
+    gram: symmetric positive semi-definite up to rounding, any floating dtype, contiguous or not. Computed in float64
+        wherever the device has it. The result carries no gradient.
+    solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
+    max_iterations: of ``exact`` a cap, 42 by default; 3 to 5 are usual, whatever T. A problem that meets the cap
+        keeps its best point and says so through its gap.
+    tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
+    start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
+        steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
+
+    Rows of D that are zero have the optimum for themselves and share the weight equally; for B = 0 that makes 1/T.
+    When B is singular the minimiser may not be unique: any one is returned, the same every time. A problem with NaN or
+    infinite entries gets weights 1/T and gap NaN, so that the fault is seen and no other problem of the batch suffers.
+
+    On real CPU tensors the loop ends when all problems are solved. On any other device it takes a fixed number of
+    masked steps, without synchronising host and device. Raises ConfigError for shapes or options that cannot work.
+
+    >>> D = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> frank_wolfe(D @ D.T).weights  # two orthogonal rows weigh 1 / |g_i|^2
+    tensor([0.8000, 0.2000])
+    """
+    _check(gram, solver, max_iterations, tolerance, start)
+    gram = gram.detach()
+    T = gram.shape[-1]
+    B = gram.reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
+    finite = B.isfinite().flatten(1).all(1)
+    B = torch.where(finite[:, None, None], B, 0.0)
+    if solver == "paper":
+        steps = PAPER_ITERATIONS if max_iterations is None else max_iterations
+        lam, iterations = _algorithm_2(_relative(B), steps)
+    else:
+        lam, iterations = _exact(B, gram, max_iterations, tolerance, start)
+
+    lam = lam.to(gram.dtype)
+    lam = lam / lam.sum(-1, keepdim=True)
+    batch = gram.shape[:-2]
+    gap = torch.where(finite, _gap(_relative(B), lam.to(B.dtype)), torch.nan)
+    return FrankWolfeResult(
+        lam.reshape(*batch, T), gap.to(gram.dtype).reshape(batch), iterations.reshape(batch)
+    )
+
+
+def _algorithm_2(B: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Algorithm 2 on B (N, T, T): lam (N, T) after ``steps`` steps, and their number (N,)."""
+    N, T, _ = B.shape
+    lam = B.new_full((N, T), 1 / T)
+    q = B.mean(-1)
+    square = B.diagonal(dim1=-2, dim2=-1)
+    for _ in range(steps):
+        q_v, v = q.min(-1, keepdim=True)
+        f = (lam * q).sum(-1, keepdim=True)
+        denominator = f - 2 * q_v + square.gather(-1, v)
+        # A flat parabola (lam = e_v already, or all rows equal) has nowhere to go.
+        gamma = torch.where(denominator > 0, (f - q_v) / denominator, 0.0).clamp(0, 1)
+        lam = ((1 - gamma) * lam).scatter_add(-1, v, gamma)
+        column = B.gather(-1, v.unsqueeze(-1).expand(-1, T, 1)).squeeze(-1)
+        q = q + gamma * (column - q)
+    return lam, torch.full((N,), steps, dtype=torch.int64, device=B.device)
+
+
+def _exact(
+    B: Tensor, gram: Tensor, max_iterations: int | None, tolerance: float, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    N, T, _ = B.shape
+    square = B.diagonal(dim1=-2, dim2=-1)
+    zero = square <= 0
+    any_zero = zero.any(-1)
+    s = torch.where(zero, 1.0, square).sqrt()
+    C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
+    # Symmetrise; and see the ridge in min_norm: what is just above the rounding of C in the dtype it came in.
+    ridge = max(1e-13 if B.dtype == torch.float64 else 0.0, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
+    C = (C + C.mT) / 2 + ridge * torch.eye(T, dtype=B.dtype, device=B.device)
+    a = s.amin(-1, keepdim=True) / s
+    support = torch.ones_like(zero) if start is None else start.detach().reshape(N, T) > 0
+    problem = Iterate(
+        C=C,
+        a=a,
+        ridge=B.new_full((N, 1), ridge),
+        tolerance=B.new_full((N, 1), tolerance),
+        z=torch.ones_like(a),
+        support=support,
+        w=torch.ones_like(a),
+        nu=torch.zeros_like(a[:, :1]),
+        solved=any_zero,
+        iterations=torch.zeros(N, dtype=torch.int64, device=B.device),
+    )
+    # A FakeTensor or one that is being traced has no data to look at, whatever its device.
+    real = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
+    done = solve(problem, max_iterations, early_exit=real)
+    lam = torch.where(any_zero.unsqueeze(-1), zero.to(a.dtype), done.z * a)
+    return lam / lam.sum(-1, keepdim=True), done.iterations
+
+
+def _relative(B: Tensor) -> Tensor:
+    """B / trace(B), 0 for B = 0."""
+    trace = B.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    return B / torch.where(trace > 0, trace, 1.0)
+
+
+def _gap(B: Tensor, lam: Tensor) -> Tensor:
+    q = (B @ lam.unsqueeze(-1)).squeeze(-1)
+    return ((lam * q).sum(-1) - q.amin(-1)).clamp(min=0)
+
+
+def _check(
+    gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, start: Tensor | None
+) -> None:
+    if solver not in ("exact", "paper"):
+        raise ConfigError(f"frank_wolfe: solver={solver!r} is unknown: {did_you_mean(solver, ('exact', 'paper'))}")
+    shape = tuple(gram.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+        raise ConfigError(
+            f"frank_wolfe expects gram = D @ D.T of shape (..., T, T) with T >= 1, got {shape}: "
+            "pass inner products of the T rows, not D itself."
+        )
+    if not gram.is_floating_point():
+        raise ConfigError(f"frank_wolfe expects a floating gram, got {gram.dtype}: convert it with .to(torch.float64).")
+    if max_iterations is not None and max_iterations < 1:
+        raise ConfigError(f"frank_wolfe: max_iterations must be at least 1 or None, got {max_iterations}.")
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"frank_wolfe: tolerance must lie between 0 and 1, got {tolerance}: 1e-9 is the default.")
+    if start is not None and start.shape != gram.shape[:-1]:
+        raise ConfigError(
+            f"frank_wolfe expects start of shape {shape[:-1]}, one weight for each row of gram {shape}, "
+            f"got {tuple(start.shape)}: pass the weights of an earlier result on as they are, or None."
+        )

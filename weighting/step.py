@@ -1,0 +1,211 @@
+"""One training step, with any weighting method, in anybody's own loop.
+
+The data flow (Algorithm 1): support losses -> weights -> update of theta -> query losses at the new theta
+-> D -> Frank-Wolfe -> next weights. What a method does not ask for is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Union
+
+import torch
+from torch import Tensor
+
+from lossrag import ConfigError
+from weighting.base import HypergradientSpec, Outer, State, Weighting
+from weighting.gradient_rows import GradientRows
+from weighting.inner import check_inner, inner_factors
+from weighting.record import StepRecord
+
+Closure = Callable[[], Tensor]
+Losses = Union[Closure, Sequence[Closure]]
+"""Own inputs: one closure per task, each runs its own forward pass and returns a scalar. Shared input: one
+closure that runs the forward pass once and returns all losses (T,)."""
+
+
+class MultiTaskStep:
+    """A step over T tasks: call it with the support losses, and the query losses if the method learns on them.
+
+    parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
+    tasks: their number or their names (names appear in records and errors).
+
+    Tasks with their own inputs should be given as one closure per task: T backward passes over disjoint slices
+    cost what one backward over the joint batch costs, while T passes through one retained graph cost T times
+    that. Each closure is called exactly once per step.
+
+    >>> theta = torch.zeros(2, requires_grad=True)
+    >>> optimizer = torch.optim.SGD([theta], lr=0.1)
+    >>> step = MultiTaskStep([theta], optimizer, Weighting(), tasks=["a", "b"])
+    >>> record = step([lambda: (theta[0] - 1) ** 2, lambda: (theta[1] + 1) ** 2])
+    >>> record.support_losses.tolist(), theta.tolist()
+    ([1.0, 1.0], [0.10000000149011612, -0.10000000149011612])
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        optimizer: torch.optim.Optimizer,
+        weighting: Weighting,
+        tasks: int | Sequence[str],
+    ) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        if not self.parameters:
+            raise ConfigError(
+                "MultiTaskStep: none of the parameters requires a gradient, there is nothing to train."
+            )
+        updated = {p for group in optimizer.param_groups for p in group["params"]}
+        if any(p not in updated for p in self.parameters):
+            raise ConfigError(
+                "MultiTaskStep: some parameters are not in the optimiser: give it the same list."
+            )
+        self.tasks = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
+        if not self.tasks:
+            raise ConfigError("MultiTaskStep: at least one task is needed, got none.")
+        self.optimizer = optimizer
+        self.weighting = weighting
+        self.device = self.parameters[0].device
+        self.state: State = weighting.init(len(self.tasks), self.device)
+        self.count = 0
+        self._rows = GradientRows(self.parameters, len(self.tasks))
+        if weighting.hypergradient is not None:
+            check_inner(optimizer, weighting.hypergradient)
+
+    @property
+    def task_weights(self) -> Tensor:
+        """The weights (T,) of the next step."""
+        return self.state["weights"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the step holds beyond the optimiser: the support gradient rows."""
+        return self._rows.nbytes
+
+    def __call__(self, support: Losses, query: Losses | None = None) -> StepRecord:
+        """Update the parameters once, and the task weights if the method learns them.
+
+        Raises ConfigError when the method needs query losses and there are none, or the reverse, and when
+        the losses do not match the number of tasks.
+        """
+        spec = self.weighting.hypergradient
+        if (spec is None) != (query is None):
+            need = (
+                "needs query losses: pass query=..."
+                if query is None
+                else "takes no query losses: leave query out"
+            )
+            raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
+        self.count += 1
+        if spec is None or query is None:
+            losses, weights = self._update_joint(support)
+            return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
+        losses, weights = self._update_by_rows(support)
+        query_losses, D = self._hypergradient(query, spec)
+        self.state, outer = self.weighting.learn(self.state, D)
+        return self._record(losses, weights, query_losses, D, outer)
+
+    def _record(
+        self, losses: Tensor, weights: Tensor, query_losses: Tensor, D: Tensor, outer: Outer
+    ) -> StepRecord:
+        return StepRecord(
+            step=self.count,
+            tasks=self.tasks,
+            support_losses=losses,
+            weights=weights,
+            next_weights=self.task_weights,
+            query_losses=query_losses,
+            hypergradient=D,
+            lam=outer.lam,
+            direction=outer.direction,
+            gap=outer.gap,
+            iterations=outer.iterations,
+        )
+
+    def _update_joint(self, support: Losses) -> tuple[Tensor, Tensor]:
+        """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
+        losses = self._shaped(
+            support() if callable(support) else torch.stack([closure() for closure in support])
+        )
+        weights = self.weighting.weights(self.state, losses.detach())
+        self.optimizer.zero_grad()
+        (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return losses.detach(), weights
+
+    def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
+        """The same update from the T gradient rows, which the hypergradient needs afterwards (Eq. 9)."""
+        losses = torch.stack([loss for loss in self._per_task(support, self._rows.write)])
+        weights = self.weighting.weights(self.state, losses)
+        for parameter, gradient in zip(
+            self.parameters, self._rows.combine(weights / len(weights)), strict=True
+        ):
+            parameter.grad = gradient
+        self.optimizer.step()
+        return losses, weights
+
+    def _hypergradient(self, query: Losses, spec: HypergradientSpec) -> tuple[Tensor, Tensor]:
+        """D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10), row by row."""
+        factors = inner_factors(self.optimizer, self.parameters, spec)
+        divisor = 1 if spec.scale == "unit" else len(self.tasks)
+        D: list[Tensor] = []
+
+        def add_row(task: int, gradients: Sequence[Tensor | None]) -> None:
+            D.append(self._rows.inner(gradients, factors, shared=spec.parameters == "shared") / -divisor)
+
+        losses = torch.stack([loss for loss in self._per_task(query, add_row)])
+        return losses, torch.stack(D)
+
+    def _per_task(
+        self, losses: Losses, take: Callable[[int, Sequence[Tensor | None]], None]
+    ) -> Iterable[Tensor]:
+        """Yield each task's detached loss after handing its gradients to ``take``."""
+        if callable(losses):
+            joint = self._shaped(losses())
+            for task, loss in enumerate(joint):
+                yield self._take(task, loss, take, keep_graph=task < len(self.tasks) - 1)
+            return
+        if len(losses) != len(self.tasks):
+            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} loss closures, got {len(losses)}.")
+        for task, closure in enumerate(losses):
+            loss = closure()
+            if loss.dim() != 0:
+                raise ConfigError(
+                    f"MultiTaskStep: the loss of task {self.tasks[task]!r} must be a scalar, "
+                    f"got shape {tuple(loss.shape)}: take its mean."
+                )
+            yield self._take(task, loss, take, keep_graph=False)
+
+    def _take(
+        self, task: int, loss: Tensor, take: Callable[[int, Sequence[Tensor | None]], None], keep_graph: bool
+    ) -> Tensor:
+        if not loss.requires_grad:
+            raise ConfigError(
+                f"MultiTaskStep: the loss of task {self.tasks[task]!r} does not depend on any trained parameter: "
+                "compute it from the model's outputs, without detach() or no_grad()."
+            )
+        take(task, torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True))
+        return loss.detach()
+
+    def _shaped(self, losses: Tensor) -> Tensor:
+        if losses.shape != (len(self.tasks),):
+            raise ConfigError(
+                f"MultiTaskStep: expected {len(self.tasks)} task losses as a tensor of shape ({len(self.tasks)},), "
+                f"got shape {tuple(losses.shape)}."
+            )
+        return losses
+
+    def state_dict(self) -> State:
+        """Everything the step remembers, as tensors (the optimiser has its own state)."""
+        return {**self.state, "count": torch.tensor(self.count)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from :meth:`state_dict`; raises ConfigError when the keys or shapes differ."""
+        expected = self.state_dict()
+        if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
+            raise ConfigError(
+                f"MultiTaskStep: this state is of another method or number of tasks: expected "
+                f"{ {k: tuple(v.shape) for k, v in expected.items()} }, got "
+                f"{ {k: tuple(v.shape) for k, v in state.items()} }."
+            )
+        self.count = int(state["count"])
+        self.state = {key: state[key].to(value) for key, value in self.state.items()}
