@@ -36,9 +36,7 @@ def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem
 def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
     """The optimiser; trainable word vectors form a group with a learning rate of their own."""
     vectors = [
-        m.embedding.weight
-        for m in model.modules()
-        if isinstance(m, TextCNN) and m.embedding.weight.requires_grad
+        m.embedding.weight for m in model.modules() if isinstance(m, TextCNN) and m.embedding.weight.requires_grad
     ]
     known = set(map(id, vectors))
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
@@ -46,9 +44,7 @@ def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.opt
     if vectors:
         groups.append({"params": vectors, "lr": config.lr * config.vectors_lr_factor})  # type: ignore[dict-item]
     if config.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
 

@@ -50,9 +50,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"The checkpoint {path} cannot be read ({error}): delete it to start this run over."
         ) from None
     if "sha256" not in header or "meta" not in header:
-        raise CheckpointError(
-            f"{path} is not a LossRAG checkpoint: it carries no checksum. Delete it or name another."
-        )
+        raise CheckpointError(f"{path} is not a LossRAG checkpoint: it carries no checksum. Delete it or name another.")
     if _digest(tensors, header["meta"]) != header["sha256"]:
         raise CheckpointError(
             f"The checkpoint {path} is damaged: its content does not match its checksum. Delete it to start this "
@@ -66,7 +64,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

@@ -31,9 +31,7 @@ def run(arguments: list[str]) -> int:
     try:
         return _subcommand(arguments[0])(arguments[1:])
     except LossRAGError as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("Interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)

@@ -17,19 +17,16 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(
-            f"Unknown machine.device {name!r}: expected auto, cpu, cuda, cuda:N or mps."
-        ) from None
-    available = {
-        "cpu": lambda: True,
-        "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available,
-    }
-    if not available.get(device.type, lambda: False)():
-        raise ConfigError(
-            f"machine.device={name} is not available on this machine: use machine.device=cpu or auto."
-        )
+        raise ConfigError(f"Unknown machine.device {name!r}: expected auto, cpu, cuda, cuda:N or mps.") from None
+    if not _available(device):
+        raise ConfigError(f"machine.device={name} is not available on this machine: use machine.device=cpu or auto.")
     return device
+
+
+def _available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
 def choose_threads(config: MachineConfig) -> tuple[int, str]:

@@ -92,7 +92,7 @@ class Problem:
         inputs = [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
         if not by_task:
             return lambda: self._all(finish, self.model.forward_joint(inputs)), meter
-        return [lambda t=t: finish(t, self.model(inputs[t], t)) for t in range(len(inputs))], meter  # type: ignore[misc]
+        return [lambda t=t: finish(t, self.model(inputs[t], t)) for t in range(len(inputs))], meter
 
     @staticmethod
     def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> Tensor:
@@ -114,7 +114,7 @@ class Problem:
         logits = torch.cat(
             [
                 self.model(examples.inputs.gather(rows).to(self.device), t)
-                for rows in order.split(EVALUATION_ROWS)
+                for rows in torch.split(order, EVALUATION_ROWS)
             ]
         )
         targets = examples.targets[order].to(self.device)

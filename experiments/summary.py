@@ -65,9 +65,7 @@ def write_summary(
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final table: per task and mean test score, and the task weights of the chosen epoch."""
-    table = Table(
-        title=f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}"
-    )
+    table = Table(title=f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}")
     table.add_column("task")
     for column in ("test score", "test loss", "weight"):
         table.add_column(column, justify="right")

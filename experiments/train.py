@@ -92,9 +92,7 @@ def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
 class Training:
     """The objects of one run and the loop over them."""
 
-    def __init__(
-        self, config: Config, settings: Mapping[str, Any], directory: RunDirectory, console: Console
-    ) -> None:
+    def __init__(self, config: Config, settings: Mapping[str, Any], directory: RunDirectory, console: Console) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
         self.device, machine = apply_machine(config.machine)
         self.suite: Suite = build_suite(config)
@@ -102,8 +100,8 @@ class Training:
         self.step: MultiTaskStep = build_step(config, self.problem)
         self.progress = Progress()
         self.offset = 0
-        console.print(f"{self.suite.name}: {self.suite.edition}", highlight=False)
-        console.print(f"run {directory.path} on {machine}", highlight=False)
+        console.print(f"{self.suite.name}: {self.suite.edition}", highlight=False, soft_wrap=True)
+        console.print(f"run {directory.path} on {machine}", highlight=False, soft_wrap=True)
         self._restore()
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
@@ -192,10 +190,7 @@ class Training:
         progress.epoch, progress.done = progress.epoch + 1, 0
         evaluation = self.problem.evaluate("validation")
         values = split_values("validation", evaluation, self.suite.tasks)
-        if (
-            self.config.weighting.options.hypergradient is None
-            and self.config.train.query_for_baselines == "support"
-        ):
+        if self.config.weighting.options.hypergradient is None and self.config.train.query_for_baselines == "support":
             values |= split_values("query", self.problem.evaluate("query"), self.suite.tasks)
         extra = {"hypergradient/D": means["hypergradient"].tolist()} if "hypergradient" in means else {}
         self._write(self.step.count, values, progress.epoch, **extra)
@@ -207,21 +202,15 @@ class Training:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             progress.best = Best(progress.epoch, values["validation/score_mean"], copies)
-        bar.epoch(progress.epoch, values | self.latest_or(values), better)
+        bar.epoch(progress.epoch, self.latest | values, better)
         self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
-
-    def latest_or(self, values: Values) -> Values:
-        """The series of the last logged step."""
-        return {name: value for name, value in self.latest.items() if name not in values}
 
     def _finish(self) -> dict[str, Any]:
         best = self.progress.best
         self.problem.model.load_state_dict(unpack("model", best.tensors))
         problem = self.problem
         if self.config.train.refit:
-            problem = refit(
-                self.config, self.suite, torch.tensor(self.progress.trajectory[: best.epoch]), self.device
-            )
+            problem = refit(self.config, self.suite, torch.tensor(self.progress.trajectory[: best.epoch]), self.device)
         test = problem.evaluate("test")
         values = split_values("test", test, self.suite.tasks)
         self._write(self.step.count, values, self.progress.epoch)
@@ -295,4 +284,4 @@ class Training:
         sums = {name: tensor.to(self.device) for name, tensor in unpack("sums", tensors).items()}
         self.progress = Progress(meta["epoch"], meta["done"], meta["seconds"], best, meta["trajectory"], sums)
         self.offset = meta["offset"]
-        self.console.print(f"resuming after step {self.step.count}", highlight=False)
+        self.console.print(f"resuming after step {self.step.count}", highlight=False, soft_wrap=True)

@@ -74,9 +74,7 @@ def _probe(name: str, function: LossFunction, target_kind: str) -> None:
             f"got {tuple(losses.shape)}: do not reduce over the batch."
         )
     if not losses.requires_grad:
-        raise ConfigError(
-            f"Loss {name!r} gives no gradient to the logits: compute it with torch operations on them."
-        )
+        raise ConfigError(f"Loss {name!r} gives no gradient to the logits: compute it with torch operations on them.")
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     if not bool(torch.isfinite(losses).all() and torch.isfinite(gradient).all()):
         raise ConfigError(f"Loss {name!r} is not finite, or its gradient is not, on ordinary logits.")

@@ -14,9 +14,7 @@ from lossrag import ConfigError
 class MLP(nn.Module):
     """Inputs (B, ...) of one shape -> features (B, hidden[-1]); ReLU after every layer."""
 
-    def __init__(
-        self, input_shape: Sequence[int], hidden: Sequence[int] = (64,), dropout: float = 0.0
-    ) -> None:
+    def __init__(self, input_shape: Sequence[int], hidden: Sequence[int] = (64,), dropout: float = 0.0) -> None:
         super().__init__()
         if not hidden or any(width < 1 for width in hidden):
             raise ConfigError(f"MLP needs at least one hidden layer of width >= 1, got {list(hidden)}.")

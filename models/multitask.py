@@ -26,9 +26,7 @@ class MultiTaskModel(nn.Module):
     outputs: logits per task, e.g. its number of classes.
     """
 
-    def __init__(
-        self, make_encoder: Callable[[], nn.Module], outputs: Sequence[int], sharing: str = "hard"
-    ) -> None:
+    def __init__(self, make_encoder: Callable[[], nn.Module], outputs: Sequence[int], sharing: str = "hard") -> None:
         super().__init__()
         if sharing not in ("hard", "none"):
             raise ConfigError(f"model.sharing must be 'hard' or 'none', got {sharing!r}.")

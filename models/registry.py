@@ -64,9 +64,7 @@ class MLPOptions:
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> MLP:
         if vectors is not None:
-            raise ConfigError(
-                "model=mlp reads dense inputs, but this suite has word tokens: use model=textcnn."
-            )
+            raise ConfigError("model=mlp reads dense inputs, but this suite has word tokens: use model=textcnn.")
         return MLP(input_shape, self.hidden, self.dropout)
 
 

@@ -48,9 +48,7 @@ def tar_members(path: Path, limit: int) -> Iterator[tuple[str, bytes]]:
                 if not member.isreg():
                     continue
                 if member.size > limit:
-                    raise DataError(
-                        f"{member.name} in {path}: {member.size:,} bytes, expected {limit:,} at most."
-                    )
+                    raise DataError(f"{member.name} in {path}: {member.size:,} bytes, expected {limit:,} at most.")
                 stream = archive.extractfile(member)
                 if stream is not None:
                     yield member.name, stream.read()

@@ -57,9 +57,7 @@ def load_digits(config: DigitsConfig) -> Suite:
     keys = [pixels[i].tobytes() for i in train]
     index = {
         split: train[rows]
-        for split, rows in split_train(
-            keys, digits[train], config.rho, config.validation, config.seed
-        ).items()
+        for split, rows in split_train(keys, digits[train], config.rho, config.validation, config.seed).items()
     }
     index["test"] = np.flatnonzero(in_test)
 

@@ -65,9 +65,7 @@ def from_index(file: DataFile, target: Path) -> None:
         environment = {**os.environ, "TMPDIR": folder, "PIP_PROGRESS_BAR": "off"}
         log = Path(folder, "pip.log")
         with log.open("wb") as output, transfer(f"Fetching {file.requirement} with pip") as advance:
-            pip = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
+            pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
             code = _watch(pip, lambda: advance(_largest(folder), file.limit))
         wheel = Path(folder, file.name)
         if code != 0 or not wheel.exists():

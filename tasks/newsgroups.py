@@ -65,9 +65,7 @@ class NewsgroupsConfig:
         check_share("validation", self.validation)
         check_seed(self.seed)
         if self.edition not in EDITIONS:
-            raise ConfigError(
-                f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}"
-            )
+            raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
         if self.vectors not in ("glove", "random"):
             raise ConfigError(f"tasks.vectors is 'glove' or 'random', not {self.vectors!r}.")
         if self.vectors == "glove" and self.dim not in GLOVE_DIMS:
@@ -151,9 +149,7 @@ def _part(documents: Sequence[Document], limit: int | None, seed: int) -> _Part:
         if limit is not None and len(mine) > limit:
             rng = generator(seed, _STREAM_LIMIT, task)
             keep[mine] = stratified_mask(classes[mine], limit / len(mine), rng)
-    return _Part(
-        [tokenise(row[0]) for row, kept in zip(rows, keep, strict=True) if kept], tasks[keep], classes[keep]
-    )
+    return _Part([tokenise(row[0]) for row, kept in zip(rows, keep, strict=True) if kept], tasks[keep], classes[keep])
 
 
 def _build(config: NewsgroupsConfig) -> tuple[dict[str, Tensor], str]:
@@ -190,9 +186,7 @@ def _vocabulary(config: NewsgroupsConfig, documents: list[list[str]]) -> tuple[V
     known = {}
     if config.vectors == "glove":
         known = glove(words, config.dim, config.root)
-        words = [
-            word for word in words if word in known or (config.oov and counts[word] >= config.oov_min_df)
-        ]
+        words = [word for word in words if word in known or (config.oov and counts[word] >= config.oov_min_df)]
     words = words[: config.max_words]
     known = {word: known[word] for word in words if word in known}
     return Vocabulary(tuple(words)), table(words, known, config.dim, config.seed)

@@ -63,6 +63,4 @@ class Vocabulary:
         ids = {word: i for i, word in enumerate(self.words, start=1)}
         rows = [[ids[word] for word in words if word in ids][:max_tokens] for words in documents]
         lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
-        return TokenInputs(
-            torch.tensor([i for row in rows for i in row], dtype=torch.int64), lengths.cumsum(0)
-        )
+        return TokenInputs(torch.tensor([i for row in rows for i in row], dtype=torch.int64), lengths.cumsum(0))

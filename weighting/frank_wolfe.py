@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
-from weighting.min_norm import Iterate, solve
+from weighting.min_norm import MAX_ITERATIONS, Iterate, Settings, solve
 
 PAPER_ITERATIONS = 100
 
@@ -75,29 +75,37 @@ def frank_wolfe(
     """
     _check(gram, solver, max_iterations, tolerance, start)
     gram = gram.detach()
-    T = gram.shape[-1]
+    batch, T = gram.shape[:-2], gram.shape[-1]
     B = gram.reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
-    finite = B.isfinite().flatten(1).all(1)
-    B = torch.where(finite[:, None, None], B, 0.0)
+    iterations = torch.zeros(len(B), dtype=torch.int64, device=B.device)
     if solver == "paper":
         steps = PAPER_ITERATIONS if max_iterations is None else max_iterations
-        lam, iterations = _algorithm_2(_relative(B), steps)
+        lam, iterations = _algorithm_2(B, steps), iterations + steps
+    elif T == 1:
+        lam = torch.ones_like(B).squeeze(-1)
+    elif T == 2:
+        lam = _segment(B)
     else:
-        lam, iterations = _exact(B, gram, max_iterations, tolerance, start)
+        # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
+        real = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
+        # Just above the rounding of B, in the dtype it came in.
+        ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
+        settings = Settings(ridge, tolerance, max_iterations or MAX_ITERATIONS, early_exit=real)
+        lam, iterations = _exact(B, iterations, start, settings)
 
-    lam = lam.to(gram.dtype)
-    lam = lam / lam.sum(-1, keepdim=True)
-    batch = gram.shape[:-2]
-    gap = torch.where(finite, _gap(_relative(B), lam.to(B.dtype)), torch.nan)
-    return FrankWolfeResult(
-        lam.reshape(*batch, T), gap.to(gram.dtype).reshape(batch), iterations.reshape(batch)
-    )
+    total = lam.sum(-1, keepdim=True)
+    # False for NaN as well: only a non-finite B comes out uniform here.
+    lam = torch.where((total > 0) & (total < torch.inf), lam / total, 1 / T).to(gram.dtype)
+    if gram.dtype != B.dtype:
+        lam = lam / lam.sum(-1, keepdim=True)
+    gap = _gap(B, lam.to(B.dtype)).to(gram.dtype)
+    return FrankWolfeResult(lam.reshape(gram.shape[:-1]), gap.reshape(batch), iterations.reshape(batch))
 
 
-def _algorithm_2(B: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Algorithm 2 on B (N, T, T): lam (N, T) after ``steps`` steps, and their number (N,)."""
-    N, T, _ = B.shape
-    lam = B.new_full((N, T), 1 / T)
+def _algorithm_2(B: Tensor, steps: int) -> Tensor:
+    """lam (N, T) after ``steps`` steps of Algorithm 2 on B (N, T, T)."""
+    T = B.shape[-1]
+    lam = torch.full_like(B.select(-1, 0), 1 / T)
     q = B.mean(-1)
     square = B.diagonal(dim1=-2, dim2=-1)
     for _ in range(steps):
@@ -109,56 +117,43 @@ def _algorithm_2(B: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         lam = ((1 - gamma) * lam).scatter_add(-1, v, gamma)
         column = B.gather(-1, v.unsqueeze(-1).expand(-1, T, 1)).squeeze(-1)
         q = q + gamma * (column - q)
-    return lam, torch.full((N,), steps, dtype=torch.int64, device=B.device)
+    return lam
 
 
-def _exact(
-    B: Tensor, gram: Tensor, max_iterations: int | None, tolerance: float, start: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    N, T, _ = B.shape
+def _segment(B: Tensor) -> Tensor:
+    """T = 2 in closed form: lam ~ (B_22 - B_12, B_11 - B_12), negative parts cut off; 0 when both rows are equal.
+
+    The parabola of Algorithm 2 from e_2 towards e_1 and back; Sener and Koltun, NeurIPS 2018, Algorithm 1.
+    """
+    lam = (B.diagonal(dim1=-2, dim2=-1).flip(-1) - B.select(-1, 0).narrow(-1, 1, 1)).clamp(min=0)
+    # Equal rows leave 0 / 0; any weights will do, and 1/2 each is the one that favours no row.
+    return torch.where((lam == 0).all(-1, keepdim=True), 1.0, lam)
+
+
+def _exact(B: Tensor, iterations: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """lam (N, T) up to a factor, and iterations (N,)."""
     square = B.diagonal(dim1=-2, dim2=-1)
     zero = square <= 0
     any_zero = zero.any(-1)
     s = torch.where(zero, 1.0, square).sqrt()
     C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
-    # Symmetrise; and see the ridge in min_norm: what is just above the rounding of C in the dtype it came in.
-    ridge = max(1e-13 if B.dtype == torch.float64 else 0.0, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
-    C = (C + C.mT) / 2 + ridge * torch.eye(T, dtype=B.dtype, device=B.device)
+    C.diagonal(dim1=-2, dim2=-1).add_(settings.ridge)
     a = s.amin(-1, keepdim=True) / s
-    support = torch.ones_like(zero) if start is None else start.detach().reshape(N, T) > 0
-    problem = Iterate(
-        C=C,
-        a=a,
-        ridge=B.new_full((N, 1), ridge),
-        tolerance=B.new_full((N, 1), tolerance),
-        z=torch.ones_like(a),
-        support=support,
-        w=torch.ones_like(a),
-        nu=torch.zeros_like(a[:, :1]),
-        solved=any_zero,
-        iterations=torch.zeros(N, dtype=torch.int64, device=B.device),
-    )
-    # A FakeTensor or one that is being traced has no data to look at, whatever its device.
-    real = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
-    done = solve(problem, max_iterations, early_exit=real)
-    lam = torch.where(any_zero.unsqueeze(-1), zero.to(a.dtype), done.z * a)
-    return lam / lam.sum(-1, keepdim=True), done.iterations
-
-
-def _relative(B: Tensor) -> Tensor:
-    """B / trace(B), 0 for B = 0."""
-    trace = B.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    return B / torch.where(trace > 0, trace, 1.0)
+    support = zero if start is None else start.detach().reshape(zero.shape) > 0
+    problem = Iterate(C, a, z=a, support=support, w=a, nu=a, solved=any_zero, iterations=iterations)
+    done = solve(problem, settings, support_is_all=start is None)
+    return torch.where(any_zero.unsqueeze(-1), zero, done.z.clamp(min=0) * a), done.iterations
 
 
 def _gap(B: Tensor, lam: Tensor) -> Tensor:
+    """(N,): sum_i lam_i ((B lam)_i - min_j (B lam)_j) / trace(B), which cannot turn negative by rounding."""
     q = (B @ lam.unsqueeze(-1)).squeeze(-1)
-    return ((lam * q).sum(-1) - q.amin(-1)).clamp(min=0)
+    excess = (lam * (q - q.amin(-1, keepdim=True))).sum(-1)
+    trace = B.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return excess / trace.clamp(min=torch.finfo(B.dtype).tiny)
 
 
-def _check(
-    gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, start: Tensor | None
-) -> None:
+def _check(gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, start: Tensor | None) -> None:
     if solver not in ("exact", "paper"):
         raise ConfigError(f"frank_wolfe: solver={solver!r} is unknown: {did_you_mean(solver, ('exact', 'paper'))}")
     shape = tuple(gram.shape)

@@ -61,15 +61,11 @@ class GradientRows:
     def combine(self, coefficients: Tensor) -> list[Tensor | None]:
         """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it."""
         return [
-            (coefficients[block.index].to(block.rows.dtype) @ block.rows).view_as(parameter)
-            if block.tasks
-            else None
+            (coefficients[block.index].to(block.rows.dtype) @ block.rows).view_as(parameter) if block.tasks else None
             for parameter, block in zip(self.parameters, self._blocks, strict=True)
         ]
 
-    def inner(
-        self, gradients: Sequence[Tensor | None], factors: Sequence[Tensor | float], shared: bool
-    ) -> Tensor:
+    def inner(self, gradients: Sequence[Tensor | None], factors: Sequence[Tensor | float], shared: bool) -> Tensor:
         """Inner products (T,) of ``factor * gradient`` with every row, summed over the parameters.
 
         factors: one per parameter, a number or a tensor of its shape (a diagonal preconditioner).

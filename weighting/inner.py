@@ -8,6 +8,7 @@ gradient with the share (1 - beta1) / (1 - beta1^k).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,12 +46,12 @@ def check_inner(optimizer: torch.optim.Optimizer, spec: HypergradientSpec) -> No
         )
 
 
-def _adam_share(optimizer: torch.optim.Optimizer, group: dict[str, object], parameter: Tensor) -> Tensor:
+def _adam_share(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> Tensor:
     """(1 - beta1) / (1 - beta1^k) / (sqrt(v_hat) + eps) in the shape of ``parameter``; 0 before its first step."""
     state = optimizer.state.get(parameter)
     if not state:
         return torch.zeros_like(parameter)
-    beta1, beta2 = group["betas"]  # type: ignore[misc]
+    beta1, beta2 = group["betas"]
     step = state["step"]
     second = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
     share: Tensor = (1 - beta1) / ((1 - beta1**step) * second)

@@ -7,7 +7,6 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from weighting.inner import check_inner, inner_factors
 from weighting.record import StepRecord
 
 Closure = Callable[[], Tensor]
-Losses = Union[Closure, Sequence[Closure]]
+Losses = Closure | Sequence[Closure]
 """Own inputs: one closure per task, each runs its own forward pass and returns a scalar. Shared input: one
 closure that runs the forward pass once and returns all losses (T,)."""
 
@@ -51,14 +50,10 @@ class MultiTaskStep:
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
-            raise ConfigError(
-                "MultiTaskStep: none of the parameters requires a gradient, there is nothing to train."
-            )
+            raise ConfigError("MultiTaskStep: none of the parameters requires a gradient, there is nothing to train.")
         updated = {p for group in optimizer.param_groups for p in group["params"]}
         if any(p not in updated for p in self.parameters):
-            raise ConfigError(
-                "MultiTaskStep: some parameters are not in the optimiser: give it the same list."
-            )
+            raise ConfigError("MultiTaskStep: some parameters are not in the optimiser: give it the same list.")
         self.tasks = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
         if not self.tasks:
             raise ConfigError("MultiTaskStep: at least one task is needed, got none.")
@@ -89,11 +84,7 @@ class MultiTaskStep:
         """
         spec = self.weighting.hypergradient
         if (spec is None) != (query is None):
-            need = (
-                "needs query losses: pass query=..."
-                if query is None
-                else "takes no query losses: leave query out"
-            )
+            need = "needs query losses: pass query=..." if query is None else "takes no query losses: leave query out"
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
         self.count += 1
         if spec is None or query is None:
@@ -104,9 +95,7 @@ class MultiTaskStep:
         self.state, outer = self.weighting.learn(self.state, D)
         return self._record(losses, weights, query_losses, D, outer)
 
-    def _record(
-        self, losses: Tensor, weights: Tensor, query_losses: Tensor, D: Tensor, outer: Outer
-    ) -> StepRecord:
+    def _record(self, losses: Tensor, weights: Tensor, query_losses: Tensor, D: Tensor, outer: Outer) -> StepRecord:
         return StepRecord(
             step=self.count,
             tasks=self.tasks,
@@ -123,9 +112,7 @@ class MultiTaskStep:
 
     def _update_joint(self, support: Losses) -> tuple[Tensor, Tensor]:
         """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
-        losses = self._shaped(
-            support() if callable(support) else torch.stack([closure() for closure in support])
-        )
+        losses = self._shaped(support() if callable(support) else torch.stack([closure() for closure in support]))
         weights = self.weighting.weights(self.state, losses.detach())
         self.optimizer.zero_grad()
         (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
@@ -134,11 +121,9 @@ class MultiTaskStep:
 
     def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which the hypergradient needs afterwards (Eq. 9)."""
-        losses = torch.stack([loss for loss in self._per_task(support, self._rows.write)])
+        losses = torch.stack(list(self._per_task(support, self._rows.write)))
         weights = self.weighting.weights(self.state, losses)
-        for parameter, gradient in zip(
-            self.parameters, self._rows.combine(weights / len(weights)), strict=True
-        ):
+        for parameter, gradient in zip(self.parameters, self._rows.combine(weights / len(weights)), strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return losses, weights
@@ -152,12 +137,10 @@ class MultiTaskStep:
         def add_row(task: int, gradients: Sequence[Tensor | None]) -> None:
             D.append(self._rows.inner(gradients, factors, shared=spec.parameters == "shared") / -divisor)
 
-        losses = torch.stack([loss for loss in self._per_task(query, add_row)])
+        losses = torch.stack(list(self._per_task(query, add_row)))
         return losses, torch.stack(D)
 
-    def _per_task(
-        self, losses: Losses, take: Callable[[int, Sequence[Tensor | None]], None]
-    ) -> Iterable[Tensor]:
+    def _per_task(self, losses: Losses, take: Callable[[int, Sequence[Tensor | None]], None]) -> Iterable[Tensor]:
         """Yield each task's detached loss after handing its gradients to ``take``."""
         if callable(losses):
             joint = self._shaped(losses())

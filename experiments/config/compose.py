@@ -55,8 +55,7 @@ def register_configs() -> None:
         extra = {"sharing": "hard"} if group == "model" else {}
         for name in registry:
             options = {
-                key: FROM_ELSEWHERE.get(key, v)
-                for key, v in dataclasses.asdict(_options(group, name)()).items()
+                key: FROM_ELSEWHERE.get(key, v) for key, v in dataclasses.asdict(_options(group, name)()).items()
             }
             store.store(group=group, name=name, node={"name": name, **extra, **options})
 
@@ -145,9 +144,7 @@ def _choice(group: str, values: Mapping[str, Any]) -> schema.Choice:
 def _check_loss(key: str, name: str | None, kind: str) -> None:
     if name is not None and LOSSES[name].target_kind != kind:
         fitting = [entry for entry, loss in LOSSES.items() if loss.target_kind == kind]
-        raise ConfigError(
-            f"{key}={name} is a loss for {LOSSES[name].target_kind}: choose from {', '.join(fitting)}"
-        )
+        raise ConfigError(f"{key}={name} is a loss for {LOSSES[name].target_kind}: choose from {', '.join(fitting)}")
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -183,11 +180,7 @@ _MISSING = object()
 def _flat_keys(tree: Any, prefix: str = "") -> list[str]:
     if not isinstance(tree, dict) or (prefix and not tree):
         return [prefix]
-    return [
-        key
-        for name, value in tree.items()
-        for key in _flat_keys(value, f"{prefix}.{name}" if prefix else name)
-    ]
+    return [key for name, value in tree.items() for key in _flat_keys(value, f"{prefix}.{name}" if prefix else name)]
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:

@@ -104,9 +104,7 @@ class MachineConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            self.threads is None or self.threads > 0, "machine.threads", "a positive number", self.threads
-        )
+        _require(self.threads is None or self.threads > 0, "machine.threads", "a positive number", self.threads)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class RunProgress:
         self._tasks = tasks
         self._epochs = epochs
         self._last_line = 0.0
+        self._shown = ""
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=16),
@@ -47,8 +48,9 @@ class RunProgress:
 
     def step(self, epoch: int, done: int, values: Values | None) -> None:
         """After ``done`` steps of the whole run; ``values`` when this step was logged."""
-        fields = {"weights": self._weights(values)} if values is not None else {}
-        self._bar.update(self._task, completed=done, epoch=epoch, **fields)
+        if values is not None:
+            self._shown = self._weights(values)
+        self._bar.update(self._task, completed=done, epoch=epoch, weights=self._shown)
 
     def epoch(self, epoch: int, values: Values, best: bool) -> None:
         """After an epoch: a line with its validation score and the weights."""
@@ -63,6 +65,7 @@ class RunProgress:
             f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  support loss {sum(support) / len(support):.3f}  "
             f"validation {values['validation/score_mean']:.4f}{mark}  {self._weights(values)}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _weights(self, values: Values) -> str:

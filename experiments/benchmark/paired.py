@@ -1,0 +1,43 @@
+"""Timings that survive a noisy machine: two routines in turn, and the median of the ratios of neighbours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median of paired ratios A/B, the distance between their quartiles, and the median milliseconds of each."""
+
+    ratio: float
+    spread: float
+    milliseconds: tuple[float, float]
+
+
+def paired_ratio(first: Callable[[], object], second: Callable[[], object], pairs: int, warmup: int = 2) -> Ratio:
+    """Run A, B, A, B, ... and compare each A with the B right after it."""
+    for _ in range(warmup):
+        first()
+        second()
+    times = [(_milliseconds(first), _milliseconds(second)) for _ in range(pairs)]
+    ratios = [a / b for a, b in times]
+    low, _, high = quantiles(ratios, n=4)
+    return Ratio(median(ratios), high - low, (median(a for a, _ in times), median(b for _, b in times)))
+
+
+def _milliseconds(routine: Callable[[], object]) -> float:
+    _finish()
+    start = time.perf_counter()
+    routine()
+    _finish()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
