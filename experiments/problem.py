@@ -95,8 +95,8 @@ class Problem:
         return [lambda t=t: finish(t, self.model(inputs[t], t)) for t in range(len(inputs))], meter
 
     @staticmethod
-    def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> Tensor:
-        return torch.stack([finish(t, values) for t, values in enumerate(logits)])
+    def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
+        return [finish(t, values) for t, values in enumerate(logits)]
 
     def evaluate(self, split: str) -> Evaluation:
         """Mean loss and score of every task over a whole split, in evaluation mode."""

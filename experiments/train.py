@@ -159,6 +159,7 @@ class Training:
             record = self.step(support, query)
             query_scores = query_meter.stacked()
         self._add("weights", record.weights)
+        self._add("support", record.support_losses)
         if record.hypergradient is not None:
             self._add("hypergradient", record.hypergradient)
         self.pending.append((self.progress.epoch + 1, record, support_meter.stacked(), query_scores))
@@ -202,7 +203,8 @@ class Training:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             progress.best = Best(progress.epoch, values["validation/score_mean"], copies)
-        bar.epoch(progress.epoch, self.latest | values, better)
+        loss, weights = float(means["support"].mean()), means["weights"].tolist()
+        bar.epoch(progress.epoch, loss, values["validation/score_mean"], weights, better)
         self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
 
     def _finish(self) -> dict[str, Any]:

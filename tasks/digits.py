@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
@@ -87,7 +88,7 @@ def _examples(images: Tensor, columns: tuple[Tensor, ...], rows: Tensor) -> tupl
     return tuple(Examples(inputs, column[rows]) for column in columns)
 
 
-def _centre(pixels: np.ndarray) -> np.ndarray:
+def _centre(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre of mass (N, 2) of images (N, 64), in pixels from the upper left corner. No image is empty."""
     images = pixels.reshape(-1, 8, 8)
     mass = images.sum((1, 2))

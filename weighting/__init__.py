@@ -6,7 +6,7 @@ from weighting.gradient_rows import GradientRows
 from weighting.metaweighting import MetaWeighting, project_simplex
 from weighting.record import StepRecord
 from weighting.single_task import SingleTask
-from weighting.step import Closure, Losses, MultiTaskStep
+from weighting.step import Closure, JointClosure, Losses, MultiTaskStep
 from weighting.uniform import Uniform
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "FrankWolfeResult",
     "GradientRows",
     "HypergradientSpec",
+    "JointClosure",
     "Losses",
     "MetaWeighting",
     "MultiTaskStep",

@@ -33,7 +33,7 @@ class FrankWolfeResult:
     """What the solver found, for every problem of the batch.
 
     weights: (..., T) lam on the simplex, in the dtype of ``gram``.
-    gap: (...,) duality gap of these weights relative to trace(B); 0 is optimal, NaN marks a non-finite ``gram``.
+    gap: (...,) duality gap of these weights relative to trace(B), 0 at the optimum; not finite if ``gram`` is not.
     iterations: (...,) int64, steps taken; for ``exact`` those until the optimality test held (or the cap).
     """
 
@@ -64,7 +64,8 @@ def frank_wolfe(
 
     Rows of D that are zero have the optimum for themselves and share the weight equally; for B = 0 that makes 1/T.
     When B is singular the minimiser may not be unique: any one is returned, the same every time. A problem with NaN or
-    infinite entries gets weights 1/T and gap NaN, so that the fault is seen and no other problem of the batch suffers.
+    infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault is seen, and no
+    other problem of the batch suffers.
 
     On real CPU tensors the loop ends when all problems are solved. On any other device it takes a fixed number of
     masked steps, without synchronising host and device. Raises ConfigError for shapes or options that cannot work.
@@ -135,19 +136,19 @@ def _exact(B: Tensor, iterations: Tensor, start: Tensor | None, settings: Settin
     square = B.diagonal(dim1=-2, dim2=-1)
     zero = square <= 0
     any_zero = zero.any(-1)
-    s = torch.where(zero, 1.0, square).sqrt()
+    s = square.masked_fill(zero, 1.0).sqrt()
     C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
     C.diagonal(dim1=-2, dim2=-1).add_(settings.ridge)
     a = s.amin(-1, keepdim=True) / s
     support = zero if start is None else start.detach().reshape(zero.shape) > 0
-    problem = Iterate(C, a, z=a, support=support, w=a, nu=a, solved=any_zero, iterations=iterations)
+    problem = Iterate(C, a, z=a, support=support, w=a, nu=a.narrow(-1, 0, 1), solved=any_zero, iterations=iterations)
     done = solve(problem, settings, support_is_all=start is None)
     return torch.where(any_zero.unsqueeze(-1), zero, done.z.clamp(min=0) * a), done.iterations
 
 
 def _gap(B: Tensor, lam: Tensor) -> Tensor:
     """(N,): sum_i lam_i ((B lam)_i - min_j (B lam)_j) / trace(B), which cannot turn negative by rounding."""
-    q = (B @ lam.unsqueeze(-1)).squeeze(-1)
+    q = torch.bmm(B, lam.unsqueeze(-1)).squeeze(-1)
     excess = (lam * (q - q.amin(-1, keepdim=True))).sum(-1)
     trace = B.diagonal(dim1=-2, dim2=-1).sum(-1)
     return excess / trace.clamp(min=torch.finfo(B.dtype).tiny)

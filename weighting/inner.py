@@ -52,7 +52,9 @@ def _adam_share(optimizer: torch.optim.Optimizer, group: dict[str, Any], paramet
     if not state:
         return torch.zeros_like(parameter)
     beta1, beta2 = group["betas"]
-    step = state["step"]
+    # torch keeps the count in float32, on the host unless capturable; 1 - beta2^k loses five digits in float32
+    count = state["step"]
+    step = count.item() if count.device.type == "cpu" else count.double()
     second = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
     share: Tensor = (1 - beta1) / ((1 - beta1**step) * second)
     return share

@@ -78,10 +78,9 @@ Step = Callable[[Iterate, Settings], Iterate]
 def solve(problem: Iterate, settings: Settings, *, support_is_all: bool) -> Iterate:
     """Both phases, from ``problem.support`` or (cheaper, and then it is not read) from the full support."""
     pivots = min(PIVOTS, settings.max_iterations)
-    interior = settings.max_iterations - pivots
     state = _pivot_all(problem, settings) if support_is_all else _pivot(problem, settings)
     state = _advance(_pivot, state, pivots - 1, settings)
-    if interior:
+    if interior := settings.max_iterations - pivots:
         # One "step" is the whole of phase 2, so that it, too, sees the unsolved problems only.
         state = _advance(lambda rest, _: _interior_phase(rest, interior, settings), state, 1, settings)
     return state
@@ -109,49 +108,34 @@ def _pivot(state: Iterate, settings: Settings) -> Iterate:
     inside = state.support.to(state.a.dtype)
     system = state.C * inside.unsqueeze(-1)
     system.mul_(inside.unsqueeze(-2)).diagonal(dim1=-2, dim2=-1).add_(1 - inside)
-    z, sound = _solve_definite(system, state.a * inside)
-    right, solved = _test(state, z, sound, settings)
-    return _accept(state, z, solved, state.support == right)
+    moved, right = _solve_and_test(state, system, state.a * inside, settings)
+    return moved._replace(support=state.support == right)
 
 
 def _pivot_all(state: Iterate, settings: Settings) -> Iterate:
     """:func:`_pivot` from the full support, where nothing has to be masked."""
-    z, sound = _solve_definite(state.C, state.a)
-    right, solved = _test(state, z, sound, settings)
-    return _accept(state, z, solved, right)
+    moved, right = _solve_and_test(state, state.C, state.a, settings)
+    return moved._replace(support=right)
 
 
-def _solve_definite(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
-    """matrix^-1 rhs (N, T), and whether (N,) the Cholesky factor exists.
-
-    cholesky_ex reports failure in a tensor, not by an exception, hence without waiting for the device. Factor and
-    two substitutions take a third of the time of ``linalg.solve`` for a batch of small problems and at T = 256.
-    """
-    factor, info = torch.linalg.cholesky_ex(matrix)
+def _solve_and_test(state: Iterate, system: Tensor, rhs: Tensor, settings: Settings) -> tuple[Iterate, Tensor]:
+    """z = system^-1 rhs, accepted where it satisfies (1); and which indices (N, T) do not contradict it."""
+    # cholesky_ex reports failure in a tensor, not by an exception, hence without waiting for the device. Factor and
+    # two substitutions take a third of the time of linalg.solve for a batch of small problems and at T = 256.
+    factor, info = torch.linalg.cholesky_ex(system)
     half = torch.linalg.solve_triangular(factor, rhs.unsqueeze(-1), upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1), info == 0
-
-
-def _test(state: Iterate, z: Tensor, sound: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Which indices (N, T) agree with (1), and which problems (N,) are solved, given C z = a on the support.
-
-    Phrased so that the NaN of a failed solve counts as a contradiction.
-    """
-    reached = (state.C @ z.unsqueeze(-1)).squeeze(-1)
+    column = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    z, reached = column.squeeze(-1), torch.bmm(state.C, column).squeeze(-1)
     rounding = torch.linalg.vector_norm(z, 1, -1, keepdim=True)
     needed = torch.sub(state.a * (1 - settings.tolerance), rounding, alpha=2 * settings.ridge)
+    # Phrased so that the NaN of a failed solve counts as a contradiction.
     right = (z >= 0) & (reached >= needed)
-    return right, right.all(-1) & sound
-
-
-def _accept(state: Iterate, z: Tensor, solved: Tensor, support: Tensor) -> Iterate:
-    keep = state.solved.unsqueeze(-1)
-    return state._replace(
-        z=torch.where(keep, state.z, z),
-        support=support,
-        solved=state.solved | solved,
-        iterations=state.iterations + ~state.solved,
+    moved = state._replace(
+        z=torch.where(state.solved.unsqueeze(-1), state.z, z),
+        solved=state.solved | (right.all(-1) & (info == 0)),
+        iterations=state.iterations + state.solved.logical_not(),
     )
+    return moved, right
 
 
 def _interior_phase(state: Iterate, count: int, settings: Settings) -> Iterate:
@@ -161,13 +145,12 @@ def _interior_phase(state: Iterate, count: int, settings: Settings) -> Iterate:
     that of phase 1. Where they fail the interior point stands.
     """
     # u in the middle of the simplex; w of the same size as C u.
-    middle = (1 / state.a.sum(-1, keepdim=True)).expand_as(state.a).contiguous()
+    middle = torch.ones_like(state.a) / state.a.sum(-1, keepdim=True)
     start = state._replace(z=middle, w=middle, nu=torch.zeros_like(middle.sum(-1, keepdim=True)))
     end = _advance(_interior, start, count, settings)
-    swept = end._replace(support=end.z > end.w, solved=state.solved)
-    for _ in range(2):
-        swept = _pivot(swept, settings)
-    pivoted = (swept.solved & ~state.solved).unsqueeze(-1)
+    swept = _pivot(end._replace(support=end.z > end.w, solved=state.solved), settings)
+    swept = _pivot(swept, settings)
+    pivoted = (swept.solved & state.solved.logical_not()).unsqueeze(-1)
     z = torch.where(state.solved.unsqueeze(-1), state.z, torch.where(pivoted, swept.z, end.z))
     return end._replace(z=z, solved=end.solved | swept.solved)
 
@@ -176,7 +159,7 @@ def _interior(state: Iterate, settings: Settings) -> Iterate:
     """One predictor-corrector step on u (the field z), w and nu: C u - nu a = w, a^T u = 1, u w = centre."""
     C, a, u, w, nu = state.C, state.a, state.z, state.w, state.nu
     T = a.shape[-1]
-    dual = (C @ u.unsqueeze(-1)).squeeze(-1) - nu * a - w
+    dual = torch.bmm(C, u.unsqueeze(-1)).squeeze(-1) - nu * a - w
     primal = (a * u).sum(-1, keepdim=True) - 1
     mu = (u * w).sum(-1, keepdim=True) / T
     factor = torch.linalg.cholesky_ex(C + torch.diag_embed(w / u)).L
@@ -194,23 +177,23 @@ def _interior(state: Iterate, settings: Settings) -> Iterate:
     predicted = ((u + length * du) * (w + length * dw)).sum(-1, keepdim=True) / T
     centre = (predicted / mu) ** 3 * mu
     du, dnu, dw = newton(centre - u * w - du * dw)
-    length = _longest(u, du, w, dw)
     # Stay off the boundary: the next step divides by u.
-    length = torch.where(length < 1, 0.995 * length, length)
+    length = _longest(u, du, w, dw, share=0.995)
     u_next, w_next, nu_next = u + length * du, w + length * dw, nu + length * dnu
     # A Cholesky factor that broke down gives NaN: stand still rather than hand it on.
     sound = ((u_next > 0) & (w_next > 0) & u_next.isfinite() & w_next.isfinite()).all(-1)
-    go = (sound & ~state.solved).unsqueeze(-1)
+    go = (sound & state.solved.logical_not()).unsqueeze(-1)
     u, w, nu = torch.where(go, u_next, u), torch.where(go, w_next, w), torch.where(go, nu_next, nu)
     # Condition (1) for a point that need not satisfy C u = f a anywhere: (B lam)_i >= f, times s_i.
-    reached = (C @ u.unsqueeze(-1)).squeeze(-1)
+    reached = torch.bmm(C, u.unsqueeze(-1)).squeeze(-1)
     f = (u * reached).sum(-1, keepdim=True) / (a * u).sum(-1, keepdim=True)
     slack = settings.tolerance * f.clamp(min=0) * a + 2 * settings.ridge * u.sum(-1, keepdim=True)
     solved = state.solved | (reached >= f * a - slack).all(-1)
-    return state._replace(z=u, w=w, nu=nu, solved=solved, iterations=state.iterations + ~state.solved)
+    iterations = state.iterations + state.solved.logical_not()
+    return state._replace(z=u, w=w, nu=nu, solved=solved, iterations=iterations)
 
 
-def _longest(u: Tensor, du: Tensor, w: Tensor, dw: Tensor) -> Tensor:
-    """(N, 1): the longest step in [0, 1] that keeps u and w non-negative."""
+def _longest(u: Tensor, du: Tensor, w: Tensor, dw: Tensor, share: float = 1.0) -> Tensor:
+    """(N, 1): the longest step in [0, 1] that takes no u or w further than ``share`` of its way to 0."""
     shrink = torch.maximum((-du / u).amax(-1, keepdim=True), (-dw / w).amax(-1, keepdim=True))
-    return 1 / shrink.clamp(min=1)
+    return share * shrink.clamp(min=share).reciprocal()

@@ -18,9 +18,11 @@ from weighting.inner import check_inner, inner_factors
 from weighting.record import StepRecord
 
 Closure = Callable[[], Tensor]
-Losses = Closure | Sequence[Closure]
+JointClosure = Callable[[], Sequence[Tensor]]
+Losses = JointClosure | Sequence[Closure]
 """Own inputs: one closure per task, each runs its own forward pass and returns a scalar. Shared input: one
-closure that runs the forward pass once and returns all losses (T,)."""
+closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a stack,
+every task's backward pass would reach the heads of all others, to fetch zeros."""
 
 
 class MultiTaskStep:
@@ -112,7 +114,7 @@ class MultiTaskStep:
 
     def _update_joint(self, support: Losses) -> tuple[Tensor, Tensor]:
         """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
-        losses = self._shaped(support() if callable(support) else torch.stack([closure() for closure in support]))
+        losses = torch.stack(self._all_losses(support))
         weights = self.weighting.weights(self.state, losses.detach())
         self.optimizer.zero_grad()
         (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
@@ -143,39 +145,45 @@ class MultiTaskStep:
     def _per_task(self, losses: Losses, take: Callable[[int, Sequence[Tensor | None]], None]) -> Iterable[Tensor]:
         """Yield each task's detached loss after handing its gradients to ``take``."""
         if callable(losses):
-            joint = self._shaped(losses())
-            for task, loss in enumerate(joint):
+            for task, loss in enumerate(self._all_losses(losses)):
                 yield self._take(task, loss, take, keep_graph=task < len(self.tasks) - 1)
             return
-        if len(losses) != len(self.tasks):
-            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} loss closures, got {len(losses)}.")
+        self._check_count("loss closures", len(losses))
         for task, closure in enumerate(losses):
-            loss = closure()
-            if loss.dim() != 0:
-                raise ConfigError(
-                    f"MultiTaskStep: the loss of task {self.tasks[task]!r} must be a scalar, "
-                    f"got shape {tuple(loss.shape)}: take its mean."
-                )
-            yield self._take(task, loss, take, keep_graph=False)
+            yield self._take(task, self._scalar(task, closure()), take, keep_graph=False)
 
     def _take(
         self, task: int, loss: Tensor, take: Callable[[int, Sequence[Tensor | None]], None], keep_graph: bool
     ) -> Tensor:
+        take(task, torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True))
+        return loss.detach()
+
+    def _all_losses(self, losses: Losses) -> list[Tensor]:
+        values = losses() if callable(losses) else [closure() for closure in losses]
+        if isinstance(values, Tensor):
+            raise ConfigError(
+                f"MultiTaskStep: expected a list of {len(self.tasks)} scalar losses, got a tensor of shape "
+                f"{tuple(values.shape)}: return [loss_a, loss_b, ...] without stacking them."
+            )
+        self._check_count("task losses", len(values))
+        return [self._scalar(task, loss) for task, loss in enumerate(values)]
+
+    def _check_count(self, what: str, count: int) -> None:
+        if count != len(self.tasks):
+            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} {what}, one per task, got {count}.")
+
+    def _scalar(self, task: int, loss: Tensor) -> Tensor:
+        if loss.dim() != 0:
+            raise ConfigError(
+                f"MultiTaskStep: the loss of task {self.tasks[task]!r} must be a scalar, "
+                f"got shape {tuple(loss.shape)}: take its mean."
+            )
         if not loss.requires_grad:
             raise ConfigError(
                 f"MultiTaskStep: the loss of task {self.tasks[task]!r} does not depend on any trained parameter: "
                 "compute it from the model's outputs, without detach() or no_grad()."
             )
-        take(task, torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True))
-        return loss.detach()
-
-    def _shaped(self, losses: Tensor) -> Tensor:
-        if losses.shape != (len(self.tasks),):
-            raise ConfigError(
-                f"MultiTaskStep: expected {len(self.tasks)} task losses as a tensor of shape ({len(self.tasks)},), "
-                f"got shape {tuple(losses.shape)}."
-            )
-        return losses
+        return loss
 
     def state_dict(self) -> State:
         """Everything the step remembers, as tensors (the optimiser has its own state)."""

@@ -96,9 +96,7 @@ def _step(
     words, labels = batch(rows)
     query_words, query_labels = batch(query_rows)
     if isinstance(method, Uniform):
-        return lambda: step(
-            lambda: torch.stack([loss(out, y) for out, y in zip(model.forward_joint(words), labels, strict=True)])
-        )
+        return lambda: step(lambda: [loss(out, y) for out, y in zip(model.forward_joint(words), labels, strict=True)])
     support = [lambda t=t: loss(model(words[t], t), labels[t]) for t in range(tasks)]
     query = [lambda t=t: loss(model(query_words[t], t), query_labels[t]) for t in range(tasks)]
     return lambda: step(support, query)

@@ -13,7 +13,10 @@ from experiments.series import Values
 from tasks import Task
 
 LINE_SECONDS = 2.0
-"""At most one plain line in so many seconds, and one for the last epoch."""
+"""At most one plain line in so many seconds, and one for the first and the last epoch."""
+
+SHOWN_TASKS = 6
+"""Task weights that fit on one line."""
 
 
 class RunProgress:
@@ -49,25 +52,24 @@ class RunProgress:
     def step(self, epoch: int, done: int, values: Values | None) -> None:
         """After ``done`` steps of the whole run; ``values`` when this step was logged."""
         if values is not None:
-            self._shown = self._weights(values)
+            self._shown = self._named([values[f"weight/{task.name}"] for task in self._tasks])
         self._bar.update(self._task, completed=done, epoch=epoch, weights=self._shown)
 
-    def epoch(self, epoch: int, values: Values, best: bool) -> None:
-        """After an epoch: a line with its validation score and the weights."""
+    def epoch(self, epoch: int, loss: float, score: float, weights: Sequence[float], best: bool) -> None:
+        """After an epoch: its mean support loss, its validation score and its mean task weights."""
         now = time.monotonic()
-        quiet = self._console.is_terminal or now - self._last_line >= LINE_SECONDS
-        if not (quiet or best or epoch == self._epochs):
+        due = self._console.is_terminal or now - self._last_line >= LINE_SECONDS
+        if not due and epoch not in (1, self._epochs):
             return
         self._last_line = now
-        support = [values[f"support/loss/{task.name}"] for task in self._tasks]
-        mark = " *" if best else ""
         self._console.print(
-            f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  support loss {sum(support) / len(support):.3f}  "
-            f"validation {values['validation/score_mean']:.4f}{mark}  {self._weights(values)}",
+            f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  support loss {loss:.3f}  "
+            f"validation {score:.4f}{' *' if best else '  '}  {self._named(weights)}",
             highlight=False,
             soft_wrap=True,
         )
 
-    def _weights(self, values: Values) -> str:
-        shown = [f"{task.name} {values[f'weight/{task.name}']:.2f}" for task in self._tasks[:6]]
-        return "w " + " ".join(shown) + (" ..." if len(self._tasks) > len(shown) else "")
+    def _named(self, weights: Sequence[float]) -> str:
+        pairs = zip(self._tasks[:SHOWN_TASKS], weights, strict=False)
+        more = " ..." if len(self._tasks) > SHOWN_TASKS else ""
+        return "w " + " ".join(f"{task.name} {weight:.2f}" for task, weight in pairs) + more

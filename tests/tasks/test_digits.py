@@ -37,8 +37,8 @@ def test_centre_of_mass_by_a_plain_loop_standardised_on_training_images():
     for split in ("support", "query"):
         images = suite.splits[split][0].inputs.values.double().view(-1, 8, 8)
         scaled.append(suite.splits[split][3].targets.double())
-        for image in images:
-            cells = [(r, c, float(image[r, c])) for r in range(8) for c in range(8)]
+        for image in images.tolist():
+            cells = [(r, c, image[r][c]) for r in range(8) for c in range(8)]
             mass = sum(ink for _, _, ink in cells)
             raw.append([sum(r * ink for r, _, ink in cells) / mass, sum(c * ink for _, c, ink in cells) / mass])
     expected = torch.tensor(raw, dtype=torch.float64)
@@ -54,5 +54,5 @@ def test_seed_decides_the_split():
 
 @pytest.mark.parametrize("options", [{"rho": 0.0}, {"validation": 1.0}, {"seed": -1}])
 def test_settings_that_cannot_work(options):
-    with pytest.raises(ConfigError, match="between 0 and 1|from 0 up"):
+    with pytest.raises(ConfigError, match=r"between 0 and 1|from 0 up"):
         DigitsConfig(**options)

@@ -10,6 +10,7 @@ from tasks.splits import check_seed, check_share, generator, split_train, strati
 
 STRATA = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 SHARE = st.floats(0.01, 0.99)
+FROZEN_QUERY, FROZEN_VALIDATION = [7, 9, 10], [2, 4, 6, 19]
 
 
 @given(STRATA, SHARE, st.integers(0, 9))
@@ -58,9 +59,5 @@ def test_share_outside_the_open_interval_is_refused(share):
 
 
 def test_negative_seed_is_refused():
-    with pytest.raises(ConfigError, match="from 0 up, not -1"):
+    with pytest.raises(ConfigError, match=r"from 0 up, not -1"):
         check_seed(-1)
-
-
-FROZEN_QUERY: list[int] = []
-FROZEN_VALIDATION: list[int] = []

@@ -43,9 +43,9 @@ def suite(targets, **missing) -> Suite:
 
 def test_task_without_samples_or_class_is_refused():
     assert suite([0, 1]).task_names == ("t",)
-    with pytest.raises(DataError, match="task 't' has no samples in the query split"):
+    with pytest.raises(DataError, match=r"task 't' has no samples in the query split"):
         suite([0, 1], query=[])
-    with pytest.raises(DataError, match="no sample of class no in the validation split: enlarge that split"):
+    with pytest.raises(DataError, match=r"no sample of class no in the validation split: enlarge that split"):
         suite([0, 1], validation=[0])
 
 

