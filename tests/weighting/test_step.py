@@ -208,7 +208,7 @@ class TestDivergence:
         theta = torch.zeros(1, requires_grad=True)
         optimizer = torch.optim.SGD([theta], lr=0.1)
         step = MultiTaskStep([theta], optimizer, Uniform(), ["calm", "wild"])
-        record = step([lambda: theta.sum(), lambda: theta.sum() * float("nan")])
+        record = step([theta.sum, lambda: theta.sum() * float("nan")])
         with pytest.raises(DivergedError, match=r"Step 1: the support loss is not finite for wild \(nan\)"):
             record.check()
 
