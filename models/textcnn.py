@@ -34,7 +34,9 @@ class TextCNN(nn.Module):
                 f"TextCNN needs at least one kernel size >= 1 and one filter, got {list(kernel_sizes)} and {filters}."
             )
         # clone: training must not write into the suite's own table
-        self.embedding = nn.Embedding(*vectors.shape, padding_idx=0, _weight=vectors.clone(), _freeze=not trainable)
+        self.embedding = nn.Embedding(
+            vectors.shape[0], vectors.shape[1], padding_idx=0, _weight=vectors.clone(), _freeze=not trainable
+        )
         self.convolutions = nn.ModuleList(
             nn.Conv1d(vectors.shape[1], filters, size, padding=size // 2) for size in kernel_sizes
         )

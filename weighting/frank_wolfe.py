@@ -56,14 +56,14 @@ def frank_wolfe(
     gram: symmetric positive semi-definite up to rounding, any floating dtype, contiguous or not. Computed in float64
         wherever the device has it. The result carries no gradient.
     solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
-    max_iterations: of ``exact`` a cap, 42 by default; 3 to 5 are usual, whatever T. A problem that meets the cap
-        keeps its best point and says so through its gap.
+    max_iterations: of ``exact`` a cap, 42 by default; 3 to 5 are usual, whatever T (0 for T <= 2, a closed form). A
+        problem that meets the cap keeps its last point, cut off at 0, and says so through its gap.
     tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
     start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
 
     Rows of D that are zero have the optimum for themselves and share the weight equally; for B = 0 that makes 1/T.
-    When B is singular the minimiser may not be unique: any one is returned, the same every time. A problem with NaN or
+    When B is singular the minimiser may not be unique: any one is returned, and which one may hang on rounding. A problem with NaN or
     infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault is seen, and no
     other problem of the batch suffers.
 

@@ -118,7 +118,8 @@ def _memory(options: StepBenchmark, tasks: int) -> Result:
 
 def _peak_bytes(options: StepBenchmark, tasks: int, meta: bool) -> int:
     apply_machine(MachineConfig(options.device, options.threads))
-    routine = routines(options, tasks, 1.0)[1 if meta else 0]
+    uniform, metaweighting, _ = routines(options, tasks, 1.0)
+    routine = metaweighting if meta else uniform
     if options.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):

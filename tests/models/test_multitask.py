@@ -50,7 +50,7 @@ def test_no_sharing_means_disjoint_parameters():
 
 
 def test_unknown_sharing():
-    with pytest.raises(ConfigError, match="model.sharing must be 'hard' or 'none'"):
+    with pytest.raises(ConfigError, match=r"model\.sharing must be 'hard' or 'none'"):
         MultiTaskModel(lambda: MLP((4,)), [1], "soft")
 
 

@@ -154,7 +154,7 @@ class TestMistakes:
     def test_wrong_number_of_losses(self, weighting):
         _, step, losses = quadratic(weighting)
         query = losses if weighting.hypergradient else None
-        with pytest.raises(ConfigError, match="expected 2 .*, one per task, got 1"):
+        with pytest.raises(ConfigError, match=r"expected 2 .*, one per task, got 1"):
             step(losses[:1], query)
         with pytest.raises(ConfigError, match="expected 2 task losses"):
             step(lambda: [losses[0]()], query)
@@ -199,7 +199,7 @@ class TestMistakes:
             if optimizer == "amsgrad"
             else getattr(torch.optim, optimizer)([theta], lr=0.1)
         )
-        with pytest.raises(ConfigError, match="use torch.optim.Adam or AdamW without amsgrad"):
+        with pytest.raises(ConfigError, match=r"use torch\.optim\.Adam or AdamW without amsgrad"):
             MultiTaskStep([theta], made, MetaWeighting(inner="adam"), 1)
 
 
