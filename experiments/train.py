@@ -36,6 +36,7 @@ from experiments.refit import refit
 from experiments.rundir import RunDirectory, open_run
 from experiments.series import Values, split_values, step_values
 from experiments.summary import print_summary, write_summary
+from lossrag import CheckpointError
 from tasks import Suite, epoch_plan, query_index
 from weighting import MultiTaskStep, StepRecord
 
@@ -261,6 +262,7 @@ class Training:
         )
         meta = {
             "run_id": self.directory.run_id,
+            "edition": self.suite.edition,
             "epoch": progress.epoch,
             "done": progress.done,
             "seconds": time.monotonic() - self.started,
@@ -276,6 +278,11 @@ class Training:
         if not path.exists():
             return
         tensors, meta = load_checkpoint(path)
+        if meta["edition"] != self.suite.edition:
+            raise CheckpointError(
+                f"{path} was trained on other data, so this run cannot go on from it:\n  then: {meta['edition']}\n"
+                f"  now:  {self.suite.edition}\nRestore the data, or start anew with run.again=true."
+            )
         self.problem.model.load_state_dict(unpack("model", tensors))
         unpack_optimizer(self.step.optimizer, unpack("optimizer", tensors), meta["groups"])
         self.step.load_state_dict(unpack("step", tensors))

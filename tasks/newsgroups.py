@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from tasks.sources import glove_sources, newsgroups_sources
 from tasks.splits import Index, check_seed, check_share, generator, split_train, stratified_mask
 from tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
 from tasks.text import Vocabulary, document_frequency, tokenise
-from tasks.vectors import glove, table
+from tasks.vectors import available_vectors, glove, table
 
 GROUPS = {
     "COMP": ("comp.os.ms-windows.misc", "comp.sys.mac.hardware", "comp.graphics", "comp.windows.x"),
@@ -31,6 +31,7 @@ GROUPS = {
 """Task to its classes (Mao et al. 2022, section 5)."""
 
 GLOVE_DIMS = (50, 100, 200, 300)
+VECTORS = ("glove", "random", "glove_or_random")
 _STREAM_LIMIT = 0x11
 
 
@@ -41,7 +42,8 @@ class NewsgroupsConfig:
     ``root``: folder with the data, else LOSSRAG_DATA, the cache, the network. ``edition``: a key of EDITIONS.
     ``rho``: |query| / |support + query|; ``validation``: share of the training documents; both in (0, 1).
     ``max_tokens``: words a document is cut to. ``min_df``: documents a word must occur in.
-    ``vectors``: "glove", or "random" of any ``dim``. ``oov``: whether words without GloVe vector get a random
+    ``vectors``: "glove", "random" of any ``dim``, or "glove_or_random": random where GloVe cannot be reached,
+    which the suite's ``edition`` then says. ``oov``: whether words without GloVe vector get a random
     one, if they occur in ``oov_min_df`` documents. ``max_words``: the most frequent words only.
     ``limit``: at most so many training, and test, documents a task.
 
@@ -68,9 +70,9 @@ class NewsgroupsConfig:
         check_seed(self.seed)
         if self.edition not in EDITIONS:
             raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
-        if self.vectors not in ("glove", "random"):
-            raise ConfigError(f"tasks.vectors is 'glove' or 'random', not {self.vectors!r}.")
-        if self.vectors == "glove" and self.dim not in GLOVE_DIMS:
+        if self.vectors not in VECTORS:
+            raise ConfigError(f"Unknown tasks.vectors {self.vectors!r}: {did_you_mean(self.vectors, VECTORS)}")
+        if self.vectors != "random" and self.dim not in GLOVE_DIMS:
             raise ConfigError(
                 f"GloVe 6B has vectors of 50, 100, 200 and 300 dimensions, not tasks.dim={self.dim}: "
                 "take one of these, or tasks.vectors=random."
@@ -86,6 +88,7 @@ def load_newsgroups(config: NewsgroupsConfig) -> Suite:
 
     Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
     """
+    config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
     vector_files = glove_sources(config.dim) if config.vectors == "glove" else ()
     if vector_files:
         in_root(vector_files, config.root)  # damaged data of the user's is an error even if nothing is read

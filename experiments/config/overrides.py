@@ -1,0 +1,95 @@
+"""The user's overrides, read and checked before Hydra sees them: its own errors do not say what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config.groups import GROUPS, experiment_names
+from lossrag import ConfigError, did_you_mean
+
+_MISSING = object()
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's parsed form; raises ConfigError for what is no override."""
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException:
+            raise ConfigError(f"Cannot read {text!r}: write key=value, e.g. weighting.alpha=0.5") from None
+    return parsed
+
+
+def is_choice(override: Override) -> bool:
+    """Whether it names a preset or an entry of a group, as in ``weighting=uniform``."""
+    return override.key_or_group in (*GROUPS, "experiment")
+
+
+def check_choice(override: Override) -> None:
+    """Raise ConfigError unless the override chooses one registered name (or, ``~experiment``, no preset)."""
+    group = override.key_or_group
+    options = experiment_names() if group == "experiment" else list(GROUPS[group])
+    if override.is_delete():
+        if group != "experiment":
+            raise ConfigError(f"A run cannot do without {group}: choose from {', '.join(options)}")
+        return
+    value = override.value()
+    if not isinstance(value, str):
+        raise ConfigError(f"{override.input_line}: {group} takes one name: choose from {', '.join(options)}")
+    if value not in options:
+        raise ConfigError(f"Unknown {group} {value!r}: {did_you_mean(value, options)}")
+
+
+def check_key(override: Override, known: DictConfig) -> None:
+    """Raise ConfigError unless the override sets a single value that ``known`` has."""
+    key = override.key_or_group
+    section, _, option = key.partition(".")
+    current = OmegaConf.select(known, key, default=_MISSING)
+    if current is _MISSING:
+        raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line}: {key} cannot be deleted: set it to another value, {key}=...")
+    if isinstance(current, DictConfig):
+        example = f"{key}.{next(iter(current))}"
+        raise ConfigError(f"{override.input_line}: {key} is a section: set one of its keys, e.g. {example}=...")
+    if section in GROUPS and option == "name":
+        raise ConfigError(f"{key} is chosen with {section}=NAME: one of {', '.join(GROUPS[section])}")
+
+
+def _hint(key: str, known: DictConfig) -> str:
+    section, _, option = key.partition(".")
+    keys = flat_keys(OmegaConf.to_container(known))
+    same_leaf = [full for full in keys if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    if same_leaf:
+        return f"did you mean {same_leaf[0]!r}?"
+    if option and OmegaConf.is_dict(known.get(section)):
+        within = [full for full in keys if full.startswith(f"{section}.") and full != f"{section}.name"]
+        chosen = f"{section}={known[section].name}" if section in GROUPS else section
+        return did_you_mean(key, within) if within else f"{chosen} has no options."
+    sections = list(dict.fromkeys(full.partition(".")[0] for full in keys))
+    # a key may be misspelt, or lack its section
+    meant = {full.rsplit(".", 1)[-1]: full for full in keys} | {name: name for name in [*keys, *sections, "experiment"]}
+    close = dict.fromkeys(meant[name] for name in difflib.get_close_matches(key, meant))
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"choose from {', '.join(sections)}; `lossrag train --cfg` prints every key."
+
+
+def flat_keys(tree: Any, prefix: str = "") -> list[str]:
+    """The dotted keys of all leaves.
+
+    >>> flat_keys({"seed": 0, "train": {"epochs": 1}})
+    ['seed', 'train.epochs']
+    """
+    if not isinstance(tree, dict) or (prefix and not tree):
+        return [prefix]
+    return [key for name, value in tree.items() for key in flat_keys(value, f"{prefix}.{name}" if prefix else name)]
