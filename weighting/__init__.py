@@ -1,11 +1,11 @@
 """Signals of a step -> task weights: MetaWeighting, Frank-Wolfe, baselines, and the step for your own loop."""
 
 from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
-from weighting.frank_wolfe import FrankWolfeResult, frank_wolfe
 from weighting.gradient_rows import GradientRows
 from weighting.metaweighting import MetaWeighting, project_simplex
 from weighting.record import StepRecord
 from weighting.single_task import SingleTask
+from weighting.solvers import FrankWolfeResult, frank_wolfe
 from weighting.step import Closure, JointClosure, Losses, MultiTaskStep
 from weighting.uniform import Uniform
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossrag import ConfigError
 from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting, check_choice
-from weighting.frank_wolfe import frank_wolfe
+from weighting.solvers import frank_wolfe
 
 
 @WEIGHTINGS.register("metaweighting")

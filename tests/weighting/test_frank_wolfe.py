@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lossrag import ConfigError
-from weighting import frank_wolfe, min_norm
+from weighting import min_norm
+from weighting.solvers import frank_wolfe
 
 Matrix = list[list[Fraction]]
 KINDS = (

@@ -17,7 +17,6 @@ How good an answer is follows from convexity without knowing lam*: f(lam) - f(la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ class FrankWolfeResult:
 def frank_wolfe(
     gram: Tensor,
     *,
-    solver: Literal["exact", "paper"] = "exact",
+    solver: str = "exact",
     max_iterations: int | None = None,
     tolerance: float = 1e-9,
     start: Tensor | None = None,
