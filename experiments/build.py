@@ -11,11 +11,15 @@ from tasks import SUITES, Suite, pool_query
 from weighting import MultiTaskStep
 
 
+def trains_on_query(config: Config) -> bool:
+    """Methods without an outer problem hold nothing out, unless told to."""
+    return config.weighting.options.hypergradient is None and config.train.query_for_baselines == "all"
+
+
 def build_suite(config: Config) -> Suite:
-    """The suite of a run. Methods without an outer problem hold nothing out, unless told to."""
+    """The suite of a run, its query split added to the support split for methods that have no use for one."""
     suite = SUITES[config.tasks.name].load(config.tasks.options)
-    pooled = config.weighting.options.hypergradient is None and config.train.query_for_baselines == "all"
-    return pool_query(suite) if pooled else suite
+    return pool_query(suite) if trains_on_query(config) else suite
 
 
 def build_model(config: Config, suite: Suite) -> MultiTaskModel:

@@ -6,13 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.text import Text
 
+from experiments import exits
 from experiments.help import MAIN_HELP, TRAIN_HELP
 from lossrag import ConfigError, LossRAGError, __version__, did_you_mean
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,11 +29,14 @@ def run(arguments: list[str]) -> int:
     try:
         return _subcommand(arguments[0])(arguments[1:])
     except LossRAGError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        return EXIT_USER_ERROR
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
+        return exits.MISTAKE
+    except exits.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
-        print("Interrupted; the same command resumes from the last checkpoint.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        print("Interrupted.", file=sys.stderr)
+        return exits.INTERRUPTED
 
 
 def _subcommand(name: str) -> Callable[[list[str]], int]:
@@ -51,7 +52,7 @@ def _train(arguments: list[str]) -> int:
         return 0
     # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
     from experiments.config import load_config  # noqa: PLC0415
-    from experiments.train import Terminated, train  # noqa: PLC0415
+    from experiments.train import train  # noqa: PLC0415
 
     if "--cfg" in arguments:
         from omegaconf import OmegaConf  # noqa: PLC0415
@@ -59,12 +60,8 @@ def _train(arguments: list[str]) -> int:
         _, settings = load_config([a for a in arguments if a not in ("--cfg", "job")])
         print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
         return 0
-    try:
-        _, settings = load_config(arguments)
-        train(settings, Console())
-    except Terminated as stopped:
-        print(stopped, file=sys.stderr)
-        return EXIT_TERMINATED
+    _, settings = load_config(arguments)
+    train(settings, Console())
     return 0
 
 
@@ -72,7 +69,3 @@ def _benchmark(arguments: list[str]) -> int:
     from experiments.benchmark import benchmark  # noqa: PLC0415
 
     return benchmark(arguments, Console())
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.schema import LossConfig, OuterConfig
+from experiments.task_groups import task_losses
 from lossbank import LOSSES, Loss
 from models import MultiTaskModel
 from tasks import Suite, Task
@@ -73,8 +74,8 @@ class Problem:
     def batch_losses(self, split: str, index: Sequence[Tensor], *, by_task: bool) -> tuple[Losses, Meter]:
         """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and a meter they fill.
 
-        by_task: one closure per task, each with its own forward pass, where tasks have their own inputs; else
-        one closure with one forward pass for all tasks.
+        by_task: the losses of tasks with their own inputs in passes that keep their gradients apart; else one
+        closure with one forward pass for all tasks.
         """
         losses = self.outer if split == "query" else self.inner
         examples = self.suite.splits[split]
@@ -92,7 +93,7 @@ class Problem:
         inputs = [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
         if not by_task:
             return lambda: self._all(finish, self.model.forward_joint(inputs)), meter
-        return [lambda t=t: finish(t, self.model(inputs[t], t)) for t in range(len(inputs))], meter
+        return task_losses(self.model, inputs, finish), meter
 
     @staticmethod
     def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experiments.build import build_optimizer, build_problem
+from experiments.build import build_optimizer, build_problem, trains_on_query
 from experiments.config import Config
 from experiments.problem import Problem
 from tasks import Suite, epoch_plan, pool_query
@@ -17,7 +17,8 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
 
     Same initialisation, optimiser and batch size as the run; E epochs, no selection among them.
     """
-    problem = build_problem(config, pool_query(suite), device)
+    pooled = suite if trains_on_query(config) else pool_query(suite)
+    problem = build_problem(config, pooled, device)
     optimizer = build_optimizer(config.optimizer, problem.model)
     step = MultiTaskStep(problem.model.parameters(), optimizer, Uniform(), suite.task_names)
     for epoch, weights in enumerate(trajectory):

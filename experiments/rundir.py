@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from experiments.checkpoint import write_atomic
 from experiments.config import differing_keys, run_id
 from experiments.config.schema import RunConfig
 from lossrag import RunDirectoryError
+
+CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
+"""What scripts may rely on in every summary.json."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,14 @@ class RunDirectory:
         """The summary of a finished run, or None."""
         if not self.summary.exists():
             return None
-        summary: dict[str, Any] = json.loads(self.summary.read_text())
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        except ValueError:
+            summary = None
+        if not isinstance(summary, dict) or not all(key in summary for key in CONTRACT):
+            raise RunDirectoryError(
+                f"{self.summary} is damaged: delete it, and the same command writes it anew from the last checkpoint."
+            )
         return summary
 
     def release(self) -> None:
@@ -76,6 +85,7 @@ def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
     if run.again:
         path = _unused(path)
     try:
+        _refuse_foreign(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / ".lock")
         lock.acquire(timeout=0)
@@ -86,7 +96,8 @@ def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
         ) from None
     except OSError as error:
         raise RunDirectoryError(
-            f"The run directory {path} cannot be written ({error.strerror}): choose another with run.root=FOLDER."
+            f"The run directory {path} cannot be written ({error.strerror}): choose another with run.root=FOLDER, or "
+            "run.dir=FOLDER."
         ) from None
     directory = RunDirectory(path, name, lock)
     try:
@@ -98,22 +109,38 @@ def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
 
 
 def _check_or_write_config(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
+    for rest in [*directory.path.glob(".*.tmp"), *directory.last.parent.glob(".*.tmp")]:
+        # of a process that was killed while it wrote
+        rest.unlink()
     if not directory.config.exists():
-        foreign = sorted(set(os.listdir(directory.path)) - {"checkpoints", ".lock"})
-        if foreign:
-            raise RunDirectoryError(
-                f"{directory.path} is not empty and is not a run of LossRAG (it holds {', '.join(foreign[:5])}): "
-                "choose another folder with run.dir=FOLDER."
-            )
         write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode())
         return
-    stored = OmegaConf.to_container(OmegaConf.load(directory.config))
-    differing = differing_keys(stored, settings)  # type: ignore[arg-type]
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(directory.config))
+        differing = differing_keys(stored, settings)  # type: ignore[arg-type]
+    except Exception:  # YAML and OmegaConf have many ways to stumble over a damaged file
+        raise RunDirectoryError(
+            f"{directory.config} is damaged, so nobody knows what this run is: restore it, or choose another folder "
+            "with run.dir=FOLDER, or run.again=true."
+        ) from None
     if differing:
         listed = "\n  ".join(differing)
         raise RunDirectoryError(
             f"{directory.path} holds a run of another configuration, so it cannot be resumed with this one. "
             f"These keys differ:\n  {listed}\nRestore them, or choose another folder with run.dir=FOLDER."
+        )
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A folder that holds anything but a run is not touched."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "config.yaml" in names:
+        return
+    foreign = sorted(name for name in names if name not in {"checkpoints", ".lock"} and not name.endswith(".tmp"))
+    if foreign:
+        raise RunDirectoryError(
+            f"{path} is not empty and is not a run of LossRAG (it holds {', '.join(foreign[:5])}): "
+            "choose another folder with run.dir=FOLDER."
         )
 
 

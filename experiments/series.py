@@ -15,6 +15,8 @@ from tasks import Task
 from weighting import StepRecord
 
 Values = dict[str, float]
+D_TAG = "hypergradient/D"
+"""The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 
 
 def step_values(record: StepRecord, tasks: Sequence[Task], support: Tensor, query: Tensor | None) -> Values:

@@ -87,5 +87,6 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"picture   {summary['directory']}/trajectories.png\n"
         f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

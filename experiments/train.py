@@ -9,8 +9,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,105 +17,96 @@ from rich.console import Console
 from torch import Tensor
 
 from experiments.build import build_problem, build_step, build_suite
-from experiments.checkpoint import (
-    load_checkpoint,
-    pack,
-    pack_optimizer,
-    save_checkpoint,
-    unpack,
-    unpack_optimizer,
-)
+from experiments.checkpoint import pack, unpack
 from experiments.config import Config, build_config
+from experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from experiments.figures import plot_trajectories
-from experiments.log import JsonLines, RunProgress, TensorBoard, matrix_figure
+from experiments.log import JsonLines, RunProgress, TensorBoard, matrix_figure, read_points
 from experiments.machine import apply_machine
-from experiments.problem import Problem
+from experiments.problem import Evaluation, Problem
 from experiments.refit import refit
 from experiments.rundir import RunDirectory, open_run
-from experiments.series import Values, split_values, step_values
+from experiments.series import D_TAG, Values, split_values, step_values
+from experiments.state import Best, Progress, is_finite, load_state, save_state
 from experiments.summary import print_summary, write_summary
-from lossrag import CheckpointError
+from lossrag import DivergedError, RunDirectoryError
 from tasks import Suite, epoch_plan, query_index
 from weighting import MultiTaskStep, StepRecord
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived; the checkpoint of this moment has been written."""
-
-
-@dataclass
-class Best:
-    """The epoch that validation chose so far (1-based), its score, its model and its task weights."""
-
-    epoch: int = 0
-    score: float = float("-inf")
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass
-class Progress:
-    """Where a run stands: ``done`` steps of epoch ``epoch`` (0-based) are behind it.
-
-    ``trajectory`` holds the mean task weights of each finished epoch, ``sums`` what the current one adds up.
-    """
-
-    epoch: int = 0
-    done: int = 0
-    seconds: float = 0.0
-    best: Best = field(default_factory=Best)
-    trajectory: list[list[float]] = field(default_factory=list)
-    sums: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Run (or resume, or show) the run of these plain settings; its summary.
 
-    Raises LossRAGError for what a user can mend, Terminated after SIGTERM.
+    Raises LossRAGError for what a user can mend, Stopped after SIGTERM or an interrupt.
     """
     config = build_config(settings)
+    machine = apply_machine(config.machine)
     directory = open_run(settings, config.run)
+    resume = "the same command" + (f" with run.dir={directory.path} instead of run.again" if config.run.again else "")
     try:
         summary = directory.finished()
         if summary is not None:
             console.print(
-                f"This run is finished; its results are shown. Add run.again=true to repeat it.\n{directory.path}"
+                f"This run is finished; its results are shown. Add run.again=true to repeat it.\n{directory.path}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
         else:
-            summary = Training(config, settings, directory, console).run()
+            summary = Training(config, settings, directory, console, machine).run()
         print_summary(summary, console)
         return summary
+    except OSError as error:
+        raise RunDirectoryError(
+            f"A file cannot be read or written: {error}. Mend that; {resume} resumes the run in {directory.path}."
+        ) from error
+    except KeyboardInterrupt:
+        raise Stopped(f"Interrupted; {resume} resumes from the last checkpoint.", INTERRUPTED) from None
+    except _Terminated as stopped:
+        raise Stopped(f"Stopped by SIGTERM after step {stopped}; {resume} resumes.", TERMINATED) from None
     finally:
         directory.release()
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived, and the checkpoint of this moment has been written; holds the step."""
 
 
 class Training:
     """The objects of one run and the loop over them."""
 
-    def __init__(self, config: Config, settings: Mapping[str, Any], directory: RunDirectory, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        settings: Mapping[str, Any],
+        directory: RunDirectory,
+        console: Console,
+        machine: tuple[torch.device, str],
+    ) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
-        self.device, machine = apply_machine(config.machine)
+        self.device = machine[0]
         self.suite: Suite = build_suite(config)
         self.problem: Problem = build_problem(config, self.suite, self.device)
         self.step: MultiTaskStep = build_step(config, self.problem)
-        self.progress = Progress()
-        self.offset = 0
-        console.print(f"{self.suite.name}: {self.suite.edition}", highlight=False, soft_wrap=True)
-        console.print(f"run {directory.path} on {machine}", highlight=False, soft_wrap=True)
-        self._restore()
+        self._say(f"{self.suite.name}: {self.suite.edition}")
+        self._say(f"run {directory.path} on {machine[1]}")
+        self.progress: Progress = load_state(directory, self.suite.edition, self.problem.model, self.step)
+        if self.step.count:
+            self._say(f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
-        self.terminating = False
+        self.terminating = self.finishing = False
         self.pending: list[tuple[int, StepRecord, Tensor, Tensor | None]] = []
         self.latest: Values = {}
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
         """Train all epochs, then evaluate the best one on the test split, once."""
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.lines = JsonLines(self.directory.metrics, self.offset)
-        resumed = self.step.count
-        self.board = TensorBoard(self.directory.tensorboard, resumed) if self.config.log.tensorboard else None
-        if self.board is not None and not resumed:
-            self.board.describe(self.settings, self.suite.tasks)
+        self.lines = JsonLines(self.directory.metrics, self.progress.offset)
+        self.board = self._open_board() if self.config.log.tensorboard else None
         try:
             self._epochs()
             return self._finish()
@@ -126,6 +115,24 @@ class Training:
             self.lines.close()
             if self.board is not None:
                 self.board.close()
+
+    def _open_board(self) -> TensorBoard:
+        """TensorBoard's points from the last checkpoint's step on are dropped; those of that step are known here."""
+        resumed = self.step.count
+        board = TensorBoard(self.directory.tensorboard, resumed)
+        if not resumed:
+            board.describe(self.settings, self.suite.tasks)
+            return board
+        for point in read_points(self.directory.metrics):
+            if point["step"] == resumed:
+                board.write(resumed, {tag: value for tag, value in point.items() if "/" in tag and tag != D_TAG})
+                if D_TAG in point:
+                    self._picture(board, torch.tensor(point[D_TAG], dtype=torch.float64), point["epoch"])
+        return board
+
+    def _picture(self, board: TensorBoard, D: Tensor, epoch: int) -> None:
+        if epoch % self.config.log.figures_every == 0:
+            board.picture(D_TAG, matrix_figure(D, self.suite.task_names), self.step.count)
 
     def _epochs(self) -> None:
         epochs, seed = self.config.train.epochs, self.config.seed
@@ -190,16 +197,14 @@ class Training:
         progress.sums.clear()
         progress.trajectory.append(means["weights"].tolist())
         progress.epoch, progress.done = progress.epoch + 1, 0
-        evaluation = self.problem.evaluate("validation")
-        values = split_values("validation", evaluation, self.suite.tasks)
+        values = self._evaluated("validation", self.problem)[1]
         if self.config.weighting.options.hypergradient is None and self.config.train.query_for_baselines == "support":
-            values |= split_values("query", self.problem.evaluate("query"), self.suite.tasks)
-        extra = {"hypergradient/D": means["hypergradient"].tolist()} if "hypergradient" in means else {}
+            values |= self._evaluated("query", self.problem)[1]
+        extra = {D_TAG: means["hypergradient"].tolist()} if "hypergradient" in means else {}
         self._write(self.step.count, values, progress.epoch, **extra)
-        if self.board is not None and extra and progress.epoch % self.config.log.figures_every == 0:
-            figure = matrix_figure(means["hypergradient"], self.suite.task_names)
-            self.board.picture("hypergradient/D", figure, self.step.count)
-        better = values["validation/score_mean"] > progress.best.score
+        if self.board is not None and extra:
+            self._picture(self.board, means["hypergradient"], progress.epoch)
+        better = values["validation/score_mean"] > progress.best.score or not progress.best.tensors
         if better:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -209,13 +214,15 @@ class Training:
         self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
 
     def _finish(self) -> dict[str, Any]:
+        self.finishing = True
+        if self.terminating:
+            raise _Terminated(self.step.count)
         best = self.progress.best
         self.problem.model.load_state_dict(unpack("model", best.tensors))
         problem = self.problem
         if self.config.train.refit:
             problem = refit(self.config, self.suite, torch.tensor(self.progress.trajectory[: best.epoch]), self.device)
-        test = problem.evaluate("test")
-        values = split_values("test", test, self.suite.tasks)
+        test, values = self._evaluated("test", problem)
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         if self.board is not None:
@@ -233,7 +240,21 @@ class Training:
             time.monotonic() - self.started,
         )
 
+    def _evaluated(self, split: str, problem: Problem) -> tuple[Evaluation, Values]:
+        evaluation = problem.evaluate(split)
+        bad = (~torch.isfinite(evaluation.losses)).nonzero().flatten().tolist()
+        if bad:
+            named = ", ".join(self.suite.task_names[t] for t in bad)
+            raise DivergedError(
+                f"Step {self.step.count}: the {split} loss is not finite for {named}. Lower the learning rate or "
+                "alpha, or look for bad inputs of that task; the last good checkpoint was kept."
+            )
+        return evaluation, split_values(split, evaluation, self.suite.tasks)
+
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if self.finishing:
+            # the last checkpoint holds the trained model: nothing to wait for
+            raise _Terminated(self.step.count)
         self.terminating = True
 
     def _maybe_checkpoint(self, force: bool = False) -> None:
@@ -241,56 +262,21 @@ class Training:
         if not (due or force or self.terminating):
             return
         self._flush()
-        self._save()
+        if is_finite(self.problem.model):
+            self._save()
+        elif force:
+            raise DivergedError(
+                f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "
+                "the last good checkpoint was kept."
+            )
+        # else the next step names the task whose loss is not finite, and the last good checkpoint stays
         self.saved = time.monotonic()
         if self.terminating:
-            raise Terminated(f"Stopped by SIGTERM after step {self.step.count}; the same command resumes it.")
+            raise _Terminated(self.step.count)
 
     def _save(self) -> None:
-        progress = self.progress
-        offset = self.lines.sync()
+        self.progress.offset = self.lines.sync()
+        self.progress.seconds = time.monotonic() - self.started
         if self.board is not None:
             self.board.sync()
-        if progress.best.tensors:
-            save_checkpoint(self.directory.best, progress.best.tensors, {"epoch": progress.best.epoch})
-        optimizer, groups = pack_optimizer(self.step.optimizer)
-        tensors = (
-            pack("model", self.problem.model.state_dict())
-            | pack("optimizer", optimizer)
-            | pack("step", self.step.state_dict())
-            | pack("sums", progress.sums)
-        )
-        meta = {
-            "run_id": self.directory.run_id,
-            "edition": self.suite.edition,
-            "epoch": progress.epoch,
-            "done": progress.done,
-            "seconds": time.monotonic() - self.started,
-            "offset": offset,
-            "groups": groups,
-            "trajectory": progress.trajectory,
-            "best": {"epoch": progress.best.epoch, "score": progress.best.score},
-        }
-        save_checkpoint(self.directory.last, tensors, meta)
-
-    def _restore(self) -> None:
-        path: Path = self.directory.last
-        if not path.exists():
-            return
-        tensors, meta = load_checkpoint(path)
-        if meta["edition"] != self.suite.edition:
-            raise CheckpointError(
-                f"{path} was trained on other data, so this run cannot go on from it:\n  then: {meta['edition']}\n"
-                f"  now:  {self.suite.edition}\nRestore the data, or start anew with run.again=true."
-            )
-        self.problem.model.load_state_dict(unpack("model", tensors))
-        unpack_optimizer(self.step.optimizer, unpack("optimizer", tensors), meta["groups"])
-        self.step.load_state_dict(unpack("step", tensors))
-        best = Best(**meta["best"])
-        if best.epoch:
-            best.tensors, stored = load_checkpoint(self.directory.best)
-            best = best if stored["epoch"] == best.epoch else Best()
-        sums = {name: tensor.to(self.device) for name, tensor in unpack("sums", tensors).items()}
-        self.progress = Progress(meta["epoch"], meta["done"], meta["seconds"], best, meta["trajectory"], sums)
-        self.offset = meta["offset"]
-        self.console.print(f"resuming after step {self.step.count}", highlight=False, soft_wrap=True)
+        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress)

@@ -41,18 +41,35 @@ def margin(kernel_sizes: Sequence[int]) -> int:
 def covers(words: Tensor, weights: Sequence[Tensor]) -> bool:
     """Whether the fast path applies: real CPU tensors and odd kernel sizes."""
     real = words.device.type == "cpu" and type(words) is Tensor and not torch.compiler.is_compiling()
-    return real and words.numel() > 0 and all(weight.shape[2] % 2 == 1 for weight in weights)
+    return real and words.numel() > 0 and all(weight.shape[-1] % 2 == 1 for weight in weights)
 
 
-def max_over_time(words: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def max_over_time(words: Tensor, weights: Sequence[Tensor], precision: torch.dtype | None = None) -> Tensor:
     """Pooled scores (B, sum of filters), without bias: it is constant over time, so add it afterwards.
 
     words: (B, L + 2 m, E) with m = :func:`margin` rows of padding on both sides.
     weights: one (filters, E, kernel size) per size.
+    precision: dtype of the scores, e.g. bfloat16; the result and all gradients stay in that of the words.
     """
-    if not covers(words, weights):
-        return dense(words, weights)
-    pooled: Tensor = _MaxOverTime.apply(words.contiguous(), *weights)[0]  # type: ignore[no-untyped-call]
+    return max_over_time_by_segment(words, [weight.unsqueeze(0) for weight in weights], [len(words)], precision)
+
+
+def max_over_time_by_segment(
+    words: Tensor, copies: Sequence[Tensor], sizes: Sequence[int], precision: torch.dtype | None = None
+) -> Tensor:
+    """The same for a batch of S segments, the s-th of ``sizes[s]`` documents, whose gradients are kept apart.
+
+    copies: (S, filters, E, kernel size) per size, S times the same values (an expanded tensor costs nothing):
+    the gradient of copy s is that of segment s alone, and one backward pass gives all of them.
+    """
+    if not covers(words, copies):
+        cast = words.to(precision or words.dtype)
+        parts = zip(torch.split(cast, list(sizes)), range(len(sizes)), strict=True)
+        return torch.cat([dense(part, [copy[s].to(cast.dtype) for copy in copies]) for part, s in parts]).to(
+            words.dtype
+        )
+    settings = (tuple(sizes), precision or words.dtype)
+    pooled: Tensor = _MaxOverTime.apply(words.contiguous(), settings, *copies)[0]  # type: ignore[no-untyped-call]
     return pooled
 
 
@@ -99,14 +116,14 @@ class _Taps:
         back = dict(zip(self.order, parts, strict=True))
         return torch.cat([back[i] for i in range(len(parts))], dim=1)
 
-    def to_weights(self, gradients: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients (columns, E) per offset as gradients of the weights (filters, E, size)."""
-        result = [torch.empty_like(weight) for weight in like]
+    def to_copies(self, gradients: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients (S, columns, E) per offset as gradients of the copies (S, filters, E, size)."""
+        result = [copy.new_empty(copy.shape) for copy in like]
         for offset, gradient in gradients.items():
             start = 0
             for i in self.order:
                 if abs(offset) <= self.sizes[i] // 2:
-                    result[i][:, :, offset + self.sizes[i] // 2] = gradient[start : start + self.filters[i]]
+                    result[i][..., offset + self.sizes[i] // 2] = gradient[:, start : start + self.filters[i]]
                     start += self.filters[i]
         return result
 
@@ -137,66 +154,84 @@ def _blocks(words: Tensor, taps: _Taps) -> tuple[list[slice], Tensor]:
 
 
 class _MaxOverTime(torch.autograd.Function):
-    """(words, *weights) -> pooled (B, C), positions of the maxima (B, C) int64."""
+    """(words, (sizes, precision), *copies) -> pooled (B, C), positions of the maxima (B, C) int64."""
 
     @staticmethod
-    def forward(words: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        taps = _Taps(weights)
+    def forward(words: Tensor, settings: tuple[tuple[int, ...], torch.dtype], *copies: Tensor) -> tuple[Tensor, Tensor]:
+        dtype, words = words.dtype, words.to(settings[1])
+        taps = _Taps([copy[0].to(settings[1]) for copy in copies])
         slices, buffer = _blocks(words, taps)
         pooled = words.new_empty(len(words), taps.columns)
         positions = torch.empty(pooled.shape, dtype=torch.int64)
         for rows in slices:
             torch.max(_scores(words, taps, rows, buffer, add=False), 1, out=(pooled[rows], positions[rows]))
-        return taps.from_columns(pooled), taps.from_columns(positions)
+        return taps.from_columns(pooled).to(dtype), taps.from_columns(positions)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        words, (ctx.sizes, _), *copies = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
-        ctx.save_for_forward(*inputs, output[1])
+        ctx.save_for_backward(words, *copies, output[1])
+        ctx.save_for_forward(words, *copies, output[1])
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
-        words, *weights, positions = ctx.saved_tensors
-        words_tangent, *weight_tangents = tangents
-        changes = [torch.zeros_like(w) if t is None else t for w, t in zip(weights, weight_tangents, strict=True)]
-        taps, change = _Taps(weights), _Taps(changes)
-        slices, buffer = _blocks(words, taps)
-        where = taps.to_columns(positions)
-        result = words.new_empty(where.shape)
-        for rows in slices:
-            scores = _scores(words, change, rows, buffer, add=False)
-            if words_tangent is not None:
-                scores = _scores(words_tangent.contiguous(), taps, rows, buffer, add=True)
-            result[rows] = scores.gather(1, where[rows].unsqueeze(1)).squeeze(1)
+    def jvp(ctx: Any, words_tangent: Tensor | None, _: None, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        words, *copies, positions = ctx.saved_tensors
+        changes = [torch.zeros_like(c) if t is None else t for c, t in zip(copies, tangents, strict=True)]
+        taps = _Taps([copy[0] for copy in copies])
+        where, result = taps.to_columns(positions), words.new_empty(positions.shape)
+        start = 0
+        for segment, size in enumerate(ctx.sizes):
+            change = _Taps([tangent[segment] for tangent in changes])
+            part = slice(start, start + size)
+            slices, buffer = _blocks(words[part], taps)
+            for rows in slices:
+                scores = _scores(words[part], change, rows, buffer, add=False)
+                if words_tangent is not None:
+                    scores = _scores(words_tangent[part].contiguous(), taps, rows, buffer, add=True)
+                result[part][rows] = scores.gather(1, where[part][rows].unsqueeze(1)).squeeze(1)
+            start += size
         return taps.from_columns(result), None
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        words, *weights, positions = ctx.saved_tensors
+        words, *copies, positions = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the result will be differentiated once more
-            return _differentiable(words, weights, positions, gradient, ctx.needs_input_grad)
-        taps = _Taps(weights)
+            return _differentiable(words, copies, ctx.sizes, positions, gradient, ctx.needs_input_grad)
+        taps = _Taps([copy[0] for copy in copies])
         where, amount = taps.to_columns(positions), taps.to_columns(gradient)
         words_gradient = _words_gradient(words, taps, where, amount) if ctx.needs_input_grad[0] else None
-        needed = any(ctx.needs_input_grad[1:])
-        weight_gradients = _weight_gradients(words, weights, taps, where, amount) if needed else [None] * len(weights)
-        return words_gradient, *weight_gradients
+        needed = any(ctx.needs_input_grad[2:])
+        gradients = _copy_gradients(words, copies, ctx.sizes, taps, where, amount) if needed else [None] * len(copies)
+        return words_gradient, None, *gradients
 
 
-def _weight_gradients(
-    words: Tensor, weights: Sequence[Tensor], taps: _Taps, where: Tensor, amount: Tensor
+def _copy_gradients(
+    words: Tensor, copies: Sequence[Tensor], sizes: Sequence[int], taps: _Taps, where: Tensor, amount: Tensor
 ) -> list[Tensor]:
     documents, padded, width = words.shape
-    # row of the flat words that each (column, document) won at, one bag per column
-    rows = (where + torch.arange(documents).unsqueeze(1) * padded + taps.margin).t().contiguous()
-    shares = amount.t().contiguous()
+    # row of the flat words that each (document, column) won at; one bag per (segment, column)
+    rows = where + torch.arange(documents).unsqueeze(1) * padded + taps.margin
+    rows, shares = _by_segment(rows, sizes), _by_segment(amount, sizes)
     flat = words.view(-1, width)
     gradients = {}
     for offset, matrix in taps.matrices:
         used = matrix.shape[1]
-        gradients[offset] = F.embedding_bag(rows[:used] + offset, flat, per_sample_weights=shares[:used], mode="sum")
-    return taps.to_weights(gradients, weights)
+        # entries that fill up a short segment point at row 0 with share 0, whatever the offset
+        bags = (rows[:, :used] + offset).clamp_(min=0).reshape(len(sizes) * used, -1)
+        sums = F.embedding_bag(
+            bags, flat, per_sample_weights=shares[:, :used].reshape(len(sizes) * used, -1), mode="sum"
+        )
+        gradients[offset] = sums.view(len(sizes), used, width)
+    return taps.to_copies(gradients, copies)
+
+
+def _by_segment(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(B, C) as (S, C, longest segment), short segments filled up with 0."""
+    if len(set(sizes)) == 1:
+        return values.view(len(sizes), sizes[0], -1).transpose(1, 2).contiguous()
+    padded = torch.nn.utils.rnn.pad_sequence(list(torch.split(values, list(sizes))), batch_first=True)
+    return padded.transpose(1, 2).contiguous()
 
 
 def _words_gradient(words: Tensor, taps: _Taps, where: Tensor, amount: Tensor) -> Tensor:
@@ -231,14 +266,24 @@ def _words_gradient(words: Tensor, taps: _Taps, where: Tensor, amount: Tensor) -
 
 
 def _differentiable(
-    words: Tensor, weights: Sequence[Tensor], positions: Tensor, gradient: Tensor, needed: Sequence[bool]
+    words: Tensor,
+    copies: Sequence[Tensor],
+    sizes: Sequence[int],
+    positions: Tensor,
+    gradient: Tensor,
+    needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """The gradients by autograd through the dense formula at the winning positions, with a graph of their own."""
-    parts = torch.split(positions, [weight.shape[0] for weight in weights], dim=1)
-    scores = _dense_scores(words, weights)
-    pooled = torch.cat(
-        [score.gather(2, part.unsqueeze(2)).squeeze(2) for score, part in zip(scores, parts, strict=True)], dim=1
-    )
-    inputs = [tensor for tensor, wanted in zip((words, *weights), needed, strict=True) if wanted]
-    found = iter(torch.autograd.grad(pooled, inputs, gradient, create_graph=True))
-    return tuple(next(found) if wanted else None for wanted in needed)
+    filters = [copy.shape[1] for copy in copies]
+    pooled = []
+    for segment, (part, where) in enumerate(
+        zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
+    ):
+        scores = _dense_scores(part, [copy[segment] for copy in copies])
+        found = zip(scores, torch.split(where, filters, dim=1), strict=True)
+        pooled.append(torch.cat([score.gather(2, at.unsqueeze(2)).squeeze(2) for score, at in found], dim=1))
+    wanted = [needed[0], *needed[2:]]
+    inputs = [tensor for tensor, want in zip((words, *copies), wanted, strict=True) if want]
+    result = iter(torch.autograd.grad(torch.cat(pooled), inputs, gradient, create_graph=True))
+    first, *others = [next(result) if want else None for want in wanted]
+    return first, None, *others

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ class Encoder(Protocol):
     features: int
 
     def __call__(self, inputs: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class SegmentEncoder(Protocol):
+    """An encoder that takes one expanded copy of its parameters per segment of the batch."""
+
+    def shared_parameters(self) -> list[Tensor]: ...
+
+    def forward_by_segment(self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor]) -> Tensor: ...
 
 
 class MultiTaskModel(nn.Module):
@@ -57,6 +66,19 @@ class MultiTaskModel(nn.Module):
             return [self(batch, task) for task, batch in enumerate(inputs)]
         features = self.encoders[0](stack_padded(inputs)).split([len(batch) for batch in inputs])
         return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+
+    def segment_encoder(self) -> SegmentEncoder | None:
+        """The shared encoder, when it can keep the gradients of tasks apart in one pass; else None."""
+        encoder = self.encoders[0]
+        return encoder if self.sharing == "hard" and isinstance(encoder, SegmentEncoder) else None
+
+    def forward_by_task(
+        self, encoder: SegmentEncoder, inputs: Mapping[int, Tensor], copies: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Logits of the tasks ``inputs`` holds, in one pass, given one copy per task of the encoder's parameters."""
+        sizes = [len(batch) for batch in inputs.values()]
+        features = torch.split(encoder.forward_by_segment(stack_padded(list(inputs.values())), sizes, copies), sizes)
+        return [self.heads[task](feature) for task, feature in zip(inputs, features, strict=True)]
 
 
 def stack_padded(batches: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossrag import ConfigError
-from models.max_over_time import margin, max_over_time
+from models.max_over_time import margin, max_over_time, max_over_time_by_segment
+from models.segments import add_by_segment, embed_by_segment
 
 
 class TextCNN(nn.Module):
@@ -48,21 +49,44 @@ class TextCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.features = filters * len(kernel_sizes)
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """Filters (filters, E, size) of every kernel size."""
-        return [cast(nn.Conv1d, convolution).weight for convolution in self.convolutions]
+    def shared_parameters(self) -> list[Tensor]:
+        """All trained parameters, in the order in which :meth:`forward_by_segment` takes their copies."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # id 0 is the zero vector: padding the ids pads the words, without a copy of the embedded batch
-        sides = margin([weight.shape[2] for weight in self.weights])
-        words = self.vector_dropout(self.embedding(F.pad(tokens, (sides, sides))))
-        weights = self.weights
-        if torch.is_autocast_enabled(tokens.device.type):
-            precision = torch.get_autocast_dtype(tokens.device.type)
-            words, weights = words.to(precision), [weight.to(precision) for weight in weights]
+        weights, biases = self._filters()
+        words = self.vector_dropout(self.embedding(self._padded(tokens)))
         # the bias is constant over time and ReLU is monotone: both commute with the maximum, so pool first
-        pooled = max_over_time(words, weights)
-        biases = torch.cat([cast(Tensor, convolution.bias) for convolution in self.convolutions])
-        features: Tensor = self.dropout(torch.relu(pooled + biases))
+        scores = max_over_time(words, weights, _precision(tokens)) + torch.cat(biases)
+        features: Tensor = self.dropout(torch.relu(scores))
         return features
+
+    def forward_by_segment(self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor]) -> Tensor:
+        """The same for consecutive segments of ``sizes[s]`` rows, given S expanded copies (S, ...) of the parameters.
+
+        The gradient of the copies keeps the segments apart (see models/segments.py).
+        """
+        rest = list(copies)
+        if self.embedding.weight.requires_grad:
+            words = embed_by_segment(self._padded(tokens), rest.pop(0), sizes)
+        else:
+            words = self.embedding(self._padded(tokens))
+        pooled = max_over_time_by_segment(self.vector_dropout(words), rest[0::2], sizes, _precision(tokens))
+        features: Tensor = self.dropout(torch.relu(add_by_segment(pooled, torch.cat(rest[1::2], dim=1), sizes)))
+        return features
+
+    def _filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights (filters, E, size) and biases (filters,) of every kernel size."""
+        convolutions = [cast(nn.Conv1d, convolution) for convolution in self.convolutions]
+        return [c.weight for c in convolutions], [cast(Tensor, c.bias) for c in convolutions]
+
+    def _padded(self, tokens: Tensor) -> Tensor:
+        # id 0 is the zero vector: padding the ids pads the words, without a copy of the embedded batch
+        sides = margin([weight.shape[2] for weight in self._filters()[0]])
+        return F.pad(tokens, (sides, sides))
+
+
+def _precision(tokens: Tensor) -> torch.dtype | None:
+    """The dtype that autocast asks for, if it is on."""
+    kind = tokens.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -2,11 +2,12 @@
 
 from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
 from weighting.gradient_rows import GradientRows
+from weighting.losses import Closure, JointClosure, Losses, TaskGroup
 from weighting.metaweighting import MetaWeighting, project_simplex
 from weighting.record import StepRecord
 from weighting.single_task import SingleTask
 from weighting.solvers import FrankWolfeResult, frank_wolfe
-from weighting.step import Closure, JointClosure, Losses, MultiTaskStep
+from weighting.step import MultiTaskStep
 from weighting.uniform import Uniform
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SingleTask",
     "State",
     "StepRecord",
+    "TaskGroup",
     "Uniform",
     "Weighting",
     "frank_wolfe",

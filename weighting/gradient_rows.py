@@ -15,6 +15,9 @@ from torch import Tensor
 
 from lossrag import ConfigError
 
+Gradients = dict[int, Tensor | None]
+"""By position of a parameter: gradients (r, *shape) of r consecutive tasks, or None where they touch it not."""
+
 
 @dataclass
 class _Block:
@@ -24,10 +27,23 @@ class _Block:
     tasks: list[int]
     index: Tensor
 
-    def append(self, task: int, gradient: Tensor) -> None:
-        self.tasks.append(task)
-        self.rows = torch.cat([self.rows, gradient.reshape(1, -1)])
-        self.index = torch.tensor(self.tasks, device=gradient.device)
+    def write(self, tasks: Sequence[int], gradients: Tensor) -> None:
+        """Put the rows (r, n) of ``tasks`` into their places, or append them."""
+        new = [task for task in tasks if task not in self.tasks]
+        if new:
+            self.tasks += new
+            self.rows = torch.cat([self.rows, gradients.new_zeros(len(new), gradients.shape[1])])
+            self.index = torch.tensor(self.tasks, device=gradients.device)
+        places = [self.tasks.index(task) for task in tasks]
+        if places[-1] - places[0] == len(places) - 1:
+            self.rows[places[0] : places[-1] + 1] = gradients
+        else:
+            self.rows[places] = gradients
+
+    def clear(self, tasks: Sequence[int]) -> None:
+        """Zero the rows of tasks that do not touch this parameter any more."""
+        for task in set(tasks) & set(self.tasks):
+            self.rows[self.tasks.index(task)].zero_()
 
 
 class GradientRows:
@@ -41,22 +57,19 @@ class GradientRows:
             for p in self.parameters
         ]
 
-    def write(self, task: int, gradients: Sequence[Tensor | None]) -> None:
-        """Store the gradients of one task, one tensor (or None: not touched) per parameter."""
-        for block, gradient in zip(self._blocks, gradients, strict=True):
+    def write(self, tasks: Sequence[int], gradients: Gradients) -> None:
+        """Store the gradients of consecutive ``tasks`` with respect to the parameters that ``gradients`` names."""
+        for position, gradient in gradients.items():
+            block = self._blocks[position]
             if gradient is None:
-                if task in block.tasks:
-                    block.rows[block.tasks.index(task)].zero_()
-                continue
-            if gradient.is_sparse:
+                block.clear(tasks)
+            elif gradient.is_sparse:
                 raise ConfigError(
                     "The gradient rows expect dense gradients, but a parameter gave a sparse one: "
                     "build its embedding with sparse=False."
                 )
-            if task not in block.tasks:
-                block.append(task, gradient)
             else:
-                block.rows[block.tasks.index(task)].copy_(gradient.reshape(-1))
+                block.write(tasks, gradient.reshape(len(tasks), -1))
 
     def combine(self, coefficients: Tensor) -> list[Tensor | None]:
         """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it."""
@@ -65,18 +78,20 @@ class GradientRows:
             for parameter, block in zip(self.parameters, self._blocks, strict=True)
         ]
 
-    def inner(self, gradients: Sequence[Tensor | None], factors: Sequence[Tensor | float], shared: bool) -> Tensor:
-        """Inner products (T,) of ``factor * gradient`` with every row, summed over the parameters.
+    def inner(self, gradients: Gradients, factors: Sequence[Tensor | float], shared: bool) -> Tensor:
+        """Inner products (r, T) of the gradients of r tasks, times a factor, with every row, over their parameters.
 
         factors: one per parameter, a number or a tensor of its shape (a diagonal preconditioner).
         shared: leave out the parameters that a single task touches.
         """
-        total = self.parameters[0].new_zeros(self.tasks)
-        for block, gradient, factor in zip(self._blocks, gradients, factors, strict=True):
+        count = next((len(gradient) for gradient in gradients.values() if gradient is not None), 1)
+        total = self.parameters[0].new_zeros(count, self.tasks)
+        for position, gradient in gradients.items():
+            block = self._blocks[position]
             if gradient is None or not block.tasks or (shared and len(block.tasks) == 1 and self.tasks > 1):
                 continue
-            product = block.rows @ (factor * gradient).reshape(-1)
-            total = total.index_add(0, block.index, product)
+            product = (factors[position] * gradient).reshape(count, -1) @ block.rows.t()
+            total = total.index_add(1, block.index, product)
         return total
 
     @property

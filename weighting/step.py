@@ -13,16 +13,13 @@ from torch import Tensor
 
 from lossrag import ConfigError
 from weighting.base import HypergradientSpec, Outer, State, Weighting
-from weighting.gradient_rows import GradientRows
+from weighting.gradient_rows import GradientRows, Gradients
 from weighting.inner import check_inner, inner_factors
+from weighting.losses import Losses, TaskGroup
 from weighting.record import StepRecord
 
-Closure = Callable[[], Tensor]
-JointClosure = Callable[[], Sequence[Tensor]]
-Losses = JointClosure | Sequence[Closure]
-"""Own inputs: one closure per task, each runs its own forward pass and returns a scalar. Shared input: one
-closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a stack,
-every task's backward pass would reach the heads of all others, to fetch zeros."""
+Take = Callable[[Sequence[int], Gradients], None]
+"""Receives the gradients of some tasks with respect to some parameters."""
 
 
 class MultiTaskStep:
@@ -65,6 +62,7 @@ class MultiTaskStep:
         self.state: State = weighting.init(len(self.tasks), self.device)
         self.count = 0
         self._rows = GradientRows(self.parameters, len(self.tasks))
+        self._position = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         if weighting.hypergradient is not None:
             check_inner(optimizer, weighting.hypergradient)
 
@@ -123,7 +121,7 @@ class MultiTaskStep:
 
     def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which the hypergradient needs afterwards (Eq. 9)."""
-        losses = torch.stack(list(self._per_task(support, self._rows.write)))
+        losses = self._per_task(support, self._rows.write)
         weights = self.weighting.weights(self.state, losses)
         for parameter, gradient in zip(self.parameters, self._rows.combine(weights / len(weights)), strict=True):
             parameter.grad = gradient
@@ -134,32 +132,57 @@ class MultiTaskStep:
         """D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10), row by row."""
         factors = inner_factors(self.optimizer, self.parameters, spec)
         divisor = 1 if spec.scale == "unit" else len(self.tasks)
-        D: list[Tensor] = []
+        D = self.parameters[0].new_zeros(len(self.tasks), len(self.tasks))
 
-        def add_row(task: int, gradients: Sequence[Tensor | None]) -> None:
-            D.append(self._rows.inner(gradients, factors, shared=spec.parameters == "shared") / -divisor)
+        def add_rows(tasks: Sequence[int], gradients: Gradients) -> None:
+            rows = self._rows.inner(gradients, factors, shared=spec.parameters == "shared")
+            D[tasks[0] : tasks[0] + len(tasks)] -= rows / divisor
 
-        losses = torch.stack(list(self._per_task(query, add_row)))
-        return losses, torch.stack(D)
+        return self._per_task(query, add_rows), D
 
-    def _per_task(self, losses: Losses, take: Callable[[int, Sequence[Tensor | None]], None]) -> Iterable[Tensor]:
-        """Yield each task's detached loss after handing its gradients to ``take``."""
+    def _per_task(self, losses: Losses, take: Take) -> Tensor:
+        """The detached losses (T,), after handing the gradients of every task to ``take``."""
         if callable(losses):
-            for task, loss in enumerate(self._all_losses(losses)):
-                yield self._take(task, loss, take, keep_graph=task < len(self.tasks) - 1)
-            return
-        self._check_count("loss closures", len(losses))
-        for task, closure in enumerate(losses):
-            yield self._take(task, self._scalar(task, closure()), take, keep_graph=False)
+            values = self._all_losses(losses)
+            for task, loss in enumerate(values):
+                self._take_one(task, loss, take, keep_graph=task < len(values) - 1)
+            return torch.stack([loss.detach() for loss in values])
+        values = []
+        for entry in losses:
+            if isinstance(entry, TaskGroup):
+                values += self._take_group(entry, take)
+            else:
+                loss = self._scalar(len(values), entry())
+                self._take_one(len(values), loss, take, keep_graph=False)
+                values.append(loss)
+        self._check_count("task losses", len(values))
+        return torch.stack([loss.detach() for loss in values])
 
-    def _take(
-        self, task: int, loss: Tensor, take: Callable[[int, Sequence[Tensor | None]], None], keep_graph: bool
-    ) -> Tensor:
-        take(task, torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True))
-        return loss.detach()
+    def _take_one(self, task: int, loss: Tensor, take: Take, keep_graph: bool) -> None:
+        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
+        take([task], {i: None if g is None else g.unsqueeze(0) for i, g in enumerate(gradients)})
+
+    def _take_group(self, group: TaskGroup, take: Take) -> list[Tensor]:
+        copies = [copy.detach().requires_grad_() for copy in group.copies()]
+        losses = [self._scalar(task, loss) for task, loss in zip(group.tasks, group.compute(copies), strict=True)]
+        private = [parameter for parameters in group.private for parameter in parameters]
+        gradients = torch.autograd.grad(torch.stack(losses).sum(), [*copies, *private], allow_unused=True)
+        own = dict(zip(map(id, private), gradients[len(copies) :], strict=True))
+        shared: Gradients = {i: None for i, p in enumerate(self.parameters) if id(p) not in own}
+        shared.update(zip((self._position[id(p)] for p in group.shared), gradients, strict=False))
+        take(group.tasks, shared)
+        for task, parameters in zip(group.tasks, group.private, strict=True):
+            mine = {self._position[id(p)]: own[id(p)] for p in parameters}
+            take([task], {i: None if g is None else g.unsqueeze(0) for i, g in mine.items()})
+        return losses
 
     def _all_losses(self, losses: Losses) -> list[Tensor]:
-        values = losses() if callable(losses) else [closure() for closure in losses]
+        if callable(losses):
+            values = losses()
+        else:
+            values = []
+            for entry in losses:
+                values += entry.compute(entry.copies()) if isinstance(entry, TaskGroup) else [entry()]
         if isinstance(values, Tensor):
             raise ConfigError(
                 f"MultiTaskStep: expected a list of {len(self.tasks)} scalar losses, got a tensor of shape "

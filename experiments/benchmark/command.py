@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,12 +35,18 @@ SUBJECTS.add("step", Subject(StepBenchmark, run_step))
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag benchmark` with these arguments; the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
         console.print(_help(), highlight=False, markup=False)
         return 0
     subject = SUBJECTS[arguments[0]]
     values = _values(arguments[1:])
     output = Path(str(values.pop("output", "benchmark.json")))
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ConfigError(f"Cannot write output={output}: name a file in a folder that exists and can be written.")
+    for option in fields(subject.options):
+        # one number will do for a list of them
+        if isinstance(option.default, tuple) and isinstance(values.get(option.name), int):
+            values[option.name] = [values[option.name]]
     results = subject.run(build(subject.options, values, arguments[0]))
     console.print(_table(arguments[0], results))
     write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")

@@ -15,6 +15,8 @@ from experiments.benchmark.paired import paired_ratio
 from experiments.benchmark.result import Result
 from experiments.config.schema import MachineConfig
 from experiments.machine import apply_machine
+from experiments.task_groups import task_losses
+from lossrag import ConfigError
 from models import MultiTaskModel, TextCNN
 from weighting import MetaWeighting, MultiTaskStep, Uniform
 
@@ -33,6 +35,15 @@ class StepBenchmark:
     pairs: int = 9
     device: str = "cpu"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        lowest = {"batch": max([1, *self.tasks]), "words": 2, "pairs": 2}
+        for name in ("batch", "length", "vectors", "filters", "words", "pairs", "threads"):
+            value = getattr(self, name)
+            if value < lowest.get(name, 1):
+                raise ConfigError(f"step.{name} must be {lowest.get(name, 1)} or more, got {value}.")
+        if not self.tasks or min(self.tasks) < 1:
+            raise ConfigError(f"step.tasks must list numbers of tasks from 1 up, e.g. tasks=[4,14], got {self.tasks}.")
 
 
 def run_step(options: StepBenchmark) -> list[Result]:
@@ -97,8 +108,8 @@ def _step(
     query_words, query_labels = batch(query_rows)
     if isinstance(method, Uniform):
         return lambda: step(lambda: [loss(out, y) for out, y in zip(model.forward_joint(words), labels, strict=True)])
-    support = [lambda t=t: loss(model(words[t], t), labels[t]) for t in range(tasks)]
-    query = [lambda t=t: loss(model(query_words[t], t), query_labels[t]) for t in range(tasks)]
+    support = task_losses(model, words, lambda t, out: loss(out, labels[t]))
+    query = task_losses(model, query_words, lambda t, out: loss(out, query_labels[t]))
     return lambda: step(support, query)
 
 

@@ -31,8 +31,10 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     for override in choices:
         check_choice(override)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        preset = _compose([override for override in choices if override.key_or_group == "experiment"])
-        known = _without_leftovers(_compose(choices), preset, [])
+        known = _compose(choices)
+        presets = [override for override in choices if override.key_or_group == "experiment"]
+        preset = known if presets == choices else _compose(presets)
+        known = _without_leftovers(known, preset, [])
         for override in values:
             check_key(override, known)
         return _without_leftovers(_compose(parsed), preset, values)

@@ -23,9 +23,12 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parsed = []
     for text in overrides:
         try:
-            parsed += parser.parse_overrides([text])
+            (override,) = parser.parse_overrides([text])
         except HydraException:
-            raise ConfigError(f"Cannot read {text!r}: write key=value, e.g. weighting.alpha=0.5") from None
+            override = None
+        if override is None or not override.key_or_group:
+            raise ConfigError(f"Cannot read {text!r}: write key=value, e.g. weighting.alpha=0.5")
+        parsed.append(override)
     return parsed
 
 
@@ -59,7 +62,7 @@ def check_key(override: Override, known: DictConfig) -> None:
     if override.is_delete():
         raise ConfigError(f"{override.input_line}: {key} cannot be deleted: set it to another value, {key}=...")
     if isinstance(current, DictConfig):
-        example = f"{key}.{next(iter(current))}"
+        example = f"{key}.{next(iter(current))!s}"
         raise ConfigError(f"{override.input_line}: {key} is a section: set one of its keys, e.g. {example}=...")
     if section in GROUPS and option == "name":
         raise ConfigError(f"{key} is chosen with {section}=NAME: one of {', '.join(GROUPS[section])}")

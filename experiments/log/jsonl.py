@@ -7,11 +7,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lossrag import CheckpointError
+
 
 class JsonLines:
-    """Appends points to a file; ``offset`` bytes of an earlier session are kept, later ones dropped."""
+    """Appends points to a file; ``offset`` bytes of an earlier session are kept, later ones dropped.
+
+    Raises CheckpointError when the file has fewer.
+    """
 
     def __init__(self, path: Path, offset: int) -> None:
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:
+            raise CheckpointError(
+                f"{path} has {size} bytes, but its checkpoint continues it from byte {offset}: restore it, or delete "
+                f"{path.parent / 'checkpoints'} to start the run over."
+            )
         self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
         self._file.truncate(offset)
 

@@ -19,10 +19,11 @@ HPARAM_METRIC = "test/score_mean"
 
 
 class TensorBoard:
-    """Writes one run; ``resumed`` is the last step of an earlier session, whose later points are purged."""
+    """Writes one run. Of an earlier session, the points from step ``resumed`` on are dropped: those of that very
+    step may have been logged in part, or after the checkpoint."""
 
     def __init__(self, folder: Path, resumed: int) -> None:
-        self._writer = SummaryWriter(str(folder), purge_step=resumed + 1 if resumed else None)
+        self._writer = SummaryWriter(str(folder), purge_step=resumed if any(folder.glob("*")) else None)
 
     def describe(self, settings: Mapping[str, Any], tasks: Sequence[Task]) -> None:
         """What the run is: the resolved configuration as text and hyperparameters, and the chart layout."""

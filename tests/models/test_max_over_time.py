@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.max_over_time import covers, dense, margin, max_over_time
+from models.max_over_time import covers, dense, margin, max_over_time, max_over_time_by_segment
 
 
 def problem(sizes=(5, 3, 7), filters=(4, 6, 3), documents=6, length=17, width=5, dtype=torch.float64, seed=0):
@@ -34,8 +34,8 @@ def dense_form(words, *weights):
 
 def assert_equal(got, expected, tolerance=1e-12):
     for a, b in zip(got, expected, strict=True):
-        a, b = a.detach(), b.detach()
-        assert float((a - b).abs().max()) <= tolerance * (1 + float(b.abs().max()))
+        error, scale = (a - b).detach().abs().max(), b.detach().abs().max()
+        assert float(error) <= tolerance * (1 + float(scale))
 
 
 @settings(deadline=None, max_examples=40)
@@ -118,11 +118,17 @@ def test_tied_windows_give_the_same_weight_gradients():
     assert_equal(fast, torch.autograd.grad(dense_form(*inputs).square().sum(), inputs[1:]))
 
 
-def test_bfloat16_is_near():
-    inputs = [tensor.detach().bfloat16() for tensor in problem()]
-    assert max_over_time(inputs[0], inputs[1:]).dtype == torch.bfloat16
-    exact = dense_form(*[tensor.double() for tensor in inputs])
-    assert float((max_over_time(inputs[0], inputs[1:]) - exact).norm() / exact.norm()) < 0.01
+def test_bfloat16_is_near(monkeypatch):
+    words, *weights = problem(dtype=torch.float32)
+    exact = dense_form(words, *weights)
+    for path in (True, False):
+        near = max_over_time(words, weights, torch.bfloat16)
+        assert near.dtype == torch.float32
+        assert 0 < float(((near - exact).norm() / exact.norm()).detach()) < 0.01
+        gradients = torch.autograd.grad(near.sum(), [words, *weights])
+        assert all(g.dtype == torch.float32 and bool(torch.isfinite(g).all()) for g in gradients)
+        if path:
+            monkeypatch.setattr("models.max_over_time.covers", lambda *_: False)
 
 
 class TestPlainPath:
@@ -138,3 +144,45 @@ class TestPlainPath:
 
     def test_no_documents(self):
         assert max_over_time(torch.zeros(0, 9, 3), [torch.zeros(4, 3, 3)]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 3, 2], [6]])
+@pytest.mark.parametrize("plain", [False, True])
+def test_segments_keep_their_gradients_apart(sizes, plain, monkeypatch):
+    words, *weights = problem(documents=6)
+    copies = [w.detach().expand(len(sizes), *w.shape).requires_grad_() for w in weights]
+    if plain:
+        monkeypatch.setattr("models.max_over_time.covers", lambda *_: False)
+    pooled = max_over_time_by_segment(words, copies, sizes)
+    assert_equal([pooled], [dense_form(words, *weights)])
+    by_copy = torch.autograd.grad(pooled.square().sum(), [words, *copies])
+    start = 0
+    for segment, size in enumerate(sizes):
+        part = words[start : start + size]
+        alone = torch.autograd.grad(dense_form(part, *weights).square().sum(), [words, *weights])
+        assert_equal([g[segment] for g in by_copy[1:]], alone[1:])
+        assert_equal([by_copy[0][start : start + size]], [alone[0][start : start + size]])
+        start += size
+
+
+def test_segments_in_forward_mode_and_a_second_backward_pass():
+    words, *weights = [t.detach() for t in problem(documents=5)]
+    sizes = [2, 3]
+
+    def fast(words, *copies):
+        return max_over_time_by_segment(words, copies, sizes)
+
+    def plain(words, *copies):
+        parts = words.split(sizes)
+        return torch.cat([dense(part, [copy[s] for copy in copies]) for s, part in enumerate(parts)])
+
+    inputs = (words, *[w.expand(2, *w.shape).clone() for w in weights])
+    tangents = tuple(torch.randn(t.shape, dtype=t.dtype) for t in inputs)
+    assert_equal(torch.func.jvp(fast, inputs, tangents), torch.func.jvp(plain, inputs, tangents))
+    leaves = [t.clone().requires_grad_() for t in inputs]
+
+    def penalty(form):
+        gradients = torch.autograd.grad(form(*leaves).square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in gradients), leaves)
+
+    assert_equal(penalty(fast), penalty(plain))

@@ -135,7 +135,7 @@ def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
     ("options", "message"),
     [
         ({"edition": "strip"}, "Unknown tasks.edition 'strip': did you mean 'stripped'"),
-        ({"vectors": "word2vec"}, "'glove' or 'random', not 'word2vec'"),
+        ({"vectors": "word2vec"}, "Unknown tasks.vectors 'word2vec'"),
         ({"dim": 64}, "50, 100, 200 and 300 dimensions, not tasks.dim=64"),
         ({"max_tokens": 0}, "tasks.max_tokens is a whole number from 1 up, not 0"),
         ({"limit": -3}, "tasks.limit is a whole number"),

@@ -1,0 +1,1 @@
+"""The `lossrag` command: configuration, training, checkpoints, logs, benchmarks."""

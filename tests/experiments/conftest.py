@@ -1,0 +1,248 @@
+"""Runs of the command line: in this process, in a process of its own, and in processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.checkpoint import load_checkpoint
+from experiments.cli import run
+from lossrag import ConfigError
+from tasks import SUITES, Examples, Suite, SuiteEntry, Task, TokenInputs
+
+SMALL = ["experiment=digits", "train.epochs=2", "train.batch_size=256"]
+"""Two epochs of five or six steps."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one message of a mistake."""
+        assert self.code == 2, self
+        assert self.err.startswith("error: "), self.err
+        assert "Traceback" not in self.err
+        return self.err.removeprefix("error: ")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    """No data of this machine, no cache, one thread, and nothing written into the checkout."""
+    monkeypatch.delenv("LOSSRAG_DATA", raising=False)
+    monkeypatch.setenv("LOSSRAG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def lossrag(capsys) -> Callable[..., Result]:
+    """`lossrag ARGUMENTS` in this process."""
+
+    def call(*arguments: str) -> Result:
+        capsys.readouterr()
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def train(lossrag, tmp_path) -> Callable[..., Path]:
+    """A small digits run with these overrides; its directory."""
+
+    def call(*overrides: str, root: Path = tmp_path / "runs") -> Path:
+        before = set(root.glob("*"))
+        result = lossrag("train", *SMALL, f"run.root={root}", *overrides)
+        assert result.code == 0, result
+        (new,) = set(root.glob("*")) - before
+        return new
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The directory of one finished small run, to be read only."""
+    root = tmp_path_factory.mktemp("finished")
+    assert run(["train", *SMALL, f"run.root={root}", "log.figures_every=1"]) == 0
+    (directory,) = root.iterdir()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The installed console command, in a process of its own."""
+
+    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        script = Path(sys.executable).with_name("lossrag")
+        line = [str(script)] if script.exists() else [sys.executable, "-c", "from experiments.cli import main; main()"]
+        return subprocess.run([*line, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
+
+    return call
+
+
+# Imports once, then forks a process for every session, which sends itself a signal before the n-th call of a function.
+FORKER = """
+import json, os, signal, sys, tempfile, time, traceback
+import experiments.benchmark, experiments.log, experiments.state, experiments.train
+import sklearn.datasets
+from experiments.cli import run
+from experiments.log import JsonLines
+from weighting import MultiTaskStep
+
+# the picture is no part of what is compared, and takes half of a session's time
+experiments.train.plot_trajectories = lambda *_: None
+PLACES = {
+    "step": (MultiTaskStep, "__call__"),
+    "line": (JsonLines, "write"),
+    "save": (experiments.state, "save_checkpoint"),
+    "rename": (os, "replace"),
+    "figure": (experiments.train, "plot_trajectories"),
+    "summary": (experiments.train, "write_summary"),
+    "refit": (experiments.train, "refit"),
+    "test": (experiments.train.Problem, "evaluate"),
+}
+
+def arm(place, number, name):
+    owner, attribute = PLACES[place]
+    original, calls = getattr(owner, attribute), [0]
+    def signalling(*arguments, **options):
+        calls[0] += 1
+        if calls[0] == number:
+            os.kill(os.getpid(), getattr(signal, name))
+        return original(*arguments, **options)
+    setattr(owner, attribute, signalling)
+
+# what every session would have to warm up for itself: Hydra's grammar, fonts, the data
+with tempfile.TemporaryDirectory() as folder:
+    sys.stdout, terminal = open(os.devnull, "w"), sys.stdout
+    assert run(["train", "experiment=digits", "train.epochs=1", "train.batch_size=2000", f"run.root={folder}"]) == 0
+    sys.stdout = terminal
+
+for line in sys.stdin:
+    codes = []
+    for session in json.loads(line):
+        time.sleep(session.get("wait", 0))
+        child = os.fork()
+        if child == 0:
+            sys.stdout = sys.stderr = open(session["log"], "a")
+            if session.get("place"):
+                arm(session["place"], session["number"], session.get("signal", "SIGKILL"))
+            try:
+                code = run(session["arguments"])
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps(codes), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def sessions(tmp_path_factory) -> Iterator[Callable[[list[dict[str, Any]]], list[int]]]:
+    """Run command lines one after the other, each a dictionary with ``arguments``; their exit codes.
+
+    With ``place`` and ``number`` the process sends itself ``signal`` (SIGKILL) before that call of that function.
+    """
+    log = tmp_path_factory.mktemp("sessions") / "log"
+    line = [sys.executable, "-c", FORKER]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=log.parent
+    ) as forker:
+        assert forker.stdin is not None
+        assert forker.stdout is not None
+
+        def call(plan: list[dict[str, Any]]) -> list[int]:
+            print(json.dumps([{"log": str(log), **session} for session in plan]), file=forker.stdin, flush=True)
+            codes = json.loads(forker.stdout.readline())
+            assert 1 not in codes, log.read_text()
+            return codes
+
+        yield call
+        forker.stdin.close()
+
+
+def _plain(meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in meta.items() if key != "seconds"}
+
+
+@pytest.fixture(scope="session")
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """Two run directories hold the same run, bit for bit."""
+
+    def check(first: Path, second: Path) -> None:
+        for name in ("last", "best"):
+            (a, meta_a), (b, meta_b) = (
+                load_checkpoint(path / "checkpoints" / f"{name}.safetensors") for path in (first, second)
+            )
+            assert a.keys() == b.keys()
+            for key, tensor in a.items():
+                assert tensor.dtype == b[key].dtype
+                assert torch.equal(tensor, b[key]), (name, key)
+            assert _plain(meta_a) == _plain(meta_b)
+        assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+        summaries = [json.loads((path / "summary.json").read_text()) for path in (first, second)]
+        for summary in summaries:
+            del summary["seconds"], summary["directory"]
+        assert summaries[0] == summaries[1]
+
+    return check
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """A suite of token sequences with inputs of their own for every task."""
+
+    rho: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rho < 1:
+            raise ConfigError(f"tasks.rho must be in (0, 1), got {self.rho}.")
+
+
+def load_toy(config: ToyConfig) -> Suite:
+    generator = torch.Generator().manual_seed(config.seed)
+    tasks = (Task("two", "classification", 2), Task("three", "classification", 3), Task("value", "regression", 1))
+
+    def examples(task: Task, rows: int) -> Examples:
+        lengths = torch.randint(1, 12, (rows,), generator=generator)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        classes = torch.arange(rows) % max(task.outputs, 2)
+        ids = torch.randint(1, 20, (int(lengths.sum()),), generator=generator)
+        ids[offsets[:-1]] = 1 + classes  # the first word tells the class
+        targets = classes if task.kind == "classification" else classes[:, None].float()
+        return Examples(TokenInputs(ids, offsets), targets)
+
+    sizes = {"support": (24, 30, 18), "query": (9, 6, 8), "validation": (8, 9, 6), "test": (8, 9, 6)}
+    splits = {
+        name: tuple(examples(task, n) for task, n in zip(tasks, rows, strict=True)) for name, rows in sizes.items()
+    }
+    vectors = torch.randn(20, 5, generator=generator)
+    vectors[0] = 0
+    return Suite("toy", "made up", tasks, False, splits, vectors=vectors)
+
+
+@pytest.fixture
+def toy(monkeypatch) -> None:
+    """The suite ``tasks=toy``."""
+    monkeypatch.setitem(SUITES._entries, "toy", SuiteEntry(ToyConfig, load_toy))

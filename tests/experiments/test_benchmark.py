@@ -1,0 +1,106 @@
+"""The benchmark command: its file, its mistakes, its arithmetic. No wall-clock is asserted."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from experiments.benchmark.paired import paired_ratio
+from experiments.benchmark.result import Result
+from experiments.benchmark.step import StepBenchmark, routines
+
+TINY = ["batch=8", "length=12", "vectors=4", "filters=2", "words=50", "pairs=2"]
+
+
+def test_step(lossrag, tmp_path):
+    output = tmp_path / "out.json"
+    result = lossrag("benchmark", "step", "tasks=[2]", *TINY, f"output={output}")
+    assert result.code == 0, result
+    assert "ratio" in result.out
+    assert str(output) in result.out
+    rows = json.loads(output.read_text())
+    assert len(rows) == 3
+    for row in rows:
+        assert {"subject", "case", "ratio", "spread", "unit"} <= row.keys()
+        assert row["subject"] == "step"
+    timed, memory = rows[:2], rows[2]
+    assert [row["floor"] for row in timed] == [2.0, 1.25]
+    assert "memory" in memory["case"]
+    assert memory["matrix_mb"] >= 0
+
+
+def test_trainable_vectors_and_the_default_output(lossrag, tmp_path, monkeypatch):
+    """Memory is measured in processes of their own, which takes seconds: once above is enough."""
+    row = Result("step", "memory", 1.0, 0.0, "x")
+    monkeypatch.setattr("experiments.benchmark.step._memory", lambda *_: row)
+    assert lossrag("benchmark", "step", "tasks=2", "trainable=true", *TINY).code == 0
+    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 3
+
+
+MISTAKES = {
+    "stpe": ["did you mean 'step'"],
+    "step pairz=3": ["did you mean 'pairs'"],
+    "step tasts=3": ["did you mean 'tasks'"],
+    "step foo": ["write key=value"],
+    "step pairs=abc": ["step.pairs"],
+    "step pairs=1": ["step.pairs", "2"],
+    "step tasks=[0]": ["step.tasks"],
+    "step tasks=[]": ["step.tasks"],
+    "step tasks=[9] batch=8": ["step.batch", "9"],
+    "step batch=0": ["step.batch"],
+    "step words=1": ["step.words"],
+    "step length=0": ["step.length"],
+    "step threads=0": ["step.threads"],
+    "step device=foo": ["device"],
+    "step output=/nonexistent/x.json": ["output=/nonexistent/x.json"],
+    "step output=.": ["output=."],
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes(lossrag, line):
+    error = lossrag("benchmark", *line.split()).error
+    for part in MISTAKES[line]:
+        assert part in error
+
+
+def test_paired_ratio_on_a_clock_that_jumps(monkeypatch):
+    """A slow spell hits both routines of a pair; the ratio does not see it."""
+    now = [0.0]
+    speed = iter([1, 1, 1, 1, 50, 50, 1, 1, 7, 7, 1, 1, 1, 1])
+    monkeypatch.setattr("experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def routine(cost):
+        def run():
+            now[0] += cost * next(speed)
+
+        return run
+
+    result = paired_ratio(routine(3.0), routine(2.0), pairs=5, warmup=2)
+    assert result.ratio == pytest.approx(1.5)
+    assert result.spread == pytest.approx(0.0, abs=1e-9)
+    assert result.milliseconds == pytest.approx((3000.0, 2000.0))
+    assert next(speed, None) is None
+
+
+def test_paired_ratio_is_the_median_of_ratios(monkeypatch):
+    now = [0.0]
+    costs = iter([1.0, 1.0, 4.0, 2.0, 9.0, 1.0])
+    monkeypatch.setattr("experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def routine():
+        now[0] += next(costs)
+
+    result = paired_ratio(routine, routine, pairs=3, warmup=0)
+    assert result.ratio == pytest.approx(2.0)
+    assert result.spread == pytest.approx(8.0)
+
+
+def test_routines_are_steps_of_both_methods():
+    options = StepBenchmark((2,), batch=8, length=12, vectors=4, filters=2, words=50)
+    uniform, meta, floor = routines(options, 2, 0.5)
+    assert floor == 1.5
+    assert uniform().query_losses is None
+    assert meta().query_losses.shape == (2,)

@@ -1,0 +1,209 @@
+"""Composition of a configuration: what is accepted, and that every mistake gets one message with a way out."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.config import experiment_names, load_config, run_id
+from experiments.config.groups import GROUPS
+from lossrag import ConfigError
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_preset_composes(name):
+    config, settings = load_config([f"experiment={name}"])
+    assert settings["preset"] == name
+    assert config.weighting.name == "metaweighting"
+
+
+def test_the_default_preset_is_the_quick_one():
+    assert load_config([])[1] == load_config(["experiment=topic_quick"])[1]
+
+
+def test_the_paper_preset_has_the_numbers_of_the_paper():
+    _, settings = load_config(["experiment=topic_paper"])
+    assert settings["tasks"]["dim"] == 300
+    assert settings["tasks"]["rho"] == 0.1
+    assert settings["train"] | {"epochs": 3000, "batch_size": 256} == settings["train"]
+    assert settings["weighting"] | {"alpha": 0.5, "scale": "paper", "constraint": "none"} == settings["weighting"]
+    assert settings["optimizer"] | {"name": "adam", "lr": 1e-3} == settings["optimizer"]
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group]])
+def test_every_choice_composes_over_a_preset(group, name):
+    """What the preset says about another choice of the group does not get in the way."""
+    extra = ["model.sharing=none"] if name == "single_task" else []
+    for preset in ("digits", "topic_quick"):
+        assert load_config([f"experiment={preset}", f"{group}={name}", *extra])[1][group]["name"] == name
+
+
+def test_another_choice_starts_from_its_own_defaults():
+    """The preset's alpha, filters and edition belong to the preset's own choices."""
+    overrides = ["experiment=topic_quick", "tasks=digits", "tasks.rho=0.3", "model=mlp", "model.hidden=[5]", "seed=4"]
+    _, settings = load_config(overrides)
+    assert settings["tasks"] == {"name": "digits", "rho": 0.3, "validation": 0.1, "seed": 4}
+    assert settings["model"] == {"name": "mlp", "sharing": "hard", "hidden": [5], "dropout": 0.0}
+    assert settings["weighting"]["alpha"] == 0.02
+
+
+def test_seed_and_data_root_reach_the_suite():
+    config, _ = load_config(["seed=7", "data.root=/somewhere"])
+    assert (config.seed, config.tasks.options.seed, config.tasks.options.root) == (7, 7, "/somewhere")
+
+
+SPELLING = {
+    "experiment=digit": "'digits'",
+    "tasks=newsgroup": "'newsgroups'",
+    "model=textcn": "'textcnn'",
+    "weighting=metaweigthing": "'metaweighting'",
+    "weigting=uniform": "'weighting'",
+    "expriment=digits": "'experiment'",
+    "sed=1": "'seed'",
+    "epochs=3": "'train.epochs'",
+    "epoch=3": "'train.epochs'",
+    "batch_sise=3": "batch_size'",
+    "tasks.rhoo=0.1": "'tasks.rho'",
+    "tasks.edition=raww": "'raw'",
+    "model.filers=3": "'model.filters'",
+    "weighting.alhpa=1": "'weighting.alpha'",
+    "weighting.scale=unti": "'unit'",
+    "weighting.solver=papr": "'paper'",
+    "weighting.constraint=simplx": "'simplex'",
+    "optimizer.lrr=1": "'optimizer.lr'",
+    "optimizer.name=sdg": "'sgd'",
+    "loss.classification=crossentropy": "'cross_entropy'",
+    "loss.clasification=cross_entropy": "'loss.classification'",
+    "outer.classification=one_minus_": "'one_minus_p'",
+    "outer.batchsize=1": "'outer.batch_size'",
+    "train.epohcs=1": "'train.epochs'",
+    "+train.epohcs=1": "'train.epochs'",
+    "++train.epohcs=1": "'train.epochs'",
+    "~train.epohcs": "'train.epochs'",
+    "data.rot=x": "'data.root'",
+    "machine.devise=cpu": "'machine.device'",
+    "run.rot=x": "'run.root'",
+    "log.every_step=1": "'log.every_steps'",
+}
+
+
+@pytest.mark.parametrize("override", SPELLING)
+def test_misspelt(override):
+    with pytest.raises(ConfigError, match=r"did you mean .*") as caught:
+        load_config([override])
+    assert SPELLING[override] in str(caught.value).partition("did you mean")[2]
+
+
+IMPOSSIBLE = {
+    "tasks.rho=0": "rho",
+    "tasks.rho=1": "rho",
+    "tasks.rho=1.5": "rho",
+    "tasks.rho=-0.1": "rho",
+    "tasks.rho=nan": "rho",
+    "tasks.rho=abc": "tasks.rho",
+    "tasks.validation=0": "validation",
+    "tasks.dim=7": "dim",
+    "weighting.alpha=0": "alpha",
+    "weighting.alpha=-1": "alpha",
+    "weighting.alpha=nan": "alpha",
+    "weighting.alpha=inf": "alpha",
+    "weighting.iterations=0": "iterations",
+    "train.batch_size=0": "train.batch_size",
+    "train.batch_size=-3": "train.batch_size",
+    "train.epochs=0": "train.epochs",
+    "train.epochs=abc": "train.epochs",
+    "train.epochs=1.5": "train.epochs",
+    "train.epochs=": "train.epochs",
+    "train.epochs=null": "train.epochs",
+    "train.query_for_baselines=some": "'support'",
+    "outer.batch_size=0": "outer.batch_size",
+    "optimizer.lr=-1": "optimizer.lr",
+    "optimizer.lr=0": "optimizer.lr",
+    "optimizer.lr=nan": "optimizer.lr",
+    "optimizer.momentum=1": "optimizer.momentum",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay",
+    "optimizer.weight_decay=inf": "optimizer.weight_decay",
+    "optimizer.vectors_lr_factor=0": "optimizer.vectors_lr_factor",
+    "loss.classification=null": "loss.classification",
+    "loss.classification=squared_error": "choose from cross_entropy",
+    "loss.regression=cross_entropy": "choose from squared_error",
+    "outer.regression=one_minus_p": "choose from squared_error",
+    "model.dropout=1": "dropout",
+    "model.sharing=soft": "'hard' or 'none'",
+    "weighting=single_task": "add model.sharing=none",
+    "machine.threads=0": "machine.threads",
+    "run.checkpoint_seconds=-1": "run.checkpoint_seconds",
+    "run.again=maybe": "run.again",
+    "log.every_steps=0": "log.every_steps",
+    "log.figures_every=0": "log.figures_every",
+    "seed=-1": "seed must be a whole number from 0",
+    "seed=1.5": "seed",
+    "seed=abc": "seed",
+    "seed=null": "seed",
+    "seed=true": "seed",
+    f"seed={2**32}": "seed",
+    "run.root=${nowhere}": "nowhere",
+}
+
+
+@pytest.mark.parametrize("override", IMPOSSIBLE)
+def test_impossible_values(override):
+    with pytest.raises(ConfigError) as caught:
+        load_config([override])
+    assert IMPOSSIBLE[override] in str(caught.value)
+
+
+MALFORMED = {
+    "train.epochs": "write key=value",
+    "weighting.alpha=[1": "write key=value",
+    "a=b=c": "write key=value",
+    "--epochs": "write key=value",
+    "-m": "write key=value",
+    "": "write key=value",
+    "=3": "write key=value",
+    "seed=1,2": "cannot be composed",
+    "experiment=digits,topic_quick": "one name",
+    "experiment=[digits]": "one name",
+    "experiment=null": "one name",
+    "weighting=null": "one name",
+    "weighting={alpha: 3}": "one name",
+    "train=5": "train is a section",
+    "train=null": "train is a section",
+    "optimizer=sgd": "optimizer is a section",
+    "~train": "cannot be deleted",
+    "~seed": "cannot be deleted",
+    "~train.epochs": "cannot be deleted",
+    "~weighting": "cannot do without weighting",
+    "+train.epochs=2": "already",
+    "+nothing=1": "Unknown key 'nothing'",
+    "tasks@x=digits": "tasks",
+    "seed.x=1": "Unknown key",
+    "hydra.run.dir=x": "Unknown key",
+    "weighting.name=uniform": "weighting=NAME",
+}
+
+
+@pytest.mark.parametrize("override", MALFORMED)
+def test_malformed_overrides(override):
+    with pytest.raises(ConfigError) as caught:
+        load_config([override])
+    assert MALFORMED[override] in str(caught.value)
+
+
+def test_option_of_another_method():
+    with pytest.raises(ConfigError, match="weighting=uniform has no options"):
+        load_config(["experiment=digits", "weighting=uniform", "weighting.alpha=0.1"])
+
+
+def test_without_preset():
+    _, settings = load_config(["~experiment"])
+    assert settings["preset"] == "custom"
+
+
+@pytest.mark.parametrize("preset", experiment_names())
+def test_resolved_configuration_is_plain_and_composes_again(preset):
+    """What `--cfg` prints: nothing left to resolve, and the same run when given back."""
+    _, settings = load_config([f"experiment={preset}"])
+    again = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(settings))))
+    assert again == settings
+    assert run_id(again) == run_id(settings)

@@ -1,0 +1,143 @@
+"""A loss that is no longer finite ends the run with its task and step; the last good checkpoint stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.checkpoint import load_checkpoint
+from lossbank import LOSSES
+
+STEPS = 5
+
+
+def turn_nan(monkeypatch, name, after):
+    """From its ``after``-th call on the loss is NaN."""
+    calls = [0]
+    loss = LOSSES[name]
+
+    def function(logits, targets):
+        calls[0] += 1
+        return loss(logits, targets) * (float("nan") if calls[0] >= after else 1.0)
+
+    monkeypatch.setitem(LOSSES._entries, name, replace(loss, function=function))
+
+
+def assert_good(directory, step):
+    tensors, _ = load_checkpoint(directory / "checkpoints" / "last.safetensors")
+    assert int(tensors["step/count"]) == step
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+    assert not (directory / "summary.json").exists()
+
+
+@pytest.fixture
+def small(tmp_path):
+    directory = tmp_path / "run"
+    overrides = [
+        "experiment=digits",
+        "train.epochs=2",
+        "train.batch_size=256",
+        "run.checkpoint_seconds=0",
+        "log.tensorboard=false",
+    ]
+    return directory, ["train", *overrides, f"run.dir={directory}"]
+
+
+# two calls a step with an outer problem (support, query), one call per evaluation
+@pytest.mark.parametrize(
+    ("after", "what", "step"),
+    [
+        (3, "support loss", 2),
+        (6, "query loss", 3),
+        (2 * STEPS + 1, "validation loss", STEPS),
+        (2 * STEPS + 2, "support loss", STEPS + 1),
+    ],
+)
+def test_metaweighting(small, lossrag, monkeypatch, after, what, step):
+    directory, line = small
+    with monkeypatch.context() as patch:
+        turn_nan(patch, "squared_error", after)
+        error = lossrag(*line).error
+    assert f"Step {step}" in error
+    assert what in error
+    assert "centre" in error
+    assert "digit" not in error
+    assert "last good checkpoint" in error
+    assert_good(directory, step if "validation" in what else step - 1)
+    assert lossrag(*line).code == 0
+
+
+def test_uniform(small, lossrag, monkeypatch):
+    directory, line = small
+    line = [*line, "weighting=uniform"]
+    with monkeypatch.context() as patch:
+        turn_nan(patch, "squared_error", 3)
+        error = lossrag(*line).error
+    assert "Step 3" in error
+    assert "centre" in error
+    assert_good(directory, 2)
+    assert lossrag(*line).code == 0
+
+
+def test_several_tasks(small, lossrag, monkeypatch):
+    _, line = small
+    with monkeypatch.context() as patch:
+        turn_nan(patch, "cross_entropy", 1)
+        error = lossrag(*line).error
+    assert "Step 1" in error
+    assert all(name in error for name in ("digit", "parity", "loops"))
+    assert "centre" not in error
+
+
+@pytest.mark.parametrize("weighting", ["metaweighting", "uniform"])
+@pytest.mark.parametrize("rate", ["1e20", "1e38"])
+def test_learning_rate_far_too_large(small, lossrag, weighting, rate):
+    directory, line = small
+    error = lossrag(*line, "optimizer.name=sgd", f"optimizer.lr={rate}", f"weighting={weighting}").error
+    assert "Step " in error
+    assert any(task in error for task in ("digit", "parity", "loops", "centre"))
+    last = directory / "checkpoints" / "last.safetensors"
+    if last.exists():
+        tensors, _ = load_checkpoint(last)
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def test_parameters_that_turn_nan_are_not_saved(small, lossrag, monkeypatch):
+    """A gradient that is NaN while its loss is not: the checkpoint of before stays, the next step names the tasks."""
+    from weighting import MultiTaskStep
+
+    directory, line = small
+    original = MultiTaskStep.__call__
+
+    def poison(self, *arguments):
+        record = original(self, *arguments)
+        if self.count == 3:
+            with torch.no_grad():
+                self.parameters[0].view(-1)[0] = float("nan")
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiTaskStep, "__call__", poison)
+        error = lossrag(*line, "weighting=uniform").error
+    assert "Step 4" in error
+    assert_good(directory, 2)
+    assert lossrag(*line, "weighting=uniform").code == 0
+
+
+def test_seldom_read_values_are_checked_before_every_checkpoint(small, lossrag, monkeypatch):
+    directory, line = small
+    with monkeypatch.context() as patch:
+        turn_nan(patch, "squared_error", 5)
+        error = lossrag(*line, "log.every_steps=1000").error
+    assert "Step 3" in error
+    assert_good(directory, 2)
+
+
+def test_nan_in_the_refit(small, lossrag, monkeypatch):
+    _, line = small
+    with monkeypatch.context() as patch:
+        # two epochs of the run: two calls a step and one validation each; then the refit
+        turn_nan(patch, "squared_error", 2 * (2 * STEPS + 1) + 2)
+        assert "centre" in lossrag(*line, "train.refit=true").error

@@ -1,0 +1,145 @@
+"""A run that was killed, however often and wherever, ends with the same bits as an undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from experiments.checkpoint import load_checkpoint
+from experiments.log import read_points
+
+STEPS, EPOCHS = 5, 3
+RUN = ["train", "experiment=digits", f"train.epochs={EPOCHS}", "train.batch_size=256"]
+QUICK = "log.tensorboard=false"
+BOARD = "log.figures_every=2"
+KILLED, TERMINATED = -9, 143
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, sessions) -> Path:
+    """The run that all others must equal; it writes no checkpoint before its end."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert sessions([{"arguments": [*RUN, f"run.dir={directory}", "run.checkpoint_seconds=1e9", BOARD]}]) == [0]
+    assert len([p for p in read_points(directory / "metrics.jsonl") if "weight/digit" in p]) == STEPS * EPOCHS
+    return directory
+
+
+def plan(directory, stops, *overrides, board=QUICK):
+    """One session per stop, then one to the end."""
+    arguments = [*RUN, f"run.dir={directory}", board, *overrides]
+    return [{"arguments": arguments, **stop} for stop in [*stops, {}]]
+
+
+def test_identical_runs_are_equal(undisturbed, tmp_path, sessions, assert_same_run):
+    assert sessions(plan(tmp_path / "run", [], "run.checkpoint_seconds=0")) == [0]
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_killed_at_every_step(undisturbed, tmp_path, sessions, assert_same_run):
+    """Every session gets one step further, so every step is a first step after a resume."""
+    stops = [{"place": "step", "number": 2}] * (STEPS * EPOCHS - 1)
+    codes = sessions(plan(tmp_path / "run", stops, "run.checkpoint_seconds=0"))
+    assert codes == [KILLED] * len(stops) + [0]
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+ONCE = [
+    # before the first checkpoint, the last step of an epoch, the first of the next
+    *[("step", number, 0) for number in (1, STEPS + 1)],
+    # with checkpoints now and then, and none at all before the end
+    *[("step", number, seconds) for number, seconds in ((12, 0.03), (9, 1e9))],
+    # between the two checkpoint files, before one gets its name, around the end of an epoch, at the end
+    *[("save", number, 0) for number in (STEPS + 1, STEPS + 2)],
+    *[("rename", number, 0) for number in (1, 9)],
+    *[("line", number, 0) for number in (STEPS + 1, STEPS + 2)],
+    ("test", EPOCHS + 1, 0),
+    ("figure", 1, 1e9),
+    ("summary", 1, 0),
+]
+
+
+def test_killed_once(undisturbed, tmp_path, sessions, assert_same_run):
+    plans = []
+    for number, (place, at, seconds) in enumerate(ONCE):
+        stop = {"place": place, "number": at}
+        plans += plan(tmp_path / str(number), [stop], f"run.checkpoint_seconds={seconds}")
+    assert sessions(plans) == [KILLED, 0] * len(ONCE)
+    for number in range(len(ONCE)):
+        assert_same_run(undisturbed, tmp_path / str(number))
+        assert not list((tmp_path / str(number)).rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("place", "number", "step"), [("step", 4, 4), ("test", 1, STEPS), ("test", 3, STEPS * EPOCHS)])
+def test_sigterm_writes_a_checkpoint_first(undisturbed, tmp_path, sessions, assert_same_run, place, number, step):
+    directory = tmp_path / "run"
+    arguments = [*RUN, f"run.dir={directory}", QUICK, "run.checkpoint_seconds=1e9"]
+    stop = {"arguments": arguments, "place": place, "number": number, "signal": "SIGTERM"}
+    assert sessions([stop]) == [TERMINATED]
+    tensors, _ = load_checkpoint(directory / "checkpoints" / "last.safetensors")
+    assert int(tensors["step/count"]) == step
+    assert not (directory / "summary.json").exists()
+    assert sessions([{"arguments": arguments}]) == [0]
+    assert_same_run(undisturbed, directory)
+
+
+def test_sigterm_after_the_last_epoch_ends_at_once(undisturbed, tmp_path, sessions, assert_same_run):
+    stop = {"place": "figure", "number": 1, "signal": "SIGTERM"}
+    assert sessions(plan(tmp_path / "run", [stop])) == [TERMINATED, 0]
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_interrupt_is_answered_and_resumes(undisturbed, tmp_path, sessions, assert_same_run):
+    stop = {"place": "step", "number": 8, "signal": "SIGINT"}
+    assert sessions(plan(tmp_path / "run", [stop], "run.checkpoint_seconds=0")) == [130, 0]
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+OTHERS = {
+    "baseline, thinned log": ["weighting=uniform", "train.query_for_baselines=support", "log.every_steps=4"],
+    "sgd with momentum, dropout": ["optimizer.name=sgd", "optimizer.momentum=0.9", "model.dropout=0.3"],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_configurations(tmp_path, sessions, assert_same_run, name):
+    overrides = OTHERS[name]
+    stops = [{"place": "step", "number": number} for number in (3, 5)]
+    whole = plan(tmp_path / "whole", [], *overrides)
+    broken = plan(tmp_path / "broken", stops, *overrides, "run.checkpoint_seconds=0")
+    assert sessions(whole + broken) == [0, KILLED, KILLED, 0]
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_killed_or_terminated_in_the_refit(tmp_path, sessions, assert_same_run):
+    overrides = ["train.refit=true", "weighting.inner=adam"]
+    stops = [{"place": "refit", "number": 1}, {"place": "refit", "number": 1, "signal": "SIGTERM"}]
+    whole = plan(tmp_path / "whole", [], *overrides)
+    assert sessions(whole + plan(tmp_path / "broken", stops, *overrides)) == [0, KILLED, TERMINATED, 0]
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def scalars(directory):
+    board = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    board.Reload()
+    series = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    pictures = {tag: [e.step for e in board.Images(tag)] for tag in board.Tags()["images"]}
+    return series, pictures, sorted(board.Tags()["tensors"])
+
+
+# killed before any checkpoint, within an epoch, after an epoch's values were logged and before they were saved,
+# and after the test values of the last step
+TWICE_LOGGED = [("step", 3, 1e9), ("step", 2 * STEPS + 1, 0), ("save", STEPS + 1, 0), ("figure", 1, 0)]
+
+
+def test_tensorboard_shows_no_step_twice(undisturbed, tmp_path, sessions):
+    """The names of event files sort by the second in which they were opened, hence the wait."""
+    plans = []
+    for number, (place, at, seconds) in enumerate(TWICE_LOGGED):
+        stop = {"place": place, "number": at}
+        plans += plan(tmp_path / str(number), [stop], f"run.checkpoint_seconds={seconds}", board=BOARD)
+    assert sessions([{**session, "wait": 0.6} for session in plans]) == [KILLED, 0] * len(TWICE_LOGGED)
+    expected = scalars(undisturbed)
+    for number, case in enumerate(TWICE_LOGGED):
+        assert scalars(tmp_path / str(number)) == expected, case

@@ -1,0 +1,222 @@
+"""Run directories: never overwritten, never shared, and every obstacle has a message."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of a finished run, and the overrides that made it."""
+    directory = shutil.copytree(finished, tmp_path / "copy")
+    return directory, ["experiment=digits", "train.epochs=2", "train.batch_size=256", f"run.dir={directory}"]
+
+
+def test_a_finished_run_is_shown_not_repeated(copied, lossrag):
+    directory, overrides = copied
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    result = lossrag("train", *overrides)
+    assert result.code == 0
+    assert "finished" in result.out
+    assert "run.again=true" in result.out
+    assert "mean" in result.out
+    after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    after.pop(directory / ".lock"), before.pop(directory / ".lock")
+    assert before == after
+
+
+def test_again_makes_another_directory(train, tmp_path, assert_same_run):
+    first = train("train.epochs=1")
+    second = train("train.epochs=1", "run.again=true")
+    third = train("train.epochs=1", "run.again=true")
+    assert (second.name, third.name) == (f"{first.name}-2", f"{first.name}-3")
+    assert_same_run(first, second)
+
+
+def test_again_without_an_earlier_run_is_a_first_run(train):
+    assert not train("train.epochs=1", "run.again=true").name.endswith("-2")
+
+
+def test_another_configuration_in_the_directory(copied, lossrag):
+    directory, overrides = copied
+    before = (directory / "config.yaml").read_bytes()
+    error = lossrag("train", *overrides, "train.epochs=3", "weighting.alpha=0.07", "log.every_steps=2").error
+    assert "train.epochs: 2 -> 3" in error
+    assert "weighting.alpha: 0.05 -> 0.07" in error
+    assert "log.every_steps" not in error
+    assert (directory / "config.yaml").read_bytes() == before
+
+
+def test_a_folder_with_other_content_is_refused_untouched(tmp_path, lossrag):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("all my work")
+    error = lossrag("train", "experiment=digits", f"run.dir={folder}").error
+    assert "not a run of LossRAG" in error
+    assert "thesis.tex" in error
+    assert os.listdir(folder) == ["thesis.tex"]
+
+
+def test_an_empty_folder_will_do(tmp_path, lossrag):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert lossrag("train", "experiment=digits", "train.epochs=1", f"run.dir={folder}").code == 0
+
+
+def test_rests_of_a_killed_process_are_no_obstacle(tmp_path, lossrag):
+    """Killed while it wrote its very first file."""
+    folder = tmp_path / "killed"
+    (folder / "checkpoints").mkdir(parents=True)
+    for rest in (folder / ".config.yaml.123.tmp", folder / "checkpoints" / ".last.safetensors.123.tmp"):
+        rest.write_bytes(b"half a fi")
+    assert lossrag("train", "experiment=digits", "train.epochs=1", f"run.dir={folder}").code == 0
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_directory_in_use(copied, lossrag):
+    directory, overrides = copied
+    hold = (
+        "import sys, filelock\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\n"
+        "print('held', flush=True)\nsys.stdin.read()"
+    )
+    line = [sys.executable, "-c", hold, str(directory / ".lock")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        error = lossrag("train", *overrides).error
+        assert "in use by another process" in error
+        assert "run.again=true" in error
+        holder.stdin.close()
+    assert lossrag("train", *overrides).code == 0
+
+
+def test_a_file_in_place_of_the_folder(tmp_path, lossrag):
+    (tmp_path / "runs").write_text("a file")
+    for override in (f"run.root={tmp_path / 'runs'}", f"run.dir={tmp_path / 'runs'}"):
+        error = lossrag("train", "experiment=digits", override).error
+        assert "cannot be written" in error
+        assert "run.root=FOLDER" in error
+
+
+def test_no_write_permission(tmp_path, lossrag, monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    error = lossrag("train", "experiment=digits", f"run.root={tmp_path / 'sealed'}").error
+    assert "cannot be written (Permission denied)" in error
+    assert str(tmp_path / "sealed") in error
+
+
+def test_a_full_disk_while_running(tmp_path, lossrag, monkeypatch):
+    def refuse(_path, _content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.checkpoint.write_atomic", refuse)
+    error = lossrag("train", "experiment=digits", "train.epochs=1", f"run.root={tmp_path}/runs").error
+    assert "No space left on device" in error
+    assert "resume" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"a: [", b"\xff\xfe\x00", b"- 1\n- 2\n", b"seed: 1\n", b"a: ${b}\n", b"3"])
+def test_damaged_config(copied, lossrag, content):
+    directory, overrides = copied
+    (directory / "config.yaml").write_bytes(content)
+    error = lossrag("train", *overrides).error
+    assert "config.yaml is damaged" in error or "These keys differ" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"{}", b"null", b'{"run_id": "x"}'])
+def test_damaged_summary(copied, lossrag, content):
+    directory, overrides = copied
+    good = json.loads((directory / "summary.json").read_text())
+    (directory / "summary.json").write_bytes(content)
+    error = lossrag("train", *overrides).error
+    assert "summary.json is damaged: delete it" in error
+    if content != b"{":
+        return
+    # and the advice is good
+    (directory / "summary.json").unlink()
+    assert lossrag("train", *overrides).code == 0
+    again = json.loads((directory / "summary.json").read_text())
+    assert again["test_accuracy"] == good["test_accuracy"]
+
+
+def break_off(directory):
+    """As if the run had been killed after its last checkpoint."""
+    (directory / "summary.json").unlink()
+    return directory / "checkpoints" / "last.safetensors", directory / "checkpoints" / "best.safetensors"
+
+
+def test_damaged_checkpoint(copied, lossrag):
+    directory, overrides = copied
+    last, _ = break_off(directory)
+    content = bytearray(last.read_bytes())
+    content[-5] ^= 4
+    last.write_bytes(content)
+    error = lossrag("train", *overrides).error
+    assert str(last) in error
+    assert "Delete it to start this run over" in error
+    last.unlink()
+    assert lossrag("train", *overrides).code == 0
+
+
+def test_missing_best_checkpoint(copied, lossrag):
+    directory, overrides = copied
+    _, best = break_off(directory)
+    best.unlink()
+    assert str(best) in lossrag("train", *overrides).error
+
+
+def test_checkpoint_in_place_of_another(copied, lossrag):
+    directory, overrides = copied
+    last, best = break_off(directory)
+    good = last.read_bytes()
+    last.write_bytes(best.read_bytes())
+    assert "is not the last one of run" in lossrag("train", *overrides).error
+    last.write_bytes(good)
+    best.write_bytes(good)
+    assert "is not that of epoch" in lossrag("train", *overrides).error
+
+
+def test_checkpoint_of_another_run(copied, train, lossrag):
+    directory, overrides = copied
+    last, _ = break_off(directory)
+    other = train("seed=5", "train.epochs=1")
+    shutil.copy(other / "checkpoints" / "last.safetensors", last)
+    assert "is not the last one of run digits-metaweighting-s0" in lossrag("train", *overrides).error
+
+
+def test_metrics_shorter_than_the_checkpoint_remembers(copied, lossrag):
+    directory, overrides = copied
+    break_off(directory)
+    (directory / "metrics.jsonl").write_bytes(b"")
+    error = lossrag("train", *overrides).error
+    assert "metrics.jsonl has 0 bytes" in error
+    assert "start the run over" in error
+
+
+def test_data_that_changed_under_an_unfinished_run(copied, lossrag, monkeypatch):
+    from dataclasses import replace
+
+    from tasks import SUITES, SuiteEntry
+
+    directory, overrides = copied
+    break_off(directory)
+    entry = SUITES["digits"]
+    changed = SuiteEntry(entry.config, lambda config: replace(entry.load(config), edition="another scan"))
+    monkeypatch.setitem(SUITES._entries, "digits", changed)
+    error = lossrag("train", *overrides).error
+    assert "was trained on other data" in error
+    assert "another scan" in error
+
+
+def test_settings_that_do_not_count_may_change(copied, lossrag):
+    directory, overrides = copied
+    break_off(directory)
+    assert lossrag("train", *overrides, "log.every_steps=3", "run.checkpoint_seconds=0").code == 0

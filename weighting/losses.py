@@ -1,0 +1,39 @@
+"""The ways in which a training loop hands its task losses to the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Closure = Callable[[], Tensor]
+JointClosure = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """Several tasks with their own inputs that go through the model in one pass, their gradients kept apart.
+
+    tasks: their consecutive numbers.
+    shared: parameters of which r = len(tasks) expanded copies (r, *shape) are handed to ``compute``.
+    private: for each task the parameters that only its own loss touches.
+    compute: uses copy i for task i alone and returns the r scalar losses; so one backward pass gives all r gradients.
+
+    Worth it where tasks have few rows each: r small passes pay r times for launching the same operations.
+    """
+
+    tasks: range
+    shared: Sequence[Tensor]
+    private: Sequence[Sequence[Tensor]]
+    compute: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+    def copies(self) -> list[Tensor]:
+        """r expanded copies (r, *shape) of each shared parameter; they share its memory."""
+        return [parameter.expand(len(self.tasks), *parameter.shape) for parameter in self.shared]
+
+
+Losses = JointClosure | Sequence[Closure | TaskGroup]
+"""Own inputs: one closure per task, each runs its own forward pass and returns a scalar, or groups of tasks. Shared
+input: one closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a
+stack, every task's backward pass would reach the heads of all others, to fetch zeros."""
