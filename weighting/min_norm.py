@@ -1,4 +1,4 @@
-"""Exact minimum-norm point of a simplex: the solver behind ``frank_wolfe(solver="exact")``.
+"""Exact minimum-norm point of a simplex without looking at the data: ``frank_wolfe(solver="exact")`` off the CPU.
 
 The problem. Minimise f(lam) = lam^T B lam over the simplex, B = D D^T. It is optimal exactly when
 (B lam)_i >= f(lam) for every i (the Frank-Wolfe gap f - min_i (B lam)_i is 0). Divide by f: x = lam / f satisfies
@@ -24,12 +24,13 @@ Two phases, both with a number of steps that does not grow with T:
    interior-point method (Nocedal and Wright, Numerical Optimization, Algorithm 16.4) on u = s * lam,
    min 1/2 u^T C u subject to a^T u = 1, u >= 0, which is indifferent to rank and takes 7 to 18 steps.
 
-A problem counts as solved only when its iterate passes the test of (1), relative to f and to rounding.
+A problem counts as solved only when its iterate passes the test of (1), relative to f and to rounding. All problems
+take all steps, the solved ones without effect, so that host and device never wait for each other and everything traces
+without data. The CPU, where looking costs nothing, has shorter ways (weighting/active_set.py, weighting/pivoting.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,16 +44,11 @@ MAX_ITERATIONS = PIVOTS + INTERIOR
 
 @dataclass(frozen=True)
 class Settings:
-    """``ridge`` on the diagonal of C; ``tolerance`` of the optimality test, relative to f; the most steps to take.
-
-    early_exit: look at the data after every step and go on with the unsolved problems only, which costs nothing on
-        real CPU tensors. Without it a fixed number of masked steps runs, and host and device never wait.
-    """
+    """``ridge`` on the diagonal of C; ``tolerance`` of the optimality test, relative to f; the number of steps."""
 
     ridge: float
     tolerance: float
-    max_iterations: int
-    early_exit: bool
+    steps: int
 
 
 class Iterate(NamedTuple):
@@ -72,34 +68,26 @@ class Iterate(NamedTuple):
     iterations: Tensor
 
 
-Step = Callable[[Iterate, Settings], Iterate]
-
-
-def solve(problem: Iterate, settings: Settings, *, support_is_all: bool) -> Iterate:
-    """Both phases, from ``problem.support`` or (cheaper, and then it is not read) from the full support."""
-    pivots = min(PIVOTS, settings.max_iterations)
-    state = _pivot_all(problem, settings) if support_is_all else _pivot(problem, settings)
-    state = _advance(_pivot, state, pivots - 1, settings)
-    if interior := settings.max_iterations - pivots:
-        # One "step" is the whole of phase 2, so that it, too, sees the unsolved problems only.
-        state = _advance(lambda rest, _: _interior_phase(rest, interior, settings), state, 1, settings)
-    return state
-
-
-def _advance(step: Step, state: Iterate, count: int, settings: Settings) -> Iterate:
-    for _ in range(count):
-        if not settings.early_exit:
-            state = step(state, settings)
-            continue
-        if bool(state.solved.all()):
-            break
-        rows = (~state.solved).nonzero().squeeze(-1)
-        if len(rows) == len(state.solved):
-            state = step(state, settings)
-        else:
-            part = step(Iterate(*(field[rows] for field in state)), settings)
-            state = Iterate(*(old.index_copy(0, rows, new) for old, new in zip(state, part, strict=True)))
-    return state
+def masked(B: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """lam (N, T) up to a factor, and the steps (N,) until the optimality test held, for B (N, T, T)."""
+    square = B.diagonal(dim1=-2, dim2=-1)
+    zero = square <= 0
+    any_zero = zero.any(-1)
+    s = square.masked_fill(zero, 1.0).sqrt()
+    C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
+    C.diagonal(dim1=-2, dim2=-1).add_(settings.ridge)
+    a = s.amin(-1, keepdim=True) / s
+    support = zero if start is None else start.detach().reshape(zero.shape) > 0
+    iterations = torch.zeros_like(any_zero, dtype=torch.int64)
+    state = Iterate(C, a, z=a, support=support, w=a, nu=a.narrow(-1, 0, 1), solved=any_zero, iterations=iterations)
+    # The full support needs no mask.
+    state = _pivot_all(state, settings) if start is None else _pivot(state, settings)
+    pivots = min(PIVOTS, settings.steps)
+    for _ in range(pivots - 1):
+        state = _pivot(state, settings)
+    if settings.steps > pivots:
+        state = _interior_phase(state, settings.steps - pivots, settings)
+    return torch.where(any_zero.unsqueeze(-1), zero, state.z.clamp(min=0) * a), state.iterations
 
 
 def _pivot(state: Iterate, settings: Settings) -> Iterate:
@@ -147,7 +135,9 @@ def _interior_phase(state: Iterate, count: int, settings: Settings) -> Iterate:
     # u in the middle of the simplex; w of the same size as C u.
     middle = torch.ones_like(state.a) / state.a.sum(-1, keepdim=True)
     start = state._replace(z=middle, w=middle, nu=torch.zeros_like(middle.sum(-1, keepdim=True)))
-    end = _advance(_interior, start, count, settings)
+    end = start
+    for _ in range(count):
+        end = _interior(end, settings)
     swept = _pivot(end._replace(support=end.z > end.w, solved=state.solved), settings)
     swept = _pivot(swept, settings)
     pivoted = (swept.solved & state.solved.logical_not()).unsqueeze(-1)

@@ -7,7 +7,8 @@ e_v with v = argmin_i (B lam)_i. Along lam + gamma (e_v - lam) the objective is 
 f = lam^T B lam and q = B lam its minimum is at gamma = (f - q_v) / (f - 2 q_v + B_vv), clipped to [0, 1].
 It converges like 1/N: after 100 steps it can be far off when the rows of D differ in size.
 
-``exact``: the solution itself, to rounding, in a few linear solves (derivation in weighting/min_norm.py).
+``exact``: the solution itself, to rounding, in a few linear solves (derivation in weighting/min_norm.py; on the CPU
+weighting/active_set.py for one problem and weighting/pivoting.py for many).
 This deviates from the letter of Algorithm 2, not from the problem it is there to solve.
 
 How good an answer is follows from convexity without knowing lam*: f(lam) - f(lam*) <= 2 (f - min_i (B lam)_i). The
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
-from weighting.min_norm import MAX_ITERATIONS, Iterate, Settings, solve
+from weighting.active_set import Limits
+from weighting.min_norm import MAX_ITERATIONS, Settings, masked
+from weighting.min_norm_cpu import many, one
 
 PAPER_ITERATIONS = 100
 
@@ -41,13 +44,13 @@ class FrankWolfeResult:
     iterations: Tensor
 
 
-@torch.no_grad()
 def frank_wolfe(
     gram: Tensor,
     *,
     solver: str = "exact",
     max_iterations: int | None = None,
     tolerance: float = 1e-9,
+    gap: float = 0.0,
     start: Tensor | None = None,
 ) -> FrankWolfeResult:
     """Weights (..., T) on the simplex that minimise lam^T B lam, for ``gram`` = B = D D^T of shape (..., T, T).
@@ -55,9 +58,12 @@ def frank_wolfe(
     gram: symmetric positive semi-definite up to rounding, any floating dtype, contiguous or not. Computed in float64
         wherever the device has it. The result carries no gradient.
     solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
-    max_iterations: of ``exact`` a cap, 42 by default; 3 to 5 are usual, whatever T (0 for T <= 2, a closed form). A
-        problem that meets the cap keeps its last point, cut off at 0, and says so through its gap.
+    max_iterations: of ``exact`` a cap on its linear solves. Most problems need 1 to 5 of them, whatever T; rank-
+        deficient ones up to about T on the CPU, which by default gets 5 T + 50, and 25 elsewhere, where it is 42. A
+        problem that meets the cap keeps its last point and says so through its gap.
     tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
+    gap: of ``exact`` on the CPU: stop early, as soon as the gap below is at most this. It is relative to trace(B), so
+        that large rows can hide what happens to small ones: 0, to solve exactly, is the default.
     start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
 
@@ -66,40 +72,41 @@ def frank_wolfe(
     problem with NaN or infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault
     is seen, and no other problem of the batch suffers.
 
-    On real CPU tensors the loop ends when all problems are solved. On any other device it takes a fixed number of
-    masked steps, without synchronising host and device. Raises ConfigError for shapes or options that cannot work.
+    Off the CPU a fixed number of masked steps runs, without synchronising host and device. Raises ConfigError for
+    shapes or options that cannot work.
 
     >>> D = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> frank_wolfe(D @ D.T).weights  # two orthogonal rows weigh 1 / |g_i|^2
     tensor([0.8000, 0.2000])
     """
-    _check(gram, solver, max_iterations, tolerance, start)
-    gram = gram.detach()
-    batch, T = gram.shape[:-2], gram.shape[-1]
-    B = gram.reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
-    iterations = torch.zeros(len(B), dtype=torch.int64, device=B.device)
-    if solver == "paper":
-        steps = PAPER_ITERATIONS if max_iterations is None else max_iterations
-        lam, iterations = _algorithm_2(B, steps), iterations + steps
-    elif T == 1:
-        lam = torch.ones_like(B).squeeze(-1)
-    elif T == 2:
-        lam = _segment(B)
-    else:
-        # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
-        real = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
-        # Just above the rounding of B, in the dtype it came in.
-        ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
-        settings = Settings(ridge, tolerance, max_iterations or MAX_ITERATIONS, early_exit=real)
-        lam, iterations = _exact(B, iterations, start, settings)
-
-    total = lam.sum(-1, keepdim=True)
-    # False for NaN as well: only a non-finite B comes out uniform here.
-    lam = torch.where((total > 0) & (total < torch.inf), lam / total, 1 / T).to(gram.dtype)
-    if gram.dtype != B.dtype:
-        lam = lam / lam.sum(-1, keepdim=True)
-    gap = _gap(B, lam.to(B.dtype)).to(gram.dtype)
-    return FrankWolfeResult(lam.reshape(gram.shape[:-1]), gap.reshape(batch), iterations.reshape(batch))
+    _check(gram, solver, max_iterations, tolerance, gap, start)
+    T = gram.shape[-1]
+    # Just above the rounding of B, in the dtype it came in.
+    ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
+    # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
+    if solver == "exact" and gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling():
+        limits = Limits(ridge, tolerance, gap, max_iterations or 5 * T + 50)
+        found = (one if gram.ndim == 2 else many)(gram.detach(), None if start is None else start.detach(), limits)
+        return FrankWolfeResult(*found)
+    with torch.no_grad():
+        B = gram.detach().reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
+        iterations = torch.zeros(len(B), dtype=torch.int64, device=B.device)
+        if solver == "paper":
+            steps = PAPER_ITERATIONS if max_iterations is None else max_iterations
+            lam, iterations = _algorithm_2(B, steps), iterations + steps
+        elif T == 1:
+            lam = torch.ones_like(B).squeeze(-1)
+        elif T == 2:
+            lam = _segment(B)
+        else:
+            lam, iterations = masked(B, start, Settings(ridge, tolerance, max_iterations or MAX_ITERATIONS))
+        total = lam.sum(-1, keepdim=True)
+        # False for NaN as well: only a non-finite B comes out uniform here.
+        lam = torch.where((total > 0) & (total < torch.inf), lam / total, 1 / T).to(gram.dtype)
+        if gram.dtype != B.dtype:
+            lam = lam / lam.sum(-1, keepdim=True)
+        batch, reached = gram.shape[:-2], _gap(B, lam.to(B.dtype)).to(gram.dtype)
+    return FrankWolfeResult(lam.reshape(gram.shape[:-1]), reached.reshape(batch), iterations.reshape(batch))
 
 
 def _algorithm_2(B: Tensor, steps: int) -> Tensor:
@@ -130,21 +137,6 @@ def _segment(B: Tensor) -> Tensor:
     return torch.where((lam == 0).all(-1, keepdim=True), 1.0, lam)
 
 
-def _exact(B: Tensor, iterations: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
-    """lam (N, T) up to a factor, and iterations (N,)."""
-    square = B.diagonal(dim1=-2, dim2=-1)
-    zero = square <= 0
-    any_zero = zero.any(-1)
-    s = square.masked_fill(zero, 1.0).sqrt()
-    C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
-    C.diagonal(dim1=-2, dim2=-1).add_(settings.ridge)
-    a = s.amin(-1, keepdim=True) / s
-    support = zero if start is None else start.detach().reshape(zero.shape) > 0
-    problem = Iterate(C, a, z=a, support=support, w=a, nu=a.narrow(-1, 0, 1), solved=any_zero, iterations=iterations)
-    done = solve(problem, settings, support_is_all=start is None)
-    return torch.where(any_zero.unsqueeze(-1), zero, done.z.clamp(min=0) * a), done.iterations
-
-
 def _gap(B: Tensor, lam: Tensor) -> Tensor:
     """(N,): sum_i lam_i ((B lam)_i - min_j (B lam)_j) / trace(B), which cannot turn negative by rounding."""
     q = torch.bmm(B, lam.unsqueeze(-1)).squeeze(-1)
@@ -153,7 +145,9 @@ def _gap(B: Tensor, lam: Tensor) -> Tensor:
     return excess / trace.clamp(min=torch.finfo(B.dtype).tiny)
 
 
-def _check(gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, start: Tensor | None) -> None:
+def _check(
+    gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, gap: float, start: Tensor | None
+) -> None:
     if solver not in ("exact", "paper"):
         raise ConfigError(f"frank_wolfe: solver={solver!r} is unknown: {did_you_mean(solver, ('exact', 'paper'))}")
     shape = tuple(gram.shape)
@@ -168,6 +162,8 @@ def _check(gram: Tensor, solver: str, max_iterations: int | None, tolerance: flo
         raise ConfigError(f"frank_wolfe: max_iterations must be at least 1 or None, got {max_iterations}.")
     if not 0 < tolerance < 1:
         raise ConfigError(f"frank_wolfe: tolerance must lie between 0 and 1, got {tolerance}: 1e-9 is the default.")
+    if not gap >= 0:
+        raise ConfigError(f"frank_wolfe: gap must be 0 or more, got {gap}: 0 asks for the exact solution.")
     if start is not None and start.shape != gram.shape[:-1]:
         raise ConfigError(
             f"frank_wolfe expects start of shape {shape[:-1]}, one weight for each row of gram {shape}, "

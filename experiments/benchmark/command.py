@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from experiments.benchmark.result import Result
 from experiments.benchmark.step import StepBenchmark, run_step
 from experiments.checkpoint import write_atomic
@@ -31,6 +32,7 @@ class Subject:
 
 SUBJECTS: Registry[Subject] = Registry("benchmark subject")
 SUBJECTS.add("step", Subject(StepBenchmark, run_step))
+SUBJECTS.add("frank_wolfe", Subject(FrankWolfeBenchmark, run_frank_wolfe))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
