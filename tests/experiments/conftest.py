@@ -141,6 +141,8 @@ for line in sys.stdin:
         time.sleep(session.get("wait", 0))
         child = os.fork()
         if child == 0:
+            # a shell's background job is born deaf to SIGINT
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.stdout = sys.stderr = open(session["log"], "a")
             if session.get("place"):
                 arm(session["place"], session["number"], session.get("signal", "SIGKILL"))
