@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.config.schema import LossConfig, OuterConfig
-from experiments.task_groups import task_losses
+from experiments.task_groups import table_rows, task_losses
 from lossbank import LOSSES, Loss
 from models import MultiTaskModel
 from tasks import Suite, Task
@@ -71,11 +71,23 @@ class Problem:
         query = tuple(LOSSES[getattr(outer, task.kind) or getattr(loss, task.kind)] for task in suite.tasks)
         return cls(suite, model.to(device), inner, query, device)
 
-    def batch_losses(self, split: str, index: Sequence[Tensor], *, by_task: bool) -> tuple[Losses, Meter]:
+    def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
+        """The rows of a trained word table that a support batch reads; None where there is no such table."""
+        if self.suite.shared_input:
+            return None
+        examples = self.suite.splits["support"]
+        return table_rows(
+            self.model, [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
+        )
+
+    def batch_losses(
+        self, split: str, index: Sequence[Tensor], *, by_task: bool, rows: Tensor | None = None
+    ) -> tuple[Losses, Meter]:
         """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and a meter they fill.
 
         by_task: the losses of tasks with their own inputs in passes that keep their gradients apart; else one
         closure with one forward pass for all tasks.
+        rows: :meth:`trained_rows` of the step's support batch, with ``by_task``.
         """
         losses = self.outer if split == "query" else self.inner
         examples = self.suite.splits[split]
@@ -93,7 +105,7 @@ class Problem:
         inputs = [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
         if not by_task:
             return lambda: self._all(finish, self.model.forward_joint(inputs)), meter
-        return task_losses(self.model, inputs, finish), meter
+        return task_losses(self.model, inputs, finish, rows), meter
 
     @staticmethod
     def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> list[Tensor]:

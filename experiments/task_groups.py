@@ -5,35 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
-from models import MultiTaskModel
-from weighting import Closure, TaskGroup
+from models import MultiTaskModel, row_lookup
+from weighting import Closure, Rows, TaskGroup
 
 GROUP_ROWS = 128
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
 
 
+def table_rows(model: MultiTaskModel, inputs: Sequence[Tensor]) -> Tensor | None:
+    """The rows (U,) of a trained word table that these batches of token ids read; None when there is no such table."""
+    encoder = model.segment_encoder()
+    if encoder is None or encoder.table is None:
+        return None
+    used = torch.zeros(len(encoder.table), dtype=torch.bool, device=encoder.table.device)
+    for batch in inputs:
+        used[batch.reshape(-1)] = True
+    used[0] = False  # padding
+    return used.nonzero().flatten()
+
+
 def task_losses(
-    model: MultiTaskModel, inputs: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor]
+    model: MultiTaskModel, inputs: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor], rows: Tensor | None
 ) -> list[Closure | TaskGroup]:
     """Closures and groups over all tasks; ``loss(t, logits)`` is the scalar loss of task t.
 
     inputs: one batch per task. Groups are made where the model can keep the gradients of tasks apart in one pass.
+    rows: :func:`table_rows` of the support batch of the step, for its query batch too.
     """
     encoder = model.segment_encoder()
+    if encoder is None:
+        return [partial(_alone, model, batch, t, loss) for t, batch in enumerate(inputs)]
+    shared: list[Tensor | Rows] = list(encoder.shared_parameters())
+    lookup = None
+    if encoder.table is not None and rows is not None:
+        lookup = row_lookup(rows, len(encoder.table))
+        shared[0] = Rows(encoder.table, rows)
     entries: list[Closure | TaskGroup] = []
     for tasks in _consecutive([len(batch) for batch in inputs]):
-        if encoder is None or len(tasks) == 1:
-            entries += [partial(_alone, model, inputs[t], t, loss) for t in tasks]
+        if len(tasks) == 1 and lookup is None:
+            entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, loss))
             continue
 
         def compute(copies: Sequence[Tensor], tasks: range = tasks) -> list[Tensor]:
-            logits = model.forward_by_task(encoder, {t: inputs[t] for t in tasks}, copies)
+            logits = model.forward_by_task(encoder, {t: inputs[t] for t in tasks}, copies, lookup)
             return [loss(t, values) for t, values in zip(tasks, logits, strict=True)]
 
         private = [list(model.heads[t].parameters()) for t in tasks]
-        entries.append(TaskGroup(tasks, encoder.shared_parameters(), private, compute))
+        entries.append(TaskGroup(tasks, shared, private, compute))
     return entries
 
 

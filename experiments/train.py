@@ -157,13 +157,14 @@ class Training:
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed((self.config.seed << 32) + self.step.count)
         outer = self.config.weighting.options.hypergradient is not None
-        support, support_meter = self.problem.batch_losses("support", index, by_task=outer)
+        rows = self.problem.trained_rows(index) if outer else None
+        support, support_meter = self.problem.batch_losses("support", index, by_task=outer, rows=rows)
         if not outer:
             record, query_scores = self.step(support), None
         else:
             size = self.config.outer.batch_size or self.config.train.batch_size
-            rows = query_index(self.suite, size, self.config.seed, self.step.count)
-            query, query_meter = self.problem.batch_losses("query", rows, by_task=True)
+            query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
+            query, query_meter = self.problem.batch_losses("query", query_rows, by_task=True, rows=rows)
             record = self.step(support, query)
             query_scores = query_meter.stacked()
         self._add("weights", record.weights)

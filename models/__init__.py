@@ -3,6 +3,7 @@
 from models.mlp import MLP
 from models.multitask import MultiTaskModel, stack_padded
 from models.registry import ENCODERS, EncoderOptions, MLPOptions, TextCNNOptions
+from models.segments import row_lookup
 from models.textcnn import TextCNN
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "MultiTaskModel",
     "TextCNN",
     "TextCNNOptions",
+    "row_lookup",
     "stack_padded",
 ]

@@ -25,7 +25,13 @@ class SegmentEncoder(Protocol):
 
     def shared_parameters(self) -> list[Tensor]: ...
 
-    def forward_by_segment(self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor]) -> Tensor: ...
+    @property
+    def table(self) -> Tensor | None:
+        """The first shared parameter, when it is a table of which only the rows that a batch reads are copied."""
+
+    def forward_by_segment(
+        self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor], lookup: Tensor | None
+    ) -> Tensor: ...
 
 
 class MultiTaskModel(nn.Module):
@@ -73,11 +79,16 @@ class MultiTaskModel(nn.Module):
         return encoder if self.sharing == "hard" and isinstance(encoder, SegmentEncoder) else None
 
     def forward_by_task(
-        self, encoder: SegmentEncoder, inputs: Mapping[int, Tensor], copies: Sequence[Tensor]
+        self,
+        encoder: SegmentEncoder,
+        inputs: Mapping[int, Tensor],
+        copies: Sequence[Tensor],
+        lookup: Tensor | None = None,
     ) -> list[Tensor]:
         """Logits of the tasks ``inputs`` holds, in one pass, given one copy per task of the encoder's parameters."""
         sizes = [len(batch) for batch in inputs.values()]
-        features = torch.split(encoder.forward_by_segment(stack_padded(list(inputs.values())), sizes, copies), sizes)
+        batch = stack_padded(list(inputs.values()))
+        features = torch.split(encoder.forward_by_segment(batch, sizes, copies, lookup), sizes)
         return [self.heads[task](feature) for task, feature in zip(inputs, features, strict=True)]
 
 

@@ -15,10 +15,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def embed_by_segment(ids: Tensor, copies: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Rows (B, L, E) of the table for ``ids`` (B, L) int64; ``copies`` (S, V, E). Id 0 takes no gradient."""
-    embedded: Tensor = _Embed.apply(ids, copies, tuple(sizes))  # type: ignore[no-untyped-call]
+def embed_by_segment(ids: Tensor, table: Tensor, copies: Tensor, lookup: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Rows (B, L, E) of ``table`` (V, E) for ``ids`` (B, L) int64.
+
+    The gradient goes to ``copies`` (S, U, E) of U of its rows: ``lookup`` (V,) int64 says which of them an id is, or U
+    for those that take no gradient. Backward costs what the U rows cost, however long the table is.
+    """
+    embedded: Tensor = _Embed.apply(ids, table.detach(), copies, lookup, tuple(sizes))  # type: ignore[no-untyped-call]
     return embedded
+
+
+def row_lookup(ids: Tensor, rows: int) -> Tensor:
+    """The lookup (V,) of :func:`embed_by_segment` for a table of ``rows`` rows of which ``ids`` (U,) are trained."""
+    lookup = torch.full((rows,), len(ids), device=ids.device)
+    lookup[ids] = torch.arange(len(ids), device=ids.device)
+    return lookup
 
 
 def add_by_segment(values: Tensor, copies: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -28,21 +39,22 @@ def add_by_segment(values: Tensor, copies: Tensor, sizes: Sequence[int]) -> Tens
 
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ids: Tensor, copies: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        return F.embedding(ids, copies[0])
+    def forward(ids: Tensor, table: Tensor, copies: Tensor, lookup: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        return F.embedding(ids, table)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ids, copies, ctx.sizes = inputs
+        ids, _, copies, lookup, ctx.sizes = inputs
         ctx.shape = copies.shape
-        ctx.save_for_backward(ids)
+        ctx.save_for_backward(ids, lookup)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        (ids,) = ctx.saved_tensors
-        words = ctx.shape[1]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, None, None]:
+        ids, lookup = ctx.saved_tensors
+        rows = ctx.shape[1]
         result = gradient.new_empty(ctx.shape)
-        parts = zip(torch.split(ids, ctx.sizes), torch.split(gradient, ctx.sizes), strict=True)
-        for segment, (part, rows) in enumerate(parts):
-            result[segment] = torch.ops.aten.embedding_dense_backward(rows, part, words, 0, False)
-        return None, result, None
+        parts = zip(torch.split(lookup[ids], ctx.sizes), torch.split(gradient, ctx.sizes), strict=True)
+        for segment, (local, part) in enumerate(parts):
+            # one row more than there are, for the ids without gradient: as padding it takes none
+            result[segment] = torch.ops.aten.embedding_dense_backward(part, local, rows + 1, rows, False)[:rows]
+        return None, None, result, None, None

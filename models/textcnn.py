@@ -61,16 +61,24 @@ class TextCNN(nn.Module):
         features: Tensor = self.dropout(torch.relu(scores))
         return features
 
-    def forward_by_segment(self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor]) -> Tensor:
+    @property
+    def table(self) -> Tensor | None:
+        """The word vectors (V, E), when they are trained: the first of :meth:`shared_parameters`."""
+        return self.embedding.weight if self.embedding.weight.requires_grad else None
+
+    def forward_by_segment(
+        self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor], lookup: Tensor | None
+    ) -> Tensor:
         """The same for consecutive segments of ``sizes[s]`` rows, given S expanded copies (S, ...) of the parameters.
 
-        The gradient of the copies keeps the segments apart (see models/segments.py).
+        The gradient of the copies keeps the segments apart (see models/segments.py). Of trained word vectors the copies
+        (S, U, E) hold some rows, which ``lookup`` (V,) finds; frozen ones have no copies and need no lookup.
         """
         rest = list(copies)
-        if self.embedding.weight.requires_grad:
-            words = embed_by_segment(self._padded(tokens), rest.pop(0), sizes)
-        else:
+        if lookup is None:
             words = self.embedding(self._padded(tokens))
+        else:
+            words = embed_by_segment(self._padded(tokens), self.embedding.weight, rest.pop(0), lookup, sizes)
         pooled = max_over_time_by_segment(self.vector_dropout(words), rest[0::2], sizes, _precision(tokens))
         features: Tensor = self.dropout(torch.relu(add_by_segment(pooled, torch.cat(rest[1::2], dim=1), sizes)))
         return features

@@ -2,7 +2,7 @@
 
 from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
 from weighting.gradient_rows import GradientRows
-from weighting.losses import Closure, JointClosure, Losses, TaskGroup
+from weighting.losses import Closure, JointClosure, Losses, Rows, TaskGroup
 from weighting.metaweighting import MetaWeighting, project_simplex
 from weighting.record import StepRecord
 from weighting.single_task import SingleTask
@@ -21,6 +21,7 @@ __all__ = [
     "MetaWeighting",
     "MultiTaskStep",
     "Outer",
+    "Rows",
     "SingleTask",
     "State",
     "StepRecord",

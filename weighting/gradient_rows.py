@@ -21,24 +21,36 @@ Gradients = dict[int, Tensor | None]
 
 @dataclass
 class _Block:
-    """Rows (k, n) of one parameter; ``tasks[i]`` is the task of row i, ``index`` the same as a tensor (k,)."""
+    """Rows (k, n) of one parameter; ``tasks[i]`` is the task of row i, ``index`` the same as a tensor (k,).
+
+    ``ids`` (U,): the rows of a table that are held, None for all of the parameter.
+    """
 
     rows: Tensor
     tasks: list[int]
     index: Tensor
+    ids: Tensor | None = None
 
     def write(self, tasks: Sequence[int], gradients: Tensor) -> None:
         """Put the rows (r, n) of ``tasks`` into their places, or append them."""
         new = [task for task in tasks if task not in self.tasks]
         if new:
             self.tasks += new
-            self.rows = torch.cat([self.rows, gradients.new_zeros(len(new), gradients.shape[1])])
+            added = gradients.new_zeros(len(new), gradients.shape[1])
+            self.rows = torch.cat([self.rows, added]) if len(self.rows) else added
             self.index = torch.tensor(self.tasks, device=gradients.device)
         places = [self.tasks.index(task) for task in tasks]
         if places[-1] - places[0] == len(places) - 1:
             self.rows[places[0] : places[-1] + 1] = gradients
         else:
             self.rows[places] = gradients
+
+    def combine(self, coefficients: Tensor, parameter: Tensor) -> Tensor:
+        """sum_t coefficients[t] * row_t in the shape of ``parameter``, zeros in the rows that are not held."""
+        total = coefficients[self.index].to(self.rows.dtype) @ self.rows
+        if self.ids is None:
+            return total.view_as(parameter)
+        return torch.zeros_like(parameter).index_copy_(0, self.ids, total.view(-1, *parameter.shape[1:]))
 
     def clear(self, tasks: Sequence[int]) -> None:
         """Zero the rows of tasks that do not touch this parameter any more."""
@@ -71,10 +83,16 @@ class GradientRows:
             else:
                 block.write(tasks, gradient.reshape(len(tasks), -1))
 
+    def restrict(self, position: int, ids: Tensor) -> None:
+        """Hold only the rows ``ids`` (U,) of a table; the gradients of it that follow are (r, U, ...)."""
+        block = self._blocks[position]
+        if block.ids is not ids:
+            self._blocks[position] = _Block(block.rows.new_empty(0, 0), [], block.index[:0], ids)
+
     def combine(self, coefficients: Tensor) -> list[Tensor | None]:
         """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it."""
         return [
-            (coefficients[block.index].to(block.rows.dtype) @ block.rows).view_as(parameter) if block.tasks else None
+            block.combine(coefficients, parameter) if block.tasks else None
             for parameter, block in zip(self.parameters, self._blocks, strict=True)
         ]
 
@@ -90,7 +108,10 @@ class GradientRows:
             block = self._blocks[position]
             if gradient is None or not block.tasks or (shared and len(block.tasks) == 1 and self.tasks > 1):
                 continue
-            product = (factors[position] * gradient).reshape(count, -1) @ block.rows.t()
+            factor = factors[position]
+            if block.ids is not None and isinstance(factor, Tensor):
+                factor = factor[block.ids]
+            product = (factor * gradient).reshape(count, -1) @ block.rows.t()
             total = total.index_add(1, block.index, product)
         return total
 

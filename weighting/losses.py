@@ -12,11 +12,22 @@ JointClosure = Callable[[], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """The rows ``ids`` (U,) int64 of a table parameter (V, ...) that a step trains: those its support batch reads.
+
+    Query gradients on other rows meet a support gradient of zero, so D needs them no more than the update does.
+    """
+
+    table: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
 class TaskGroup:
     """Several tasks with their own inputs that go through the model in one pass, their gradients kept apart.
 
     tasks: their consecutive numbers.
-    shared: parameters of which r = len(tasks) expanded copies (r, *shape) are handed to ``compute``.
+    shared: parameters, or rows of them, of which r = len(tasks) expanded copies (r, *shape) are handed to ``compute``.
     private: for each task the parameters that only its own loss touches.
     compute: uses copy i for task i alone and returns the r scalar losses; so one backward pass gives all r gradients.
 
@@ -24,13 +35,14 @@ class TaskGroup:
     """
 
     tasks: range
-    shared: Sequence[Tensor]
+    shared: Sequence[Tensor | Rows]
     private: Sequence[Sequence[Tensor]]
     compute: Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
     def copies(self) -> list[Tensor]:
         """r expanded copies (r, *shape) of each shared parameter; they share its memory."""
-        return [parameter.expand(len(self.tasks), *parameter.shape) for parameter in self.shared]
+        values = [entry.table[entry.ids] if isinstance(entry, Rows) else entry for entry in self.shared]
+        return [value.expand(len(self.tasks), *value.shape) for value in values]
 
 
 Losses = JointClosure | Sequence[Closure | TaskGroup]

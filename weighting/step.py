@@ -15,7 +15,7 @@ from lossrag import ConfigError
 from weighting.base import HypergradientSpec, Outer, State, Weighting
 from weighting.gradient_rows import GradientRows, Gradients
 from weighting.inner import check_inner, inner_factors
-from weighting.losses import Losses, TaskGroup
+from weighting.losses import Losses, Rows, TaskGroup
 from weighting.record import StepRecord
 
 Take = Callable[[Sequence[int], Gradients], None]
@@ -169,7 +169,11 @@ class MultiTaskStep:
         gradients = torch.autograd.grad(torch.stack(losses).sum(), [*copies, *private], allow_unused=True)
         own = dict(zip(map(id, private), gradients[len(copies) :], strict=True))
         shared: Gradients = {i: None for i, p in enumerate(self.parameters) if id(p) not in own}
-        shared.update(zip((self._position[id(p)] for p in group.shared), gradients, strict=False))
+        for entry, gradient in zip(group.shared, gradients, strict=False):
+            position = self._position[id(entry.table if isinstance(entry, Rows) else entry)]
+            if isinstance(entry, Rows):
+                self._rows.restrict(position, entry.ids)
+            shared[position] = gradient
         take(group.tasks, shared)
         for task, parameters in zip(group.tasks, group.private, strict=True):
             mine = {self._position[id(p)]: own[id(p)] for p in parameters}

@@ -15,7 +15,7 @@ from experiments.benchmark.paired import paired_ratio
 from experiments.benchmark.result import Result
 from experiments.config.schema import MachineConfig
 from experiments.machine import apply_machine
-from experiments.task_groups import task_losses
+from experiments.task_groups import table_rows, task_losses
 from lossrag import ConfigError
 from models import MultiTaskModel, TextCNN
 from weighting import MetaWeighting, MultiTaskStep, Uniform
@@ -108,9 +108,13 @@ def _step(
     query_words, query_labels = batch(query_rows)
     if isinstance(method, Uniform):
         return lambda: step(lambda: [loss(out, y) for out, y in zip(model.forward_joint(words), labels, strict=True)])
-    support = task_losses(model, words, lambda t, out: loss(out, labels[t]))
-    query = task_losses(model, query_words, lambda t, out: loss(out, query_labels[t]))
-    return lambda: step(support, query)
+
+    def run() -> object:
+        rows = table_rows(model, words)
+        support = task_losses(model, words, lambda t, out: loss(out, labels[t]), rows)
+        return step(support, task_losses(model, query_words, lambda t, out: loss(out, query_labels[t]), rows))
+
+    return run
 
 
 def _memory(options: StepBenchmark, tasks: int) -> Result:
