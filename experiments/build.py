@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from experiments.config.schema import Config, OptimizerConfig
+from experiments.machine import require_bf16
 from experiments.problem import Problem
 from models import MultiTaskModel, TextCNN
 from tasks import SUITES, Suite, pool_query
@@ -29,11 +30,14 @@ def build_model(config: Config, suite: Suite) -> MultiTaskModel:
         lambda: config.model.encoder.build(suite.vectors, suite.input_shape),
         [task.outputs for task in suite.tasks],
         config.model.sharing,
+        torch.bfloat16 if config.train.precision == "bf16" else None,
     )
 
 
 def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem:
-    """Model and losses on the device."""
+    """Model and losses on the device; raises ConfigError when it lacks the precision that was asked for."""
+    if config.train.precision == "bf16":
+        require_bf16(device)
     return Problem.create(suite, build_model(config, suite), config.loss, config.outer, device)
 
 

@@ -33,6 +33,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
 
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
+  train.precision=bf16                 autocast of the encoder, on machines that have it
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop

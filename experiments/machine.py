@@ -29,6 +29,19 @@ def _available(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "mps" and torch.backends.mps.is_available())
 
 
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 rather than emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def require_bf16(device: torch.device) -> None:
+    """Raise ConfigError when bfloat16 would only be emulated, which is slower than float32."""
+    if not native_bf16(device):
+        raise ConfigError(f"train.precision=bf16: {device} has no instructions for it: use train.precision=float32.")
+
+
 def choose_threads(config: MachineConfig) -> tuple[int, str]:
     """CPU threads and the reason for them. One is the default: spinning threads on shared cores cost more than
     they give, and two processes with a thread each do more work than one with two."""

@@ -29,8 +29,8 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK_BYTES = 2**19
-"""Scores of one block of documents: half of a usual second-level cache."""
+BLOCK_BYTES = 2**20
+"""Scores of one block of documents: about a second-level cache."""
 
 
 def margin(kernel_sizes: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,16 @@ class MultiTaskModel(nn.Module):
 
     make_encoder: builds one encoder; called once with ``sharing="hard"``, T times with ``sharing="none"``.
     outputs: logits per task, e.g. its number of classes.
+    precision: dtype that the encoders autocast to, None for that of their parameters. Heads and losses keep theirs.
     """
 
-    def __init__(self, make_encoder: Callable[[], nn.Module], outputs: Sequence[int], sharing: str = "hard") -> None:
+    def __init__(
+        self,
+        make_encoder: Callable[[], nn.Module],
+        outputs: Sequence[int],
+        sharing: str = "hard",
+        precision: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if sharing not in ("hard", "none"):
             raise ConfigError(f"model.sharing must be 'hard' or 'none', got {sharing!r}.")
@@ -52,15 +59,16 @@ class MultiTaskModel(nn.Module):
             for t, size in enumerate(outputs)
         )
         self.sharing = sharing
+        self.precision = precision
 
     def forward(self, inputs: Tensor, task: int) -> Tensor:
         """Logits (B, outputs[task]) of one task."""
-        logits: Tensor = self.heads[task](self.encoders[task % len(self.encoders)](inputs))
+        logits: Tensor = self.heads[task](self._encode(self.encoders[task % len(self.encoders)], inputs))
         return logits
 
     def forward_shared(self, inputs: Tensor) -> list[Tensor]:
         """Logits of every task for one shared input (B, ...): each encoder runs once."""
-        features = [encoder(inputs) for encoder in self.encoders]
+        features = [self._encode(encoder, inputs) for encoder in self.encoders]
         return [head(features[t % len(features)]) for t, head in enumerate(self.heads)]
 
     def forward_joint(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -70,8 +78,16 @@ class MultiTaskModel(nn.Module):
         """
         if self.sharing == "none":
             return [self(batch, task) for task, batch in enumerate(inputs)]
-        features = self.encoders[0](stack_padded(inputs)).split([len(batch) for batch in inputs])
+        features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
         return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+
+    def _autocast(self, inputs: Tensor) -> torch.autocast:
+        return torch.autocast(inputs.device.type, dtype=self.precision, enabled=self.precision is not None)
+
+    def _encode(self, encoder: nn.Module, inputs: Tensor) -> Tensor:
+        with self._autocast(inputs):
+            features: Tensor = encoder(inputs)
+        return features if self.precision is None else features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
 
     def segment_encoder(self) -> SegmentEncoder | None:
         """The shared encoder, when it can keep the gradients of tasks apart in one pass; else None."""
@@ -88,8 +104,10 @@ class MultiTaskModel(nn.Module):
         """Logits of the tasks ``inputs`` holds, in one pass, given one copy per task of the encoder's parameters."""
         sizes = [len(batch) for batch in inputs.values()]
         batch = stack_padded(list(inputs.values()))
-        features = torch.split(encoder.forward_by_segment(batch, sizes, copies, lookup), sizes)
-        return [self.heads[task](feature) for task, feature in zip(inputs, features, strict=True)]
+        with self._autocast(batch):
+            features = encoder.forward_by_segment(batch, sizes, copies, lookup)
+        parts = torch.split(features.to(cast(nn.Linear, self.heads[0]).weight.dtype), sizes)
+        return [self.heads[task](part) for task, part in zip(inputs, parts, strict=True)]
 
 
 def stack_padded(batches: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from experiments.benchmark.result import Result
 from experiments.benchmark.step import StepBenchmark, run_step
+from experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
 from experiments.checkpoint import write_atomic
 from experiments.config.compose import build
 from lossrag import ConfigError, Registry
@@ -32,6 +33,7 @@ class Subject:
 
 SUBJECTS: Registry[Subject] = Registry("benchmark subject")
 SUBJECTS.add("step", Subject(StepBenchmark, run_step))
+SUBJECTS.add("textcnn", Subject(TextCNNBenchmark, run_textcnn))
 SUBJECTS.add("frank_wolfe", Subject(FrankWolfeBenchmark, run_frank_wolfe))
 
 
@@ -82,6 +84,6 @@ def _table(subject: str, results: Sequence[Result]) -> Table:
 def _help() -> str:
     lines = ["lossrag benchmark SUBJECT [key=value ...] [output=benchmark.json]", ""]
     for name, subject in SUBJECTS.items():
-        defaults = "  ".join(f"{field.name}={field.default}" for field in fields(subject.options))
+        defaults = "  ".join(f"{name}={value}".replace(" ", "") for name, value in asdict(subject.options()).items())
         lines.append(f"  {name}: {(subject.run.__doc__ or '').splitlines()[0]}\n      {defaults}")
     return "\n".join(lines)

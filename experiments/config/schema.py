@@ -78,12 +78,14 @@ class TrainConfig:
     query_for_baselines: methods without an outer problem train on ``support`` only, or on ``all`` training
     data (support and query), as they would without a split.
     refit: after the run, train afresh on support and query with the learned weights, for the best epoch's length.
+    precision: float32, or bf16: autocast of the encoder where the machine has instructions for it.
     """
 
     epochs: int = 10
     batch_size: int = 256
     query_for_baselines: str = "all"
     refit: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "train.epochs", "a positive number", self.epochs)
@@ -94,6 +96,7 @@ class TrainConfig:
             "'all' or 'support'",
             self.query_for_baselines,
         )
+        _require(self.precision in ("float32", "bf16"), "train.precision", "'float32' or 'bf16'", self.precision)
 
 
 @dataclass(frozen=True)

@@ -104,3 +104,13 @@ def test_routines_are_steps_of_both_methods():
     assert floor == 1.5
     assert uniform().query_losses is None
     assert meta().query_losses.shape == (2,)
+
+
+def test_textcnn(lossrag, tmp_path):
+    output = tmp_path / "b.json"
+    sizes = ["sizes=[[4,3]]", "batch=6", "length=9", "words=40", "pairs=2"]
+    result = lossrag("benchmark", "textcnn", *sizes, f"output={output}")
+    assert result.code == 0, result
+    rows = json.loads(output.read_text())
+    assert [row["precision"] for row in rows] == ["float32", "bf16"] * 2
+    assert all(row["ratio"] > 0 and row["unit"] == "x dense step" for row in rows)

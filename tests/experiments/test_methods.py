@@ -135,3 +135,10 @@ def test_accuracy_is_far_above_chance(lossrag, tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test_accuracy_mean"] > 0.9
     assert summary["test_r2"]["centre"] > 0.5
+
+
+def test_bf16_needs_a_machine_that_has_it(lossrag, train, monkeypatch):
+    monkeypatch.setattr("experiments.machine.native_bf16", lambda _: False)
+    assert "use train.precision=float32" in lossrag("train", "experiment=digits", "train.precision=bf16").error
+    monkeypatch.setattr("experiments.machine.native_bf16", lambda _: True)
+    assert (train("train.precision=bf16") / "summary.json").exists()

@@ -68,3 +68,19 @@ def test_mlp():
     with pytest.raises(ConfigError, match="use model=textcnn"):
         ENCODERS["mlp"]().build(torch.ones(2, 2), ())
     assert ENCODERS["mlp"](hidden=[3]).build(None, (2,)).features == 3
+
+
+@pytest.mark.parametrize("sharing", ["hard", "none"])
+def test_precision_reaches_the_encoders_only(sharing):
+    torch.manual_seed(0)
+    vectors = torch.randn(9, 4)
+    models = []
+    for precision in (None, torch.bfloat16):
+        torch.manual_seed(1)
+        models.append(MultiTaskModel(lambda: TextCNN(vectors, dropout=0.0), [2, 5], sharing, precision))
+    batches = [torch.randint(1, 9, (3, 8)), torch.randint(1, 9, (2, 8))]
+    exact, near = (model.forward_joint(batches) for model in models)
+    for a, b, alone in zip(exact, near, [models[1](batch, t) for t, batch in enumerate(batches)], strict=True):
+        assert b.dtype == torch.float32
+        assert 0 < float((a - b).norm().detach() / a.norm().detach()) < 0.02
+        assert torch.allclose(b, alone)

@@ -1,0 +1,86 @@
+"""What a TextCNN step costs beside the same step with PyTorch's dense convolution and pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from experiments.benchmark.paired import paired_ratio
+from experiments.benchmark.result import Result
+from experiments.config.schema import MachineConfig
+from experiments.machine import apply_machine
+from models import TextCNN
+from models import max_over_time as fast_path
+
+
+@dataclass(frozen=True)
+class TextCNNBenchmark:
+    """Options of `lossrag benchmark textcnn`: each of ``sizes`` is a vector width with its number of filters."""
+
+    sizes: list[list[int]] = field(default_factory=lambda: [[50, 64], [300, 100]])
+    batch: int = 256
+    length: int = 150
+    words: int = 30_000
+    pairs: int = 9
+    threads: int = 1
+
+
+def run_textcnn(options: TextCNNBenchmark) -> list[Result]:
+    """Training steps with frozen and trained vectors, in float32 and bf16, over PyTorch's dense step in float32."""
+    apply_machine(MachineConfig("cpu", options.threads))
+    results = []
+    for width, filters in options.sizes:
+        for trainable in (False, True):
+            for precision in (None, torch.bfloat16):
+                dense = _step(options, width, filters, trainable, None, dense=True)
+                fast = _step(options, width, filters, trainable, precision, dense=False)
+                timed = paired_ratio(fast, dense, options.pairs)
+                name = f"{width}-d, {filters} filters, {'trained' if trainable else 'frozen'} vectors"
+                more = {
+                    "precision": "float32" if precision is None else "bf16",
+                    "fast_ms": round(timed.milliseconds[0], 1),
+                    "dense_ms": round(timed.milliseconds[1], 1),
+                }
+                results.append(Result("textcnn", name, timed.ratio, timed.spread, "x dense step", more))
+    return results
+
+
+def _step(
+    options: TextCNNBenchmark, width: int, filters: int, trainable: bool, precision: torch.dtype | None, dense: bool
+) -> Callable[[], object]:
+    """Forward, loss, backward and Adam on one batch; ``dense`` switches the fast path off."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    vectors = torch.randn(options.words, width, generator=generator)
+    encoder = TextCNN(vectors, filters=filters, trainable=trainable)
+    head = torch.nn.Linear(encoder.features, 4)
+    parameters = [p for p in [*encoder.parameters(), *head.parameters()] if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    words = torch.randint(1, options.words, (options.batch, options.length), generator=generator)
+    labels = torch.randint(4, (options.batch,), generator=generator)
+
+    def run() -> None:
+        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+            features = encoder(words)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(features.float()), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return _without_fast_path(run) if dense else run
+
+
+def _without_fast_path(run: Callable[[], None]) -> Callable[[], None]:
+    def never(words: Tensor, weights: Sequence[Tensor]) -> bool:
+        return False
+
+    def plain() -> None:
+        covers, fast_path.covers = fast_path.covers, never
+        try:
+            run()
+        finally:
+            fast_path.covers = covers
+
+    return plain
