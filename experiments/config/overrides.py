@@ -28,6 +28,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             override = None
         if override is None or not override.key_or_group:
             raise ConfigError(f"Cannot read {text!r}: write key=value, e.g. weighting.alpha=0.5")
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{text} names several values, but a run takes one: start one command per value, for a list write "
+                f"{override.key_or_group}=[a,b], for a text with a comma quote it."
+            )
         parsed.append(override)
     return parsed
 

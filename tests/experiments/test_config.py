@@ -161,8 +161,8 @@ MALFORMED = {
     "-m": "write key=value",
     "": "write key=value",
     "=3": "write key=value",
-    "seed=1,2": "cannot be composed",
-    "experiment=digits,topic_quick": "one name",
+    "seed=1,2": "names several values",
+    "experiment=digits,topic_quick": "names several values",
     "experiment=[digits]": "one name",
     "experiment=null": "one name",
     "weighting=null": "one name",
@@ -207,3 +207,9 @@ def test_resolved_configuration_is_plain_and_composes_again(preset):
     again = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.create(settings))))
     assert again == settings
     assert run_id(again) == run_id(settings)
+
+
+@pytest.mark.parametrize("sweep", ["seed=0,1", "weighting=uniform,metaweighting", "optimizer.lr=range(1,3)"])
+def test_a_run_takes_one_value(sweep):
+    with pytest.raises(ConfigError, match="names several values, but a run takes one"):
+        load_config([sweep])
