@@ -108,10 +108,10 @@ class GradientRows:
             block = self._blocks[position]
             if gradient is None or not block.tasks or (shared and len(block.tasks) == 1 and self.tasks > 1):
                 continue
-            factor = factors[position]
-            if block.ids is not None and isinstance(factor, Tensor):
-                factor = factor[block.ids]
-            product = (factor * gradient).reshape(count, -1) @ block.rows.t()
+            factor, scaled = factors[position], gradient
+            if isinstance(factor, Tensor):
+                factor, scaled = 1.0, gradient * (factor if block.ids is None else factor[block.ids])
+            product = scaled.reshape(count, -1) @ block.rows.t() * factor
             total = total.index_add(1, block.index, product)
         return total
 
