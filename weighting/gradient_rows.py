@@ -108,10 +108,12 @@ class GradientRows:
             block = self._blocks[position]
             if gradient is None or not block.tasks or (shared and len(block.tasks) == 1 and self.tasks > 1):
                 continue
-            factor, scaled = factors[position], gradient
+            factor = factors[position]
             if isinstance(factor, Tensor):
-                factor, scaled = 1.0, gradient * (factor if block.ids is None else factor[block.ids])
-            product = scaled.reshape(count, -1) @ block.rows.t() * factor
+                scaled = gradient * (factor if block.ids is None else factor[block.ids])
+                product = scaled.reshape(count, -1) @ block.rows.t()
+            else:  # a number: scale the few products, not all of the gradient
+                product = gradient.reshape(count, -1) @ block.rows.t() * factor
             total = total.index_add(1, block.index, product)
         return total
 
