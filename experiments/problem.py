@@ -12,7 +12,7 @@ from experiments.config.schema import LossConfig, OuterConfig
 from experiments.task_groups import table_rows, task_losses
 from lossbank import LOSSES, Loss
 from models import MultiTaskModel
-from tasks import Suite, Task
+from tasks import Suite, Task, ordered_batches
 from weighting import Losses
 
 EVALUATION_ROWS = 512
@@ -121,15 +121,8 @@ class Problem:
 
     def _evaluate_task(self, split: str, t: int) -> tuple[Tensor, Tensor]:
         examples = self.suite.splits[split][t]
-        lengths = examples.inputs.lengths
-        # neighbours of equal length pad little; the order does not change the result's meaning
-        order = torch.arange(len(examples)) if lengths is None else lengths.argsort(stable=True)
-        logits = torch.cat(
-            [
-                self.model(examples.inputs.gather(rows).to(self.device), t)
-                for rows in torch.split(order, EVALUATION_ROWS)
-            ]
-        )
-        targets = examples.targets[order].to(self.device)
+        batches = ordered_batches(examples.inputs, EVALUATION_ROWS)
+        logits = torch.cat([self.model(examples.inputs.gather(rows).to(self.device), t) for rows in batches])
+        targets = examples.targets[torch.cat(batches)].to(self.device)
         loss = self.inner[t](logits, targets).double().mean()
         return loss.cpu(), score(self.suite.tasks[t], logits, targets).cpu()

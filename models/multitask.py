@@ -11,14 +11,6 @@ from torch import Tensor, nn
 from lossrag import ConfigError
 
 
-class Encoder(Protocol):
-    """A module whose forward pass gives (B, features)."""
-
-    features: int
-
-    def __call__(self, inputs: Tensor) -> Tensor: ...
-
-
 @runtime_checkable
 class SegmentEncoder(Protocol):
     """An encoder that takes one expanded copy of its parameters per segment of the batch."""
