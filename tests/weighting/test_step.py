@@ -61,18 +61,19 @@ class TestUpdate:
         assert idle.grad is None
 
     def test_a_task_that_stops_touching_a_parameter_leaves_no_old_gradient_behind(self):
-        theta, step, losses = quadratic(MetaWeighting(alpha=1e-30))
-        step(losses, losses)
-        other = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        before = theta.detach().clone()
-        step.parameters.append(other)  # as if the second task had moved to other parameters
-        step = MultiTaskStep([theta, other], torch.optim.SGD([theta, other], lr=0.1), MetaWeighting(alpha=1e-30), 2)
-        moving = [losses[0], lambda: (other - 1).square().sum() if step.count > 1 else losses[1]()]
+        theta, other = (torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        optimizer = torch.optim.SGD([theta, other], lr=0.1)
+        step = MultiTaskStep([theta, other], optimizer, MetaWeighting(alpha=1e-30), 2)
+        moving = [
+            lambda: (theta[0] - 1) ** 2,
+            lambda: (theta[1] + 1) ** 2 if step.count == 1 else (other - 1).square().sum(),
+        ]
         step(moving, moving)
-        middle = theta.detach().clone()
+        assert theta[1] != 0
+        after_one = theta.detach().clone()
         step(moving, moving)
-        assert middle[1] != before[1]
-        assert theta[1] == middle[1]
+        assert theta[0] != after_one[0]
+        assert theta[1] == after_one[1]
 
     def test_one_task(self):
         theta = torch.zeros(1, requires_grad=True)
