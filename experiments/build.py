@@ -49,16 +49,32 @@ def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.opt
     known = set(map(id, vectors))
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [{"params": rest}]
+    # one call for all parameters: with many heads, launching their updates one by one costs more than the updates
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in rest)
     if vectors:
         groups.append({"params": vectors, "lr": config.lr * config.vectors_lr_factor})  # type: ignore[dict-item]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
+        )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
 
 def build_step(config: Config, problem: Problem) -> MultiTaskStep:
     """The training step with the configured weighting."""
     model = problem.model
     optimizer = build_optimizer(config.optimizer, model)
-    return MultiTaskStep(model.parameters(), optimizer, config.weighting.options, problem.suite.task_names)
+    method = config.weighting.options
+    names, memory = problem.suite.task_names, config.train.memory
+    return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+
+
+def passes_route(config: Config) -> str:
+    """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
+    method = config.weighting.options
+    if method.needs_gramian:
+        return "groups"
+    if method.hypergradient is None:
+        return "joint"
+    return "single" if config.train.memory == "low" else "groups"

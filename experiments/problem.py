@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from experiments.config.schema import LossConfig, OuterConfig
-from experiments.task_groups import table_rows, task_losses
+from experiments.objective import BatchObjective, score
+from experiments.task_groups import joint_losses, single_losses, table_rows, task_losses
 from lossbank import LOSSES, Loss
 from models import MultiTaskModel
-from tasks import Suite, Task, ordered_batches
+from tasks import Suite, ordered_batches
 from weighting import Losses
 
 EVALUATION_ROWS = 512
 """Rows per forward pass when a whole split is evaluated."""
-
-
-@dataclass
-class Meter:
-    """Collects each task's score on one batch, without reading the device."""
-
-    scores: dict[int, Tensor] = field(default_factory=dict)
-
-    def stacked(self) -> Tensor:
-        """Scores (T,) in task order."""
-        return torch.stack([self.scores[t] for t in sorted(self.scores)])
 
 
 @dataclass(frozen=True)
@@ -36,20 +27,6 @@ class Evaluation:
 
     losses: Tensor
     scores: Tensor
-
-
-def metric_name(task: Task) -> str:
-    """``accuracy`` for classification, ``r2`` (coefficient of determination) for regression."""
-    return "accuracy" if task.kind == "classification" else "r2"
-
-
-def score(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar."""
-    if task.kind == "classification":
-        return (logits.argmax(dim=1) == targets).to(torch.float64).mean()
-    residual = (logits - targets).double().square().sum()
-    spread = (targets - targets.mean(dim=0)).double().square().sum()
-    return 1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -81,35 +58,30 @@ class Problem:
         )
 
     def batch_losses(
-        self, split: str, index: Sequence[Tensor], *, by_task: bool, rows: Tensor | None = None
-    ) -> tuple[Losses, Meter]:
-        """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and a meter they fill.
+        self, split: str, index: Sequence[Tensor], *, route: str, rows: Tensor | None = None
+    ) -> tuple[Losses, BatchObjective]:
+        """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and the scores they fill in.
 
-        by_task: the losses of tasks with their own inputs in passes that keep their gradients apart; else one
-        closure with one forward pass for all tasks.
-        rows: :meth:`trained_rows` of the step's support batch, with ``by_task``.
+        route: how tasks with their own inputs go through the model: ``joint``, one pass for all; ``groups``, passes
+        that keep their gradients apart; ``single``, a pass for each.
+        rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
         """
         losses = self.outer if split == "query" else self.inner
         examples = self.suite.splits[split]
         targets = [e.targets[i].to(self.device) for e, i in zip(examples, index, strict=True)]
-        meter = Meter()
-
-        def finish(t: int, logits: Tensor) -> Tensor:
-            with torch.no_grad():
-                meter.scores[t] = score(self.suite.tasks[t], logits, targets[t])
-            return losses[t](logits, targets[t]).mean()
-
+        objective = BatchObjective(self.suite.tasks, losses, targets)
         if self.suite.shared_input:
             shared = examples[0].inputs.gather(index[0]).to(self.device)
-            return lambda: self._all(finish, self.model.forward_shared(shared)), meter
+            return partial(self._shared, objective, shared), objective
         inputs = [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
-        if not by_task:
-            return lambda: self._all(finish, self.model.forward_joint(inputs)), meter
-        return task_losses(self.model, inputs, finish, rows), meter
+        if route == "joint":
+            return joint_losses(self.model, inputs, objective), objective
+        if route == "single":
+            return single_losses(self.model, inputs, objective), objective
+        return task_losses(self.model, inputs, objective, rows), objective
 
-    @staticmethod
-    def _all(finish: Callable[[int, Tensor], Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
-        return [finish(t, values) for t, values in enumerate(logits)]
+    def _shared(self, objective: BatchObjective, inputs: Tensor) -> list[Tensor]:
+        return [objective.one(t, logits) for t, logits in enumerate(self.model.forward_shared(inputs))]
 
     def evaluate(self, split: str) -> Evaluation:
         """Mean loss and score of every task over a whole split, in evaluation mode."""

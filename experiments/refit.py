@@ -25,5 +25,5 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
         step.state = {"weights": weights.to(step.task_weights)}
         for index in epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch):
             torch.manual_seed((config.seed << 32) + step.count)
-            step(problem.batch_losses("support", index, by_task=False)[0]).check()
+            step(problem.batch_losses("support", index, route="joint")[0]).check()
     return problem

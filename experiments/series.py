@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.problem import Evaluation, metric_name
+from experiments.objective import metric_name
+from experiments.problem import Evaluation
 from tasks import Task
 from weighting import StepRecord
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from experiments.checkpoint import write_atomic
 from experiments.config import Config
-from experiments.problem import Evaluation, metric_name
+from experiments.objective import metric_name
+from experiments.problem import Evaluation
 from experiments.rundir import RunDirectory
 from lossrag import __version__
 from tasks import Suite

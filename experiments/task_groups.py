@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import MultiTaskModel, row_lookup
-from weighting import Closure, Rows, TaskGroup
+from weighting import Closure, JointClosure, Rows, TaskGroup
 
-GROUP_ROWS = 128
+GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
 
 
@@ -27,17 +28,30 @@ def table_rows(model: MultiTaskModel, inputs: Sequence[Tensor]) -> Tensor | None
     return used.nonzero().flatten()
 
 
+class Objective(Protocol):
+    """The losses of tasks, one at a time or of several in one go."""
+
+    def one(self, task: int, logits: Tensor) -> Tensor:
+        """The scalar loss of a task from its logits (B, C)."""
+
+    def many(self, tasks: range, logits: Tensor, sizes: Sequence[int]) -> Tensor:
+        """The losses (r,) of tasks that are :meth:`alike`, from their logits (sum of sizes, C), task after task."""
+
+    def alike(self, tasks: range) -> bool:
+        """Whether they have the same number of outputs and a loss that works row by row, the same for all."""
+
+
 def task_losses(
-    model: MultiTaskModel, inputs: Sequence[Tensor], loss: Callable[[int, Tensor], Tensor], rows: Tensor | None
+    model: MultiTaskModel, inputs: Sequence[Tensor], objective: Objective, rows: Tensor | None
 ) -> list[Closure | TaskGroup]:
-    """Closures and groups over all tasks; ``loss(t, logits)`` is the scalar loss of task t.
+    """Closures and groups over all tasks.
 
     inputs: one batch per task. Groups are made where the model can keep the gradients of tasks apart in one pass.
     rows: :func:`table_rows` of the support batch of the step, for its query batch too.
     """
     encoder = model.segment_encoder()
     if encoder is None:
-        return [partial(_alone, model, batch, t, loss) for t, batch in enumerate(inputs)]
+        return single_losses(model, inputs, objective)
     shared: list[Tensor | Rows] = list(encoder.shared_parameters())
     lookup = None
     if encoder.table is not None and rows is not None:
@@ -46,20 +60,54 @@ def task_losses(
     entries: list[Closure | TaskGroup] = []
     for tasks in _consecutive([len(batch) for batch in inputs]):
         if len(tasks) == 1 and lookup is None:
-            entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, loss))
+            entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, objective))
             continue
 
-        def compute(copies: Sequence[Tensor], tasks: range = tasks) -> list[Tensor]:
-            logits = model.forward_by_task(encoder, {t: inputs[t] for t in tasks}, copies, lookup)
-            return [loss(t, values) for t, values in zip(tasks, logits, strict=True)]
+        def compute(copies: Sequence[Tensor], stacks: Sequence[Tensor], tasks: range = tasks) -> Tensor:
+            batches = {t: inputs[t] for t in tasks}
+            if objective.alike(tasks):
+                logits = model.forward_stacked(encoder, batches, copies, stacks, lookup)
+                return objective.many(tasks, logits, [len(batch) for batch in batches.values()])
+            parts = model.forward_by_task(encoder, batches, copies, stacks, lookup)
+            return torch.stack([objective.one(t, part) for t, part in zip(tasks, parts, strict=True)])
 
-        private = [list(model.heads[t].parameters()) for t in tasks]
-        entries.append(TaskGroup(tasks, shared, private, compute))
+        heads = [cast(nn.Linear, model.heads[t]) for t in tasks]
+        own: list[list[Tensor]] = [[head.weight for head in heads], [head.bias for head in heads]]
+        entries.append(TaskGroup(tasks, shared, own, compute))
     return entries
 
 
-def _alone(model: MultiTaskModel, inputs: Tensor, task: int, loss: Callable[[int, Tensor], Tensor]) -> Tensor:
-    return loss(task, model(inputs, task))
+def single_losses(model: MultiTaskModel, inputs: Sequence[Tensor], objective: Objective) -> list[Closure | TaskGroup]:
+    """A closure per task, each with a pass of its own."""
+    return [partial(_alone, model, batch, t, objective) for t, batch in enumerate(inputs)]
+
+
+def joint_losses(model: MultiTaskModel, inputs: Sequence[Tensor], objective: Objective) -> JointClosure:
+    """The losses of all tasks from one pass through a shared encoder."""
+    tasks = range(len(inputs))
+
+    def compute() -> list[Tensor]:
+        if model.sharing == "hard" and objective.alike(tasks):
+            logits = model.forward_joint_stacked(inputs)
+            return list(objective.many(tasks, logits, [len(batch) for batch in inputs]).unbind())
+        return [objective.one(t, logits) for t, logits in enumerate(model.forward_joint(inputs))]
+
+    return compute
+
+
+def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Means (r,) of consecutive segments of ``values`` (sum of sizes,).
+
+    >>> segment_means(torch.tensor([1.0, 3.0, 5.0]), [2, 1]).tolist()
+    [2.0, 5.0]
+    """
+    if len(set(sizes)) == 1:
+        return values.view(len(sizes), -1).mean(dim=1)
+    return torch.stack([part.mean() for part in torch.split(values, list(sizes))])
+
+
+def _alone(model: MultiTaskModel, inputs: Tensor, task: int, objective: Objective) -> Tensor:
+    return objective.one(task, model(inputs, task))
 
 
 def _consecutive(rows: Sequence[int]) -> list[range]:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.build import build_problem, build_step, build_suite
+from experiments.build import build_problem, build_step, build_suite, passes_route
 from experiments.checkpoint import pack, unpack
 from experiments.config import Config, build_config
 from experiments.exits import INTERRUPTED, TERMINATED, Stopped
@@ -88,6 +88,7 @@ class Training:
         self.suite: Suite = build_suite(config)
         self.problem: Problem = build_problem(config, self.suite, self.device)
         self.step: MultiTaskStep = build_step(config, self.problem)
+        self.route = passes_route(config)
         self._say(f"{self.suite.name}: {self.suite.edition}")
         self._say(f"run {directory.path} on {machine[1]}")
         self.progress: Progress = load_state(directory, self.suite.edition, self.problem.model, self.step)
@@ -156,22 +157,21 @@ class Training:
     def _one_step(self, index: tuple[Tensor, ...]) -> None:
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed((self.config.seed << 32) + self.step.count)
-        outer = self.config.weighting.options.hypergradient is not None
-        rows = self.problem.trained_rows(index) if outer else None
-        support, support_meter = self.problem.batch_losses("support", index, by_task=outer, rows=rows)
-        if not outer:
+        rows = self.problem.trained_rows(index) if self.route == "groups" else None
+        support, support_batch = self.problem.batch_losses("support", index, route=self.route, rows=rows)
+        if self.config.weighting.options.hypergradient is None:
             record, query_scores = self.step(support), None
         else:
             size = self.config.outer.batch_size or self.config.train.batch_size
             query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
-            query, query_meter = self.problem.batch_losses("query", query_rows, by_task=True, rows=rows)
+            query, query_batch = self.problem.batch_losses("query", query_rows, route=self.route, rows=rows)
             record = self.step(support, query)
-            query_scores = query_meter.stacked()
+            query_scores = query_batch.scores()
         self._add("weights", record.weights)
         self._add("support", record.support_losses)
         if record.hypergradient is not None:
             self._add("hypergradient", record.hypergradient)
-        self.pending.append((self.progress.epoch + 1, record, support_meter.stacked(), query_scores))
+        self.pending.append((self.progress.epoch + 1, record, support_batch.scores(), query_scores))
 
     def _add(self, name: str, value: Tensor) -> None:
         sums = self.progress.sums

@@ -117,8 +117,13 @@ class _Taps:
         return torch.cat([back[i] for i in range(len(parts))], dim=1)
 
     def to_copies(self, gradients: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients (S, columns, E) per offset as gradients of the copies (S, filters, E, size)."""
-        result = [copy.new_empty(copy.shape) for copy in like]
+        """Gradients (S, columns, E) per offset as gradients of the copies (S, filters, E, size).
+
+        In memory they are (size, S, filters, E): what is written are long runs, several times faster than single
+        entries.
+        """
+        shapes = [[copy.shape[3], *copy.shape[:3]] for copy in like]
+        result = [copy.new_empty(shape).permute(1, 2, 3, 0) for copy, shape in zip(like, shapes, strict=True)]
         for offset, gradient in gradients.items():
             start = 0
             for i in self.order:

@@ -73,6 +73,13 @@ class MultiTaskModel(nn.Module):
         features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
         return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
 
+    def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Tensor:
+        """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, C)."""
+        features = self._encode(self.encoders[0], stack_padded(inputs))
+        heads = [cast(nn.Linear, head) for head in self.heads]
+        stacks = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+        return _stacked_logits(features, [len(batch) for batch in inputs], *stacks)
+
     def _autocast(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, dtype=self.precision, enabled=self.precision is not None)
 
@@ -91,15 +98,54 @@ class MultiTaskModel(nn.Module):
         encoder: SegmentEncoder,
         inputs: Mapping[int, Tensor],
         copies: Sequence[Tensor],
+        heads: Sequence[Tensor],
         lookup: Tensor | None = None,
     ) -> list[Tensor]:
-        """Logits of the tasks ``inputs`` holds, in one pass, given one copy per task of the encoder's parameters."""
-        sizes = [len(batch) for batch in inputs.values()]
+        """Logits of the tasks ``inputs`` holds, in one pass that keeps their gradients apart.
+
+        copies: one copy per task of the encoder's parameters.
+        heads: weights (sum of outputs, F) and biases (sum of outputs,) of the tasks, one after the other.
+        """
+        features = torch.split(self._features(encoder, inputs, copies, lookup), [len(b) for b in inputs.values()])
+        outputs = [len(cast(Tensor, self.heads[task].bias)) for task in inputs]
+        weights, biases = (torch.split(stack, outputs) for stack in heads)
+        return [nn.functional.linear(f, w, b) for f, w, b in zip(features, weights, biases, strict=True)]
+
+    def forward_stacked(
+        self,
+        encoder: SegmentEncoder,
+        inputs: Mapping[int, Tensor],
+        copies: Sequence[Tensor],
+        heads: Sequence[Tensor],
+        lookup: Tensor | None = None,
+    ) -> Tensor:
+        """The same for tasks that have C outputs each: logits (sum of rows, C), task after task."""
+        features = self._features(encoder, inputs, copies, lookup)
+        return _stacked_logits(features, [len(batch) for batch in inputs.values()], *heads)
+
+    def _features(
+        self, encoder: SegmentEncoder, inputs: Mapping[int, Tensor], copies: Sequence[Tensor], lookup: Tensor | None
+    ) -> Tensor:
         batch = stack_padded(list(inputs.values()))
         with self._autocast(batch):
-            features = encoder.forward_by_segment(batch, sizes, copies, lookup)
-        parts = torch.split(features.to(cast(nn.Linear, self.heads[0]).weight.dtype), sizes)
-        return [self.heads[task](part) for task, part in zip(inputs, parts, strict=True)]
+            features = encoder.forward_by_segment(batch, [len(b) for b in inputs.values()], copies, lookup)
+        return features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
+
+
+def _stacked_logits(features: Tensor, sizes: Sequence[int], weights: Tensor, biases: Tensor) -> Tensor:
+    """Each segment of ``sizes[s]`` rows of features (N, F) through a head of its own: logits (N, C).
+
+    weights (S C, F), biases (S C,): the heads one after the other.
+    """
+    weight, bias = weights.view(len(sizes), -1, weights.shape[1]), biases.view(len(sizes), -1)
+    if len(set(sizes)) == 1:
+        return torch.baddbmm(bias[:, None], features.view(len(sizes), -1, features.shape[1]), weight.mT).flatten(0, 1)
+    ends = torch.tensor(sizes, device=features.device)
+    held = torch.arange(max(sizes), device=features.device) < ends[:, None]
+    padded = features.new_zeros(*held.shape, features.shape[1]).masked_scatter(held[:, :, None], features)
+    return torch.masked_select(torch.baddbmm(bias[:, None], padded, weight.mT), held[:, :, None]).view(
+        len(features), -1
+    )
 
 
 def stack_padded(batches: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """Signals of a step -> task weights: MetaWeighting, Frank-Wolfe, baselines, and the step for your own loop."""
 
-from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
-from weighting.gradient_rows import GradientRows
+from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
+from weighting.gradient_rows import GradientRows, TaskGradients
 from weighting.losses import Closure, JointClosure, Losses, Rows, TaskGroup
 from weighting.metaweighting import MetaWeighting, project_simplex
 from weighting.record import StepRecord
@@ -22,9 +22,11 @@ __all__ = [
     "MultiTaskStep",
     "Outer",
     "Rows",
+    "Signals",
     "SingleTask",
     "State",
     "StepRecord",
+    "TaskGradients",
     "TaskGroup",
     "Uniform",
     "Weighting",

@@ -41,6 +41,15 @@ class HypergradientSpec:
 
 
 @dataclass(frozen=True)
+class Signals:
+    """What a step tells a method before the update: support ``losses`` (T,), detached, and, if it asked for it, the
+    ``gramian`` (T, T) of the gradients with respect to the parameters that several tasks touch."""
+
+    losses: Tensor
+    gramian: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Outer:
     """What the outer problem found in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
     the solver's relative duality ``gap`` () and its ``iterations`` ()."""
@@ -62,6 +71,10 @@ class Weighting:
     shares_parameters: ClassVar[bool] = True
     """False for single-task learning, which is only itself when no parameter is shared."""
 
+    needs_gramian: ClassVar[bool] = False
+    """Whether :meth:`weigh` reads the Gramian. Such a method weighs the shared parameters only: each task's own ones
+    get the gradient of its own loss, as in the papers of this kind."""
+
     @property
     def hypergradient(self) -> HypergradientSpec | None:
         """The hypergradient that :meth:`learn` needs, or None when the method has no outer problem."""
@@ -71,9 +84,9 @@ class Weighting:
         """The state before the first step: every weight 1, as in Algorithm 1."""
         return {"weights": torch.ones(tasks, dtype=state_dtype(device), device=device)}
 
-    def weights(self, state: State, losses: Tensor) -> Tensor:
-        """Task weights (T,) of this step, from the state and the support losses (T,), detached."""
-        return state["weights"]
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """Task weights (T,) of this step, and the state after it."""
+        return state["weights"], state
 
     def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
         """The state after the outer step, from D (T, T); D[t, j] = d L_t^query / d w_j."""

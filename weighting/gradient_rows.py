@@ -1,8 +1,7 @@
-"""The support gradients of T tasks as rows, and what is read off them: the update and the hypergradient.
+"""The support gradients of T tasks as rows, and what is read off them: update, Gramian, hypergradient.
 
-Only one T x d matrix is ever held. It is kept as one block per parameter, (k, n) for a parameter of n
-entries that k tasks touch: a task's own head is a single row, not T. The query gradients are streamed
-through it, one task at a time, and never stored. Blocks are reused from step to step.
+Only one T x d matrix is ever held, block by block: a task's own head is a single row, not T. The query gradients are
+streamed through it, one pass at a time, and never stored.
 """
 
 from __future__ import annotations
@@ -14,48 +13,25 @@ import torch
 from torch import Tensor
 
 from lossrag import ConfigError
+from weighting.gradient_blocks import OwnRows, SharedBlock
+from weighting.linear_block import LinearBlock, LinearGradient
 
-Gradients = dict[int, Tensor | None]
-"""By position of a parameter: gradients (r, *shape) of r consecutive tasks, or None where they touch it not."""
+Factor = Tensor | float
 
 
-@dataclass
-class _Block:
-    """Rows (k, n) of one parameter; ``tasks[i]`` is the task of row i, ``index`` the same as a tensor (k,).
+@dataclass(frozen=True)
+class TaskGradients:
+    """The gradients of r consecutive ``tasks``, by position of the parameter.
 
-    ``ids`` (U,): the rows of a table that are held, None for all of the parameter.
+    shared: (r, *shape) of those that these tasks touch.
+    own: for the positions of a parameter that each of the tasks owns, their gradients concatenated along dimension 0.
+    linear: of a single task, gradients kept as factors; their inputs are those of all tasks.
     """
 
-    rows: Tensor
-    tasks: list[int]
-    index: Tensor
-    ids: Tensor | None = None
-
-    def write(self, tasks: Sequence[int], gradients: Tensor) -> None:
-        """Put the rows (r, n) of ``tasks`` into their places, or append them."""
-        new = [task for task in tasks if task not in self.tasks]
-        if new:
-            self.tasks += new
-            added = gradients.new_zeros(len(new), gradients.shape[1])
-            self.rows = torch.cat([self.rows, added]) if len(self.rows) else added
-            self.index = torch.tensor(self.tasks, device=gradients.device)
-        places = [self.tasks.index(task) for task in tasks]
-        if places[-1] - places[0] == len(places) - 1:
-            self.rows[places[0] : places[-1] + 1] = gradients
-        else:
-            self.rows[places] = gradients
-
-    def combine(self, coefficients: Tensor, parameter: Tensor) -> Tensor:
-        """sum_t coefficients[t] * row_t in the shape of ``parameter``, zeros in the rows that are not held."""
-        total = coefficients[self.index].to(self.rows.dtype) @ self.rows
-        if self.ids is None:
-            return total.view_as(parameter)
-        return torch.zeros_like(parameter).index_copy_(0, self.ids, total.view(-1, *parameter.shape[1:]))
-
-    def clear(self, tasks: Sequence[int]) -> None:
-        """Zero the rows of tasks that do not touch this parameter any more."""
-        for task in set(tasks) & set(self.tasks):
-            self.rows[self.tasks.index(task)].zero_()
+    tasks: range
+    shared: dict[int, Tensor]
+    own: Sequence[tuple[tuple[int, ...], Tensor]] = ()
+    linear: Sequence[LinearGradient] = ()
 
 
 class GradientRows:
@@ -64,60 +40,128 @@ class GradientRows:
     def __init__(self, parameters: Sequence[Tensor], tasks: int) -> None:
         self.parameters = list(parameters)
         self.tasks = tasks
-        self._blocks = [
-            _Block(p.new_empty((0, p.numel())), [], torch.empty(0, dtype=torch.int64, device=p.device))
-            for p in self.parameters
-        ]
+        self._blocks = [SharedBlock(parameter) for parameter in self.parameters]
+        self._own = OwnRows(self.parameters)
+        self._linear = [LinearBlock() for _ in self.parameters]
 
-    def write(self, tasks: Sequence[int], gradients: Gradients) -> None:
-        """Store the gradients of consecutive ``tasks`` with respect to the parameters that ``gradients`` names."""
-        for position, gradient in gradients.items():
-            block = self._blocks[position]
-            if gradient is None:
-                block.clear(tasks)
-            elif gradient.is_sparse:
+    def clear(self) -> None:
+        """Forget the gradients of the last step."""
+        self._own.clear()
+        for block in self._blocks:
+            block.clear()
+        for linear in self._linear:
+            linear.clear()
+
+    def restrict(self, position: int, ids: Tensor) -> None:
+        """Hold only the rows ``ids`` (U,) of a table; the gradients of it that follow are (r, U, ...)."""
+        if self._blocks[position].ids is not ids:
+            self._blocks[position] = SharedBlock(self.parameters[position], ids)
+
+    def write(self, gradients: TaskGradients) -> None:
+        """Store the gradients of some tasks; raises ConfigError for sparse ones."""
+        for position, gradient in gradients.shared.items():
+            if gradient.is_sparse:
                 raise ConfigError(
                     "The gradient rows expect dense gradients, but a parameter gave a sparse one: "
                     "build its embedding with sparse=False."
                 )
-            else:
-                block.write(tasks, gradient.reshape(len(tasks), -1))
+            self._blocks[position].write(gradients.tasks, gradient)
+        for positions, gradient in gradients.own:
+            self._own.write(gradients.tasks, positions, gradient)
+        for each in gradients.linear:
+            self._linear[each.position].write(gradients.tasks.start, each)
 
-    def restrict(self, position: int, ids: Tensor) -> None:
-        """Hold only the rows ``ids`` (U,) of a table; the gradients of it that follow are (r, U, ...)."""
-        block = self._blocks[position]
-        if block.ids is not ids:
-            self._blocks[position] = _Block(block.rows.new_empty(0, 0), [], block.index[:0], ids)
+    def combine(self, coefficients: Tensor, own: Tensor | None = None) -> list[Tensor | None]:
+        """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it.
 
-    def combine(self, coefficients: Tensor) -> list[Tensor | None]:
-        """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it."""
-        return [
-            block.combine(coefficients, parameter) if block.tasks else None
-            for parameter, block in zip(self.parameters, self._blocks, strict=True)
-        ]
+        own: other coefficients (T,) for the parameters that a single task touches.
+        """
+        own = coefficients if own is None else own
+        mine = self._own.combine(own)
+        combined: list[Tensor | None] = []
+        for position, blocks in enumerate(zip(self._blocks, self._linear, strict=True)):
+            held = [block for block in blocks if block.tasks]
+            share = own if held and self._is_own(held[0]) else coefficients
+            combined.append(held[0].combine(share) if held else mine.get(position))
+        return combined
 
-    def inner(self, gradients: Gradients, factors: Sequence[Tensor | float], shared: bool) -> Tensor:
+    def gramian(self) -> Tensor:
+        """Inner products (T, T) of the gradients with respect to the parameters that several tasks touch."""
+        total = self.parameters[0].new_zeros(self.tasks, self.tasks)
+        for block in self._blocks:
+            parts = [] if self._is_own(block) else list(block.parts())
+            for tasks, rows in parts:
+                for others, columns in parts:
+                    part = total[tasks]
+                    part[:, others] += block.products(rows, columns)
+                    total[tasks] = part
+        for linear in self._linear:
+            if linear.tasks and not self._is_own(linear):
+                linear.add_gramian(total)
+        return total
+
+    def inner(self, gradients: TaskGradients, factors: Sequence[Factor], shared: bool) -> Tensor:
         """Inner products (r, T) of the gradients of r tasks, times a factor, with every row, over their parameters.
 
         factors: one per parameter, a number or a tensor of its shape (a diagonal preconditioner).
         shared: leave out the parameters that a single task touches.
         """
-        count = next((len(gradient) for gradient in gradients.values() if gradient is not None), 1)
-        total = self.parameters[0].new_zeros(count, self.tasks)
-        for position, gradient in gradients.items():
-            block = self._blocks[position]
-            if gradient is None or not block.tasks or (shared and len(block.tasks) == 1 and self.tasks > 1):
-                continue
-            factor = factors[position]
-            if isinstance(factor, Tensor):
-                scaled = gradient * (factor if block.ids is None else factor[block.ids])
-                product = scaled.reshape(count, -1) @ block.rows.t()
-            else:  # a number: scale the few products, not all of the gradient
-                product = gradient.reshape(count, -1) @ block.rows.t() * factor
-            total = total.index_add(1, block.index, product)
+        total = self.parameters[0].new_zeros(len(gradients.tasks), self.tasks)
+        for position, gradient in gradients.shared.items():
+            self._add_block(total, position, gradient, factors[position], shared)
+        for each in gradients.linear:
+            self._add_linear(total, each, factors[each.position], shared)
+        if shared and self.tasks > 1:
+            return total
+        for positions, gradient in gradients.own:
+            self._add_own(total, gradients.tasks, positions, gradient, factors)
         return total
+
+    def _add_block(self, total: Tensor, position: int, gradient: Tensor, factor: Factor, shared: bool) -> None:
+        block, stacked = self._blocks[position], self._own.row(position)
+        skip = shared and self.tasks > 1
+        if stacked is not None and not skip:  # kept beside those of other tasks, but this pass is of one task alone
+            task, row = stacked
+            total[:, task] += (gradient * factor).reshape(len(gradient), -1) @ row
+        linear = self._linear[position]
+        if linear.tasks and not (skip and self._is_own(linear)):
+            linear.add_inner_formed(total, gradient * factor)
+        if not block.tasks or (skip and self._is_own(block)):
+            return
+        if isinstance(factor, Tensor):
+            gradient = gradient * (factor if block.ids is None else factor[block.ids])
+        flat = block.flat(gradient)
+        for tasks, rows in block.parts():
+            product = block.products(flat, rows)
+            # a number: scale the few products, not all of the gradient
+            total[:, tasks] += product if isinstance(factor, Tensor) else product * factor
+
+    def _add_linear(self, total: Tensor, gradient: LinearGradient, factor: Factor, shared: bool) -> None:
+        linear = self._linear[gradient.position]
+        if not linear.tasks or isinstance(factor, Tensor):  # the support has formed gradients, or a preconditioner
+            self._add_block(total, gradient.position, gradient.formed(), factor, shared)
+        elif not (shared and self._is_own(linear)):
+            linear.add_inner(total, gradient, factor)
+
+    def _add_own(
+        self, total: Tensor, tasks: range, positions: tuple[int, ...], gradient: Tensor, factors: Sequence[Factor]
+    ) -> None:
+        flat = gradient.reshape(-1)
+        scale = factors[positions[0]]
+        alike = not any(isinstance(factors[position], Tensor) or factors[position] != scale for position in positions)
+        products = self._own.dot(positions, flat) if alike else None
+        if products is not None:
+            total.diagonal(tasks.start)[: len(tasks)] += products * scale
+            return
+        # a preconditioner, several learning rates, or other groups of tasks than the support had
+        for i, row in enumerate(torch.split(flat, self._own.lengths(positions))):
+            each = row.view(1, *self.parameters[positions[i]].shape)
+            self._add_block(total[i : i + 1], positions[i], each, factors[positions[i]], shared=False)
+
+    def _is_own(self, block: SharedBlock | LinearBlock) -> bool:
+        return block.tasks == 1 and self.tasks > 1
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all rows: at most T x d entries."""
-        return sum(block.rows.nbytes for block in self._blocks)
+        return self._own.nbytes + sum(block.nbytes for block in self._blocks) + sum(b.nbytes for b in self._linear)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Closure = Callable[[], Tensor]
@@ -28,21 +29,27 @@ class TaskGroup:
 
     tasks: their consecutive numbers.
     shared: parameters, or rows of them, of which r = len(tasks) expanded copies (r, *shape) are handed to ``compute``.
-    private: for each task the parameters that only its own loss touches.
-    compute: uses copy i for task i alone and returns the r scalar losses; so one backward pass gives all r gradients.
+    own: lists of r parameters, the i-th of which only task ``tasks[i]`` touches; they may differ in their first
+        dimension, along which ``compute`` gets each list concatenated.
+    compute: (copies, stacks) -> the r losses, (r,) or scalars; uses copy i and its part of the stacks for task i alone,
+        so that one backward pass gives all r gradients.
 
     Worth it where tasks have few rows each: r small passes pay r times for launching the same operations.
     """
 
     tasks: range
     shared: Sequence[Tensor | Rows]
-    private: Sequence[Sequence[Tensor]]
-    compute: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    own: Sequence[Sequence[Tensor]]
+    compute: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor | Sequence[Tensor]]
 
     def copies(self) -> list[Tensor]:
         """r expanded copies (r, *shape) of each shared parameter; they share its memory."""
         values = [entry.table[entry.ids] if isinstance(entry, Rows) else entry for entry in self.shared]
         return [value.expand(len(self.tasks), *value.shape) for value in values]
+
+    def stacks(self) -> list[Tensor]:
+        """The parameters of every list in ``own``, one after the other along dimension 0."""
+        return [torch.cat(list(parameters)) for parameters in self.own]
 
 
 Losses = JointClosure | Sequence[Closure | TaskGroup]

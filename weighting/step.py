@@ -6,20 +6,22 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossrag import ConfigError
-from weighting.base import HypergradientSpec, Outer, State, Weighting
-from weighting.gradient_rows import GradientRows, Gradients
+from weighting.base import HypergradientSpec, Outer, Signals, State, Weighting, check_choice
+from weighting.gradient_rows import GradientRows, TaskGradients
 from weighting.inner import check_inner, inner_factors
-from weighting.losses import Losses, Rows, TaskGroup
+from weighting.linear_taps import LinearTaps
+from weighting.losses import Losses
+from weighting.low_memory import Replay, replayed_hypergradient
+from weighting.passes import Passes
 from weighting.record import StepRecord
 
-Take = Callable[[Sequence[int], Gradients], None]
-"""Receives the gradients of some tasks with respect to some parameters."""
+MEMORY = ("rows", "low")
 
 
 class MultiTaskStep:
@@ -27,6 +29,10 @@ class MultiTaskStep:
 
     parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
     tasks: their number or their names (names appear in records and errors).
+    memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
+        a time and computes them again, for one more support pass and T query passes (weighting/low_memory.py).
+    model: lets the step watch the linear layers, so that tasks on one shared input need not form T gradients of each
+        where there is a cheaper way (weighting/linear_block.py); results differ by rounding only.
 
     Tasks with their own inputs should be given as one closure per task: T backward passes over disjoint slices
     cost what one backward over the joint batch costs, while T passes through one retained graph cost T times
@@ -46,7 +52,10 @@ class MultiTaskStep:
         optimizer: torch.optim.Optimizer,
         weighting: Weighting,
         tasks: int | Sequence[str],
+        memory: str = "rows",
+        model: nn.Module | None = None,
     ) -> None:
+        check_choice("MultiTaskStep", "memory", memory, MEMORY)
         self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
             raise ConfigError("MultiTaskStep: none of the parameters requires a gradient, there is nothing to train.")
@@ -61,8 +70,10 @@ class MultiTaskStep:
         self.device = self.parameters[0].device
         self.state: State = weighting.init(len(self.tasks), self.device)
         self.count = 0
+        self.memory = memory
         self._rows = GradientRows(self.parameters, len(self.tasks))
-        self._position = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+        taps = None if model is None else LinearTaps(model, self.parameters)
+        self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
         if weighting.hypergradient is not None:
             check_inner(optimizer, weighting.hypergradient)
 
@@ -88,10 +99,15 @@ class MultiTaskStep:
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
         self.count += 1
         if spec is None or query is None:
-            losses, weights = self._update_joint(support)
+            update = self._update_by_rows if self.weighting.needs_gramian else self._update_joint
+            losses, weights = update(support)
             return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
-        losses, weights = self._update_by_rows(support)
-        query_losses, D = self._hypergradient(query, spec)
+        replay = Replay(self.parameters, support) if self.memory == "low" else None
+        if replay is not None:
+            losses, weights = self._update_joint(replay.recording())
+        else:
+            losses, weights = self._update_by_rows(support)
+        query_losses, D = self._hypergradient(query, spec, replay)
         self.state, outer = self.weighting.learn(self.state, D)
         return self._record(losses, weights, query_losses, D, outer)
 
@@ -112,105 +128,44 @@ class MultiTaskStep:
 
     def _update_joint(self, support: Losses) -> tuple[Tensor, Tensor]:
         """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
-        losses = torch.stack(self._all_losses(support))
-        weights = self.weighting.weights(self.state, losses.detach())
+        losses = torch.stack(self._passes.values(support))
+        weights = self._weigh(Signals(losses.detach()))
         self.optimizer.zero_grad()
         (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return losses.detach(), weights
 
     def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
-        """The same update from the T gradient rows, which the hypergradient needs afterwards (Eq. 9)."""
-        losses = self._per_task(support, self._rows.write)
-        weights = self.weighting.weights(self.state, losses)
-        for parameter, gradient in zip(self.parameters, self._rows.combine(weights / len(weights)), strict=True):
+        """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
+        self._rows.clear()
+        losses = self._passes.gradients(support, self._rows.write)
+        gramian = self._rows.gramian() if self.weighting.needs_gramian else None
+        weights = self._weigh(Signals(losses, gramian))
+        own = torch.ones_like(weights) if self.weighting.needs_gramian else weights
+        combined = self._rows.combine(weights / len(weights), own / len(weights))
+        for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return losses, weights
 
-    def _hypergradient(self, query: Losses, spec: HypergradientSpec) -> tuple[Tensor, Tensor]:
+    def _weigh(self, signals: Signals) -> Tensor:
+        weights, self.state = self.weighting.weigh(self.state, signals)
+        return weights
+
+    def _hypergradient(self, query: Losses, spec: HypergradientSpec, replay: Replay | None) -> tuple[Tensor, Tensor]:
         """D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10), row by row."""
         factors = inner_factors(self.optimizer, self.parameters, spec)
         divisor = 1 if spec.scale == "unit" else len(self.tasks)
+        if replay is not None:
+            losses, products = replayed_hypergradient(replay, query, self._passes, len(self.tasks), factors, spec)
+            return losses, products / -divisor
         D = self.parameters[0].new_zeros(len(self.tasks), len(self.tasks))
 
-        def add_rows(tasks: Sequence[int], gradients: Gradients) -> None:
+        def add_rows(gradients: TaskGradients) -> None:
             rows = self._rows.inner(gradients, factors, shared=spec.parameters == "shared")
-            D[tasks[0] : tasks[0] + len(tasks)] -= rows / divisor
+            D[gradients.tasks.start : gradients.tasks.stop] -= rows / divisor
 
-        return self._per_task(query, add_rows), D
-
-    def _per_task(self, losses: Losses, take: Take) -> Tensor:
-        """The detached losses (T,), after handing the gradients of every task to ``take``."""
-        if callable(losses):
-            values = self._all_losses(losses)
-            for task, loss in enumerate(values):
-                self._take_one(task, loss, take, keep_graph=task < len(values) - 1)
-            return torch.stack([loss.detach() for loss in values])
-        values = []
-        for entry in losses:
-            if isinstance(entry, TaskGroup):
-                values += self._take_group(entry, take)
-            else:
-                loss = self._scalar(len(values), entry())
-                self._take_one(len(values), loss, take, keep_graph=False)
-                values.append(loss)
-        self._check_count("task losses", len(values))
-        return torch.stack([loss.detach() for loss in values])
-
-    def _take_one(self, task: int, loss: Tensor, take: Take, keep_graph: bool) -> None:
-        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
-        take([task], {i: None if g is None else g.unsqueeze(0) for i, g in enumerate(gradients)})
-
-    def _take_group(self, group: TaskGroup, take: Take) -> list[Tensor]:
-        copies = [copy.detach().requires_grad_() for copy in group.copies()]
-        losses = [self._scalar(task, loss) for task, loss in zip(group.tasks, group.compute(copies), strict=True)]
-        private = [parameter for parameters in group.private for parameter in parameters]
-        gradients = torch.autograd.grad(torch.stack(losses).sum(), [*copies, *private], allow_unused=True)
-        own = dict(zip(map(id, private), gradients[len(copies) :], strict=True))
-        shared: Gradients = {i: None for i, p in enumerate(self.parameters) if id(p) not in own}
-        for entry, gradient in zip(group.shared, gradients, strict=False):
-            position = self._position[id(entry.table if isinstance(entry, Rows) else entry)]
-            if isinstance(entry, Rows):
-                self._rows.restrict(position, entry.ids)
-            shared[position] = gradient
-        take(group.tasks, shared)
-        for task, parameters in zip(group.tasks, group.private, strict=True):
-            mine = {self._position[id(p)]: own[id(p)] for p in parameters}
-            take([task], {i: None if g is None else g.unsqueeze(0) for i, g in mine.items()})
-        return losses
-
-    def _all_losses(self, losses: Losses) -> list[Tensor]:
-        if callable(losses):
-            values = losses()
-        else:
-            values = []
-            for entry in losses:
-                values += entry.compute(entry.copies()) if isinstance(entry, TaskGroup) else [entry()]
-        if isinstance(values, Tensor):
-            raise ConfigError(
-                f"MultiTaskStep: expected a list of {len(self.tasks)} scalar losses, got a tensor of shape "
-                f"{tuple(values.shape)}: return [loss_a, loss_b, ...] without stacking them."
-            )
-        self._check_count("task losses", len(values))
-        return [self._scalar(task, loss) for task, loss in enumerate(values)]
-
-    def _check_count(self, what: str, count: int) -> None:
-        if count != len(self.tasks):
-            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} {what}, one per task, got {count}.")
-
-    def _scalar(self, task: int, loss: Tensor) -> Tensor:
-        if loss.dim() != 0:
-            raise ConfigError(
-                f"MultiTaskStep: the loss of task {self.tasks[task]!r} must be a scalar, "
-                f"got shape {tuple(loss.shape)}: take its mean."
-            )
-        if not loss.requires_grad:
-            raise ConfigError(
-                f"MultiTaskStep: the loss of task {self.tasks[task]!r} does not depend on any trained parameter: "
-                "compute it from the model's outputs, without detach() or no_grad()."
-            )
-        return loss
+        return self._passes.gradients(query, add_rows), D
 
     def state_dict(self) -> State:
         """Everything the step remembers, as tensors (the optimiser has its own state)."""

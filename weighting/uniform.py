@@ -14,6 +14,6 @@ class Uniform(Weighting):
 
     >>> import torch
     >>> method = Uniform()
-    >>> method.weights(method.init(2, torch.device("cpu")), torch.tensor([3.0, 1.0])).tolist()
+    >>> method.init(2, torch.device("cpu"))["weights"].tolist()
     [1.0, 1.0]
     """

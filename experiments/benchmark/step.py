@@ -15,9 +15,12 @@ from experiments.benchmark.paired import paired_ratio
 from experiments.benchmark.result import Result
 from experiments.config.schema import MachineConfig
 from experiments.machine import apply_machine
-from experiments.task_groups import table_rows, task_losses
+from experiments.objective import BatchObjective
+from experiments.task_groups import joint_losses, table_rows, task_losses
+from lossbank import LOSSES
 from lossrag import ConfigError
 from models import MultiTaskModel, TextCNN
+from tasks import Task
 from weighting import MetaWeighting, MultiTaskStep, Uniform
 
 
@@ -93,26 +96,24 @@ def _step(
     model = MultiTaskModel(
         lambda: TextCNN(vectors, filters=options.filters, trainable=options.trainable), [4] * tasks
     ).to(options.device)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
     step = MultiTaskStep(model.parameters(), optimizer, method, tasks)
 
-    def batch(size: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    names = [Task(f"task {t}", "classification", 4) for t in range(tasks)]
+
+    def batch(size: int) -> tuple[list[torch.Tensor], BatchObjective]:
         shape = (tasks, size, options.length)
         words = torch.randint(1, options.words, shape, generator=generator).to(options.device)
-        return list(words), list(torch.randint(4, (tasks, size), generator=generator).to(options.device))
+        labels = torch.randint(4, (tasks, size), generator=generator).to(options.device)
+        return list(words), BatchObjective(names, [LOSSES["cross_entropy"]] * tasks, list(labels))
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits, labels)
-
-    words, labels = batch(rows)
-    query_words, query_labels = batch(query_rows)
+    support, query = batch(rows), batch(query_rows)
     if isinstance(method, Uniform):
-        return lambda: step(lambda: [loss(out, y) for out, y in zip(model.forward_joint(words), labels, strict=True)])
+        return lambda: step(joint_losses(model, *support))
 
     def run() -> object:
-        rows = table_rows(model, words)
-        support = task_losses(model, words, lambda t, out: loss(out, labels[t]), rows)
-        return step(support, task_losses(model, query_words, lambda t, out: loss(out, query_labels[t]), rows))
+        rows = table_rows(model, support[0])
+        return step(task_losses(model, *support, rows), task_losses(model, *query, rows))
 
     return run
 

@@ -79,6 +79,7 @@ class TrainConfig:
     data (support and query), as they would without a split.
     refit: after the run, train afresh on support and query with the learned weights, for the best epoch's length.
     precision: float32, or bf16: autocast of the encoder where the machine has instructions for it.
+    memory: with an outer problem, ``rows`` holds T gradients of the model; ``low`` holds one and computes them again.
     """
 
     epochs: int = 10
@@ -86,6 +87,7 @@ class TrainConfig:
     query_for_baselines: str = "all"
     refit: bool = False
     precision: str = "float32"
+    memory: str = "rows"
 
     def __post_init__(self) -> None:
         _require(self.epochs > 0, "train.epochs", "a positive number", self.epochs)
@@ -97,6 +99,7 @@ class TrainConfig:
             self.query_for_baselines,
         )
         _require(self.precision in ("float32", "bf16"), "train.precision", "'float32' or 'bf16'", self.precision)
+        _require(self.memory in ("rows", "low"), "train.memory", "'rows' or 'low'", self.memory)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""Where the support gradients of one step lie: a block per shared parameter, and the parameters that tasks own.
+
+What a pass over several tasks computed is kept as it is, in the memory order it came in: the gradients of a step are
+by far the largest thing that is handled, and a copy of them costs as much as reading them twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Columns = slice | Tensor
+"""Tasks as an index: a slice where they are consecutive."""
+
+
+class SharedBlock:
+    """Gradients of one parameter by the tasks that touched it in this step, as matrices (m, k, n) with n m entries for
+    each of k tasks; ``ids`` (U,): the rows of a table it is about."""
+
+    def __init__(self, parameter: Tensor, ids: Tensor | None = None) -> None:
+        self.parameter = parameter
+        self.ids = ids
+        self._outer: list[int] | None = None
+        self._order: list[int] = []
+        self._buffer = parameter.new_empty(0, 0, 0)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients of the last step; the buffer of single rows stays."""
+        self._parts: list[tuple[Columns, Tensor]] = []
+        self._singles: list[int] = []
+        self.tasks = 0
+
+    def write(self, tasks: range, gradient: Tensor) -> None:
+        """Keep the gradients (r, *shape) of ``tasks``; a pass over several tasks is kept without a copy."""
+        rows = self.flat(gradient)
+        self.tasks += len(tasks)
+        if len(tasks) > 1:
+            self._parts.append((slice(tasks.start, tasks.stop), rows))
+            return
+        place = len(self._singles)
+        if self._buffer.shape[::2] != rows.shape[::2]:
+            self._buffer = rows.new_empty(rows.shape[0], 0, rows.shape[2])
+        if place == self._buffer.shape[1]:
+            self._buffer = torch.cat([self._buffer, rows], dim=1)
+        else:
+            self._buffer[:, place] = rows[:, 0]
+        self._singles.append(tasks.start)
+
+    def parts(self) -> Iterator[tuple[Columns, Tensor]]:
+        """(tasks, rows (m, k, n)) of everything that was written."""
+        yield from self._parts
+        if self._singles:
+            yield _columns(self._singles, self.parameter.device), self._buffer[:, : len(self._singles)]
+
+    def flat(self, gradient: Tensor) -> Tensor:
+        """(r, *shape) as (m, r, n), in the memory order of the first gradient of this block: a view of such ones.
+
+        m collects the dimensions that lay outside that of the tasks, n those inside.
+        """
+        if self._outer is None:
+            strides = gradient.stride()
+            self._order = sorted(range(1, gradient.dim()), key=lambda d: -strides[d])
+            self._outer = [d for d in self._order if gradient.shape[0] > 1 and strides[d] > strides[0]]
+        inner = self._order[len(self._outer) :]
+        held = gradient.permute(*self._outer, 0, *inner)
+        return held.reshape(math.prod(held.shape[: len(self._outer)]), len(gradient), -1)
+
+    def products(self, flat: Tensor, rows: Tensor) -> Tensor:
+        """Inner products (r, k) of gradients (m, r, n) with rows (m, k, n)."""
+        total = flat[0] @ rows[0].mT
+        for left, right in zip(flat[1:], rows[1:], strict=True):
+            total.addmm_(left, right.mT)
+        return total
+
+    def combine(self, coefficients: Tensor) -> Tensor:
+        """sum_t coefficients[t] * row_t in the shape of the parameter; zero in the rows that are not held."""
+        sums = [coefficients[tasks].to(rows.dtype) @ rows for tasks, rows in self.parts()]
+        total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+        order = [d - 1 for d in self._order]
+        shape = self.parameter.shape if self.ids is None else (len(self.ids), *self.parameter.shape[1:])
+        back = sorted(range(len(order)), key=lambda d: order[d])
+        shaped = total.view([shape[d] for d in order]).permute(back).contiguous()
+        if self.ids is None:
+            return shaped
+        return torch.zeros_like(self.parameter).index_copy_(0, self.ids, shaped)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._buffer.nbytes + sum(rows.nbytes for _, rows in self._parts)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    tasks: range
+    flat: Tensor
+
+
+class OwnRows:
+    """Gradients of parameters that a single task owns (its head), those of a pass over several tasks side by side."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self._owners: dict[tuple[int, ...], Tensor] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the gradients of the last step."""
+        self._stacks: dict[tuple[int, ...], _Stack] = {}
+        self._row: dict[int, tuple[int, Tensor]] = {}
+
+    def write(self, tasks: range, positions: tuple[int, ...], gradient: Tensor) -> None:
+        """Keep ``gradient``: that of parameter ``positions[i]`` of task ``tasks[i]``, end to end."""
+        flat = gradient.reshape(-1)
+        self._stacks[positions] = _Stack(tasks, flat)
+        for task, position, row in zip(tasks, positions, torch.split(flat, self.lengths(positions)), strict=True):
+            self._row[position] = (task, row)
+
+    def row(self, position: int) -> tuple[int, Tensor] | None:
+        """The task that owns this parameter, and the gradient (n,); None when it was not written as a stack."""
+        return self._row.get(position)
+
+    def combine(self, coefficients: Tensor) -> dict[int, Tensor]:
+        """coefficients[t] * gradient of every parameter held, by position, in its shape."""
+        result: dict[int, Tensor] = {}
+        for positions, stack in self._stacks.items():
+            share = coefficients[stack.tasks.start : stack.tasks.stop].to(stack.flat.dtype)
+            scaled = share[self.owners(positions)] * stack.flat
+            for position, row in zip(positions, torch.split(scaled, self.lengths(positions)), strict=True):
+                result[position] = row.view_as(self.parameters[position])
+        return result
+
+    def dot(self, positions: tuple[int, ...], flat: Tensor) -> Tensor | None:
+        """<flat_i, gradient_i> (r,) for each parameter of the same stack; None when the stacks differ."""
+        stack = self._stacks.get(positions)
+        if stack is None:
+            return None
+        return flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), stack.flat * flat)
+
+    def lengths(self, positions: tuple[int, ...]) -> list[int]:
+        """Entries of each parameter."""
+        return [self.parameters[position].numel() for position in positions]
+
+    def owners(self, positions: tuple[int, ...]) -> Tensor:
+        """(n,) int64: for every entry of a stack, which of its parameters it is of."""
+        if positions not in self._owners:
+            lengths = torch.tensor(self.lengths(positions))
+            self._owners[positions] = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.device)
+        return self._owners[positions]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters[0].device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(stack.flat.nbytes for stack in self._stacks.values())
+
+
+def _columns(tasks: list[int], device: torch.device) -> Columns:
+    if tasks == list(range(tasks[0], tasks[0] + len(tasks))):
+        return slice(tasks[0], tasks[0] + len(tasks))
+    return torch.tensor(tasks, device=device)
