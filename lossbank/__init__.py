@@ -1,7 +1,9 @@
 """The library of losses: registered, checked per-sample functions of (logits, targets)."""
 
-# Importing the files of losses is what registers them.
-from lossbank import classification, regression
-from lossbank.contract import LOSSES, Loss, LossFunction, register_loss
+# Importing the losses is what registers them.
+from lossbank import losses
+from lossbank.contract import Loss, LossFunction
+from lossbank.metric_learning import from_metric_learning
+from lossbank.registration import LOSSES, register_loss
 
-__all__ = ["LOSSES", "Loss", "LossFunction", "classification", "register_loss", "regression"]
+__all__ = ["LOSSES", "Loss", "LossFunction", "from_metric_learning", "losses", "register_loss"]

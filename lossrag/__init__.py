@@ -1,6 +1,7 @@
 """The foundation under all floors: the version, the one exception family, and registries of names."""
 
 from lossrag.errors import (
+    BankError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -14,6 +15,7 @@ from lossrag.registry import Registry
 __version__ = "0.1.0"
 
 __all__ = [
+    "BankError",
     "CheckpointError",
     "ConfigError",
     "DataError",

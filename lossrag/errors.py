@@ -26,6 +26,10 @@ class CheckpointError(LossRAGError):
     """A checkpoint that is damaged, foreign or from another configuration."""
 
 
+class BankError(LossRAGError):
+    """A bank of losses that is absent, damaged, foreign or of another embedding version."""
+
+
 class DivergedError(LossRAGError):
     """A loss or a gradient that is no longer finite."""
 
