@@ -71,6 +71,7 @@ def test_many_blocks_of_documents(monkeypatch):
     expected = fast_form(*inputs)
     gradients = torch.autograd.grad(expected.square().sum(), inputs)
     monkeypatch.setattr("models.max_over_time.BLOCK_BYTES", 6000)
+    monkeypatch.setattr("models.windows.BLOCK_BYTES", 6000)
     assert_equal([fast_form(*inputs)], [expected])
     assert_equal(torch.autograd.grad(fast_form(*inputs).square().sum(), inputs), gradients)
 
