@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import torch
+from torch import nn
+
+from experiments.composing import Composing
 from experiments.config.schema import Config, OptimizerConfig
+from experiments.lazy_adam import LazyAdam
 from experiments.machine import require_bf16
 from experiments.problem import Problem
+from lossbank import BankRetriever, Composer, TaskSpec, starting_retriever
 from models import MultiTaskModel, TextCNN
-from tasks import SUITES, Suite, pool_query
+from tasks import SUITES, Suite, corrupt, pool_query
 from weighting import MultiTaskStep
 
 
 def trains_on_query(config: Config) -> bool:
-    """Methods without an outer problem hold nothing out, unless told to."""
-    return config.weighting.options.hypergradient is None and config.train.query_for_baselines == "all"
+    """Runs without an outer problem, be it for task weights or for losses, hold nothing out, unless told to."""
+    outer = config.weighting.options.hypergradient is not None or config.loss.policy != "fixed"
+    return not outer and config.train.query_for_baselines == "all"
 
 
 def build_suite(config: Config) -> Suite:
     """The suite of a run, its query split added to the support split for methods that have no use for one."""
     suite = SUITES[config.tasks.name].load(config.tasks.options)
+    if config.corrupt:
+        suite, _ = corrupt(suite, config.corrupt, config.seed)
+    if config.outer.metric == "macro_accuracy":
+        suite = replace(suite, tasks=tuple(replace(task, macro=True) for task in suite.tasks))
     return pool_query(suite) if trains_on_query(config) else suite
 
 
 def build_model(config: Config, suite: Suite) -> MultiTaskModel:
     """A freshly initialised model; depends on the seed only."""
     torch.manual_seed(config.seed)
-    return MultiTaskModel(
+    model = MultiTaskModel(
         lambda: config.model.encoder.build(suite.vectors, suite.input_shape),
         [task.outputs for task in suite.tasks],
         config.model.sharing,
         torch.bfloat16 if config.train.precision == "bf16" else None,
     )
+    for table in trained_tables(model):
+        table.sparse = config.optimizer.vectors == "lazy"
+    return model
+
+
+def trained_tables(model: MultiTaskModel) -> list[nn.Embedding]:
+    """The embeddings of trainable word vectors: one, or one per task when nothing is shared."""
+    encoders = [module for module in model.modules() if isinstance(module, TextCNN)]
+    return [encoder.embedding for encoder in encoders if encoder.embedding.weight.requires_grad]
 
 
 def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem:
@@ -42,21 +64,28 @@ def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem
 
 
 def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
-    """The optimiser; trainable word vectors form a group with a learning rate of their own."""
-    vectors = [
-        m.embedding.weight for m in model.modules() if isinstance(m, TextCNN) and m.embedding.weight.requires_grad
-    ]
+    """The optimiser; trainable word vectors form a group with a learning rate of their own.
+
+    ``vectors=lazy`` asks the step for their gradient as a sparse tensor (``sparse=True`` in their group). For SGD the
+    rows that it leaves out are those that would not have moved; for Adam see :class:`LazyAdam`.
+    """
+    vectors = [table.weight for table in trained_tables(model)]
+    lazy = config.vectors == "lazy"
     known = set(map(id, vectors))
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    groups = [{"params": rest}]
+    groups: list[dict[str, Any]] = [{"params": rest}]
     # one call for all parameters: with many heads, launching their updates one by one costs more than the updates
     fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in rest)
     if vectors:
-        groups.append({"params": vectors, "lr": config.lr * config.vectors_lr_factor})  # type: ignore[dict-item]
+        group = {"params": vectors, "lr": config.lr * config.vectors_lr_factor}
+        # torch's fused updates take no sparse gradients
+        groups.append(group | {"fused": False, "sparse": True} if lazy else group)
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
         )
+    if lazy:  # without weight decay AdamW is Adam
+        return LazyAdam(groups, lr=config.lr, fused=fused)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
@@ -68,6 +97,28 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
     method = config.weighting.options
     names, memory = problem.suite.task_names, config.train.memory
     return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+
+
+def build_composing(config: Config, problem: Problem, run: str, steps: int) -> Composing | None:
+    """The learned losses of a run of so many steps; None when every task keeps its configured one."""
+    if config.loss.policy == "fixed":
+        return None
+    tasks = [
+        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
+        for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
+    ]
+    composer = Composer(
+        tasks, config.loss.composer(), _retriever(config, run), config.seed, config.loss.bank is not None
+    )
+    return Composing(problem, composer, steps, config.loss.outer == "lambda")
+
+
+def _retriever(config: Config, run: str) -> BankRetriever | None:
+    kind = config.loss.policy
+    if kind not in ("knn", "two_tower"):
+        return None
+    source = None if config.loss.bank is None else Path(config.loss.bank)
+    return starting_retriever(source, kind, run, config.seed)
 
 
 def passes_route(config: Config) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments import exits
-from experiments.help import MAIN_HELP, TRAIN_HELP
+from experiments.help import BANK_HELP, MAIN_HELP, TRAIN_HELP
 from lossrag import ConfigError, LossRAGError, __version__, did_you_mean
 
 
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _subcommand(name: str) -> Callable[[list[str]], int]:
-    commands = {"train": _train, "benchmark": _benchmark}
+    commands = {"train": _train, "benchmark": _benchmark, "bank": _bank, "ablate": _ablate}
     if name not in commands:
         raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, commands)}")
     return commands[name]
@@ -69,3 +69,18 @@ def _benchmark(arguments: list[str]) -> int:
     from experiments.benchmark import benchmark  # noqa: PLC0415
 
     return benchmark(arguments, Console())
+
+
+def _ablate(arguments: list[str]) -> int:
+    from experiments.ablation import ablate  # noqa: PLC0415
+
+    return ablate(arguments, Console())
+
+
+def _bank(arguments: list[str]) -> int:
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        print(BANK_HELP, end="")
+        return 0
+    from experiments.bank_command import bank  # noqa: PLC0415
+
+    return bank(arguments, Console())

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.log.jsonl import read_points
-from experiments.objective import metric_name
+from experiments.score import metric_name
 from tasks import Task
 
 # Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.

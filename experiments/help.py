@@ -8,6 +8,8 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
   lossrag train --help                 what can be set, and how
   lossrag benchmark step               what a step costs beside a uniform step
   lossrag benchmark --help
+  lossrag ablate smoke                 compare settings over seeds; `lossrag ablate --help`
+  lossrag bank list                    the losses there are; `lossrag bank --help`: look at them, ask for them
 
 Results go to runs/<run id>/: summary.json, metrics.jsonl, trajectories.png, tensorboard/, checkpoints/.
 """
@@ -21,22 +23,49 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=topic_paper               the paper's own numbers (300-d GloVe, 3000 epochs)
   experiment=digits                    shared input, one regression among the tasks, seconds
 
-  weighting=metaweighting | uniform | single_task      (single_task needs model.sharing=none)
+  weighting=metaweighting | uniform | mgda | single_task   (single_task needs model.sharing=none)
+  weighting=torchjd/upgrad             a Gramian weighting of torchjd (extra baselines)
   weighting.alpha=0.5                  step size of the task weights
   weighting.scale=paper | unit         keep eta/T in the hypergradient (Eq. 10), or absorb it in alpha
   weighting.inner=sgd | adam           plain gradient step as written, or through Adam's preconditioner
   weighting.constraint=none | nonnegative | simplex
   weighting.parameters=all | shared    which parameters enter the hypergradient
   outer.classification=one_minus_p     a bounded outer loss
+  outer.average=class   outer.metric=macro_accuracy   rare classes count as much as frequent ones
+  'tasks.corrupt={REC: {noise: symmetric, rate: 0.4}}'   wrong training labels, for research
   outer.batch_size=64                  query rows per step (default: train.batch_size)
   train.refit=true                     after the run, train once more on support and query
 
+  loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
+  loss.k=8   loss.step=4   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
+
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
+  train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
 
 Look at it:  tensorboard --logdir runs
+"""
+
+BANK_HELP = """\
+lossrag bank COMMAND
+
+The losses of the library, and what a bank remembers of them. A run directory stands for the bank in it.
+
+  list [bank=FOLDER]                   every loss; with a bank how often it was priced, and what it contributed
+  show LOSS [bank=FOLDER]              formula, reference, needs, shape in words, gradient curve, history
+       [output=loss.png]               the gradient curve as a picture
+  neighbours LOSS [k=5]                the losses of the most similar shape
+  query bank=FOLDER KEY=VALUE ...      which losses a described task would get, and why:
+       kind=classification classes=4 disagreement=0.4 sure_and_wrong=0.2 balance_rarest=0.05
+       what is not said is as in the bank on average; k=8   by=knn | towers
+  query run=RUN_DIR task=NAME          the same for a task as that run last saw it
+  export bank=FOLDER output=FILE       all records, to .csv or .json
+  merge FOLDER FOLDER output=FOLDER    the records of both
+  check FOLDER                         what to know about a bank; exit code 1 if there is something
+
+  library=[my_losses.py]               with any of them: your own losses, too
 """

@@ -8,59 +8,59 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from experiments.score import hits, metric_name, score
 from experiments.task_groups import segment_means
-from lossbank import Loss
+from lossbank import Mixture, joined_mixture
+from models import Outputs
 from tasks import Task
-
-
-def metric_name(task: Task) -> str:
-    """``accuracy`` for classification, ``r2`` (coefficient of determination) for regression."""
-    return "accuracy" if task.kind == "classification" else "r2"
-
-
-def score(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar."""
-    if task.kind == "classification":
-        return _hits(logits, targets).mean()
-    residual = (logits - targets).double().square().sum()
-    spread = (targets - targets.mean(dim=0)).double().square().sum()
-    return 1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)
-
-
-def _hits(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) == targets).to(torch.float64)
 
 
 @dataclass(frozen=True)
 class BatchObjective:
-    """``losses[t]`` of task t on ``targets[t]`` (B_t, ...); collects the tasks' scores without reading the device."""
+    """``mixtures[t]`` of task t on ``targets[t]`` (B_t, ...); collects the tasks' scores without reading the device.
+
+    by_class: the loss of a task is the mean over the classes of its batch of the mean of each, not that over samples.
+    """
 
     tasks: Sequence[Task]
-    losses: Sequence[Loss]
+    mixtures: Sequence[Mixture]
     targets: Sequence[Tensor]
+    by_class: bool = False
     _scores: dict[int, Tensor] = field(default_factory=dict)
 
-    def one(self, task: int, logits: Tensor) -> Tensor:
-        """The scalar loss of a task from its logits (B, C)."""
+    def one(self, task: int, outputs: Outputs) -> Tensor:
+        """The scalar loss of a task from its outputs for B rows."""
+        targets = self.targets[task]
         with torch.no_grad():
-            self._scores[task] = score(self.tasks[task], logits, self.targets[task]).view(1)
-        return self.losses[task](logits, self.targets[task]).mean()
+            self._scores[task] = score(self.tasks[task], outputs.logits, targets).view(1)
+        return self._mean(task, self.mixtures[task](outputs.logits, targets, outputs.features))
+
+    def _mean(self, task: int, values: Tensor) -> Tensor:
+        if not self.by_class or self.tasks[task].kind != "classification":
+            return values.mean()
+        counts = torch.bincount(self.targets[task], minlength=self.tasks[task].outputs)
+        share = 1 / counts.clamp(min=1)[self.targets[task]] / (counts > 0).sum()
+        return (values * share.to(values.dtype)).sum()
 
     def alike(self, tasks: range) -> bool:
-        """Whether they have the same loss, kind and number of outputs."""
-        return len({(self.losses[t].name, self.tasks[t].kind, self.tasks[t].outputs) for t in tasks}) == 1
+        """Whether they have the same kind and number of outputs, and losses that work row by row."""
+        same = len({(self.tasks[t].kind, self.tasks[t].outputs) for t in tasks}) == 1
+        return same and not self.by_class and all(self.mixtures[t].row_by_row for t in tasks)
 
-    def many(self, tasks: range, logits: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The losses (r,) of tasks that are alike, from their logits (sum of sizes, C), task after task."""
-        targets = torch.cat([self.targets[t] for t in tasks])
+    def many(self, tasks: range, outputs: Outputs, sizes: Sequence[int]) -> Tensor:
+        """The losses (r,) of tasks that are alike, from the outputs for all their rows, task after task."""
+        logits, targets = outputs.logits, torch.cat([self.targets[t] for t in tasks])
         with torch.no_grad():
-            if self.tasks[tasks.start].kind == "classification":
-                self._scores[tasks.start] = segment_means(_hits(logits, targets), sizes)
+            if all(metric_name(self.tasks[t]) == "accuracy" for t in tasks):
+                self._scores[tasks.start] = segment_means(hits(logits, targets), sizes)
             else:
                 parts = torch.split(logits, list(sizes))
                 scores = [score(self.tasks[t], part, self.targets[t]) for t, part in zip(tasks, parts, strict=True)]
                 self._scores[tasks.start] = torch.stack(scores)
-        return segment_means(self.losses[tasks.start](logits, targets), sizes)
+        lengths = torch.tensor(list(sizes), device=logits.device)
+        task = torch.arange(len(sizes), device=logits.device).repeat_interleave(lengths, output_size=len(logits))
+        values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task)
+        return segment_means(values, sizes)
 
     def scores(self) -> Tensor:
         """Scores (T,) in task order."""

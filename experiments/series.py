@@ -5,13 +5,14 @@ The table of names in docs/tensorboard.md is held to this file by a test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from experiments.objective import metric_name
 from experiments.problem import Evaluation
+from experiments.score import metric_name
 from tasks import Task
 from weighting import StepRecord
 
@@ -55,8 +56,9 @@ def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> V
     return values
 
 
-def layout(tasks: Sequence[Task]) -> dict[str, dict[str, list[object]]]:
-    """TensorBoard's custom scalars: one chart per quantity, all tasks in it."""
+def layout(tasks: Sequence[Task], composed: bool = False) -> dict[str, dict[str, list[object]]]:
+    """TensorBoard's custom scalars: one chart per quantity, all tasks in it; where losses are composed one chart per
+    task as well, all its losses in it."""
 
     def chart(*patterns: str) -> list[object]:
         return ["Multiline", list(patterns)]
@@ -70,4 +72,9 @@ def layout(tasks: Sequence[Task]) -> dict[str, dict[str, list[object]]]:
         charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
         for metric in metrics:
             charts[f"{split} {metric}"] = chart(rf"^{split}/{metric}/.*")
-    return {"All tasks": charts}
+    categories = {"All tasks": charts}
+    if composed:
+        charts["active losses"] = chart(r"^composition_active/.*")
+        for title, tag in (("Composition", "composition"), ("Contributions", "contribution")):
+            categories[title] = {task.name: chart(rf"^{tag}/{re.escape(task.name)}/.*") for task in tasks}
+    return categories

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from experiments.checkpoint import load_checkpoint, pack, pack_optimizer, save_checkpoint, unpack, unpack_optimizer
+from experiments.composing import Composing
 from experiments.rundir import RunDirectory
 from lossrag import CheckpointError
 from models import MultiTaskModel
@@ -46,7 +47,12 @@ def is_finite(model: MultiTaskModel) -> bool:
 
 
 def save_state(
-    directory: RunDirectory, edition: str, model: MultiTaskModel, step: MultiTaskStep, progress: Progress
+    directory: RunDirectory,
+    edition: str,
+    model: MultiTaskModel,
+    step: MultiTaskStep,
+    progress: Progress,
+    composing: Composing | None = None,
 ) -> None:
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
     best = progress.best
@@ -58,6 +64,7 @@ def save_state(
         | pack("optimizer", optimizer)
         | pack("step", step.state_dict())
         | pack("sums", progress.sums)
+        | pack("composition", composing.state_dict() if composing else {})
     )
     meta = {
         "kind": "last",
@@ -71,11 +78,19 @@ def save_state(
         "trajectory": progress.trajectory,
         "best": {"epoch": best.epoch, "score": best.score},
     }
+    if composing:  # before the checkpoint: records that are newer than it are left out on resuming
+        composing.save_bank(directory.path / "bank")
     save_checkpoint(directory.last, tensors, meta)
 
 
-def load_state(directory: RunDirectory, edition: str, model: MultiTaskModel, step: MultiTaskStep) -> Progress:
-    """Put the last checkpoint into the model, the optimiser and the step; a fresh Progress when there is none.
+def load_state(
+    directory: RunDirectory,
+    edition: str,
+    model: MultiTaskModel,
+    step: MultiTaskStep,
+    composing: Composing | None = None,
+) -> Progress:
+    """Put the last checkpoint into the objects of the run; a fresh Progress when there is none.
 
     Raises CheckpointError when it is damaged, belongs to another run, or was trained on another edition of the data.
     """
@@ -106,6 +121,9 @@ def load_state(directory: RunDirectory, edition: str, model: MultiTaskModel, ste
     model.load_state_dict(unpack("model", tensors))
     unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
     step.load_state_dict(unpack("step", tensors))
+    if composing:
+        composing.load_state_dict(unpack("composition", tensors))
+        composing.resume_bank(directory.path / "bank", step.count)
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
     done, seconds, offset = meta["done"], meta["seconds"], meta["offset"]
     return Progress(meta["epoch"], done, seconds, offset, best, meta["trajectory"], sums)

@@ -12,10 +12,11 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.checkpoint import write_atomic
+from experiments.composition_summary import sentence
 from experiments.config import Config
-from experiments.objective import metric_name
 from experiments.problem import Evaluation
 from experiments.rundir import RunDirectory
+from experiments.score import metric_name
 from lossrag import __version__
 from tasks import Suite
 
@@ -30,11 +31,12 @@ def write_summary(
     best_score: float,
     task_weights: Tensor,
     seconds: float,
+    losses: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
 
     ``test_accuracy`` holds the classification tasks, ``test_r2`` the regressions; ``test_score_mean`` is the mean
-    over all.
+    over all. ``losses`` is what else there is to say of runs that compose theirs: ``compositions`` and ``off``.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -57,6 +59,7 @@ def write_summary(
         "validation_score_mean": best_score,
         "epochs": config.train.epochs,
         "refit": config.train.refit,
+        **losses,
         "seconds": round(seconds, 3),
         "versions": {"lossrag": __version__, "torch": torch.__version__},
     }
@@ -82,11 +85,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     if summary["test_accuracy_mean"] is not None:
         table.add_row("mean", f"{summary['test_accuracy_mean']:.4f} accuracy", "", "")
     console.print(table)
+    for task, shares in summary.get("compositions", {}).items():
+        console.print(sentence(task, shares, len(summary["off"][task])), highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
-        f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
+        + (f"losses    {summary['directory']}/compositions.png, losses.png\n" if "compositions" in summary else "")
+        + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
         highlight=False,
         markup=False,
         soft_wrap=True,

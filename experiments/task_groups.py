@@ -9,11 +9,13 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from models import MultiTaskModel, row_lookup
+from models import MultiTaskModel, Outputs, row_lookup
 from weighting import Closure, JointClosure, Rows, TaskGroup
 
 GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
+QUERY_BYTES = 4 * 2**20
+"""Of the gradients that one query pass makes: they are held beside the T x d matrix of the support."""
 
 
 def table_rows(model: MultiTaskModel, inputs: Sequence[Tensor]) -> Tensor | None:
@@ -31,23 +33,29 @@ def table_rows(model: MultiTaskModel, inputs: Sequence[Tensor]) -> Tensor | None
 class Objective(Protocol):
     """The losses of tasks, one at a time or of several in one go."""
 
-    def one(self, task: int, logits: Tensor) -> Tensor:
-        """The scalar loss of a task from its logits (B, C)."""
+    def one(self, task: int, outputs: Outputs) -> Tensor:
+        """The scalar loss of a task from its outputs for B rows."""
 
-    def many(self, tasks: range, logits: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The losses (r,) of tasks that are :meth:`alike`, from their logits (sum of sizes, C), task after task."""
+    def many(self, tasks: range, outputs: Outputs, sizes: Sequence[int]) -> Tensor:
+        """The losses (r,) of tasks that are :meth:`alike`, from the outputs for all their rows, task after task."""
 
     def alike(self, tasks: range) -> bool:
         """Whether they have the same number of outputs and a loss that works row by row, the same for all."""
 
 
 def task_losses(
-    model: MultiTaskModel, inputs: Sequence[Tensor], objective: Objective, rows: Tensor | None
+    model: MultiTaskModel,
+    inputs: Sequence[Tensor],
+    objective: Objective,
+    rows: Tensor | None,
+    *,
+    query: bool = False,
 ) -> list[Closure | TaskGroup]:
     """Closures and groups over all tasks.
 
     inputs: one batch per task. Groups are made where the model can keep the gradients of tasks apart in one pass.
     rows: :func:`table_rows` of the support batch of the step, for its query batch too.
+    query: whether this is the query batch, whose gradients are not kept: so few at a time are made.
     """
     encoder = model.segment_encoder()
     if encoder is None:
@@ -58,7 +66,11 @@ def task_losses(
         lookup = row_lookup(rows, len(encoder.table))
         shared[0] = Rows(encoder.table, rows)
     entries: list[Closure | TaskGroup] = []
-    for tasks in _consecutive([len(batch) for batch in inputs]):
+    size = sum(p.numel() * p.element_size() for p in encoder.shared_parameters() if p is not encoder.table)
+    if encoder.table is not None and rows is not None:
+        size += len(rows) * encoder.table[0].numel() * encoder.table.element_size()
+    most = max(1, QUERY_BYTES // size) if query else len(inputs)
+    for tasks in _consecutive([len(batch) for batch in inputs], most):
         if len(tasks) == 1 and lookup is None:
             entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, objective))
             continue
@@ -66,8 +78,8 @@ def task_losses(
         def compute(copies: Sequence[Tensor], stacks: Sequence[Tensor], tasks: range = tasks) -> Tensor:
             batches = {t: inputs[t] for t in tasks}
             if objective.alike(tasks):
-                logits = model.forward_stacked(encoder, batches, copies, stacks, lookup)
-                return objective.many(tasks, logits, [len(batch) for batch in batches.values()])
+                outputs = model.forward_stacked(encoder, batches, copies, stacks, lookup)
+                return objective.many(tasks, outputs, [len(batch) for batch in batches.values()])
             parts = model.forward_by_task(encoder, batches, copies, stacks, lookup)
             return torch.stack([objective.one(t, part) for t, part in zip(tasks, parts, strict=True)])
 
@@ -88,9 +100,9 @@ def joint_losses(model: MultiTaskModel, inputs: Sequence[Tensor], objective: Obj
 
     def compute() -> list[Tensor]:
         if model.sharing == "hard" and objective.alike(tasks):
-            logits = model.forward_joint_stacked(inputs)
-            return list(objective.many(tasks, logits, [len(batch) for batch in inputs]).unbind())
-        return [objective.one(t, logits) for t, logits in enumerate(model.forward_joint(inputs))]
+            outputs = model.forward_joint_stacked(inputs)
+            return list(objective.many(tasks, outputs, [len(batch) for batch in inputs]).unbind())
+        return [objective.one(t, outputs) for t, outputs in enumerate(model.forward_joint(inputs))]
 
     return compute
 
@@ -107,19 +119,21 @@ def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def _alone(model: MultiTaskModel, inputs: Tensor, task: int, objective: Objective) -> Tensor:
-    return objective.one(task, model(inputs, task))
+    return objective.one(task, model.outputs(inputs, task))
 
 
-def _consecutive(rows: Sequence[int]) -> list[range]:
-    """Consecutive tasks, each range of about GROUP_ROWS rows.
+def _consecutive(rows: Sequence[int], most: int) -> list[range]:
+    """Consecutive tasks, each range of about GROUP_ROWS rows and of ``most`` tasks.
 
-    >>> _consecutive([128, 128, 60, 60, 20])
+    >>> _consecutive([256, 256, 120, 120, 20], most=9)
     [range(0, 1), range(1, 2), range(2, 4), range(4, 5)]
+    >>> _consecutive([1, 1, 1], most=2)
+    [range(0, 2), range(2, 3)]
     """
     ranges: list[range] = []
     held = GROUP_ROWS
     for task, count in enumerate(rows):
-        if held + count > GROUP_ROWS:
+        if held + count > GROUP_ROWS or len(ranges[-1]) == most:
             ranges.append(range(task, task + 1))
             held = count
         else:

@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.build import build_problem, build_step, build_suite, passes_route
+from experiments.build import build_composing, build_problem, build_step, build_suite, passes_route
 from experiments.checkpoint import pack, unpack
 from experiments.config import Config, build_config
 from experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from experiments.figures import plot_trajectories
-from experiments.log import JsonLines, RunProgress, TensorBoard, matrix_figure, read_points
+from experiments.log import CompositionLog, JsonLines, RunProgress, TensorBoard, matrix_figure, read_points
 from experiments.machine import apply_machine
 from experiments.problem import Evaluation, Problem
 from experiments.refit import refit
@@ -91,7 +91,11 @@ class Training:
         self.route = passes_route(config)
         self._say(f"{self.suite.name}: {self.suite.edition}")
         self._say(f"run {directory.path} on {machine[1]}")
-        self.progress: Progress = load_state(directory, self.suite.edition, self.problem.model, self.step)
+        steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
+        self.composing = build_composing(config, self.problem, directory.run_id, steps)
+        self.progress: Progress = load_state(
+            directory, self.suite.edition, self.problem.model, self.step, self.composing
+        )
         if self.step.count:
             self._say(f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -108,6 +112,8 @@ class Training:
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         self.lines = JsonLines(self.directory.metrics, self.progress.offset)
         self.board = self._open_board() if self.config.log.tensorboard else None
+        self.compositions = CompositionLog(self.directory, self.composing, self.lines, self.board, self.config.log)
+        self.compositions.resume(self.step.count, self.progress)
         try:
             self._epochs()
             return self._finish()
@@ -122,7 +128,7 @@ class Training:
         resumed = self.step.count
         board = TensorBoard(self.directory.tensorboard, resumed)
         if not resumed:
-            board.describe(self.settings, self.suite.tasks)
+            board.describe(self.settings, self.suite.tasks, self.composing is not None)
             return board
         for point in read_points(self.directory.metrics):
             if point["step"] == resumed:
@@ -158,15 +164,22 @@ class Training:
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed((self.config.seed << 32) + self.step.count)
         rows = self.problem.trained_rows(index) if self.route == "groups" else None
-        support, support_batch = self.problem.batch_losses("support", index, route=self.route, rows=rows)
+        mixtures = self.composing.mixtures() if self.composing else None
+        old = self.composing.before(self.step.count + 1) if self.composing else None
+        size = self.config.outer.batch_size or self.config.train.batch_size
+        support, support_batch = self.problem.batch_losses(
+            "support", index, route=self.route, rows=rows, mixtures=mixtures
+        )
+        query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
         if self.config.weighting.options.hypergradient is None:
             record, query_scores = self.step(support), None
         else:
-            size = self.config.outer.batch_size or self.config.train.batch_size
-            query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
             query, query_batch = self.problem.batch_losses("query", query_rows, route=self.route, rows=rows)
             record = self.step(support, query)
             query_scores = query_batch.scores()
+        if self.composing and old is not None:
+            self.composing.price(old, index, query_rows, record)
+        self.compositions.observe(record.step)
         self._add("weights", record.weights)
         self._add("support", record.support_losses)
         if record.hypergradient is not None:
@@ -183,6 +196,7 @@ class Training:
             record.check()
             if record.step % self.config.log.every_steps == 0:
                 self.latest = step_values(record, self.suite.tasks, support, query)
+                self.latest |= self.compositions.values(record.step)
                 self._write(record.step, self.latest, epoch)
         self.pending.clear()
 
@@ -205,6 +219,7 @@ class Training:
         self._write(self.step.count, values, progress.epoch, **extra)
         if self.board is not None and extra:
             self._picture(self.board, means["hypergradient"], progress.epoch)
+        self.compositions.end_epoch(self.step.count, progress.epoch)
         better = values["validation/score_mean"] > progress.best.score or not progress.best.tensors
         if better:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
@@ -239,6 +254,7 @@ class Training:
             best.score,
             best.tensors["task_weights"],
             time.monotonic() - self.started,
+            self.compositions.finish(self.step.count),
         )
 
     def _evaluated(self, split: str, problem: Problem) -> tuple[Evaluation, Values]:
@@ -280,4 +296,4 @@ class Training:
         self.progress.seconds = time.monotonic() - self.started
         if self.board is not None:
             self.board.sync()
-        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress)
+        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.composing)

@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 FORMAT = "lossrag-memory-1"
 MAX_BYTES = 1 << 28
 
+DATA_FILE = r"(memory|towers)-[0-9a-f]{16}\.safetensors"
+"""What the files that a manifest vouches for are called; there is one of the memory, and one of towers at most."""
+
 _FIELDS = {
     "format": str,
     "embedding_version": str,
@@ -90,10 +93,15 @@ def _check(manifest: dict[str, Any]) -> None:
             check_name(field, name)
         if manifest[field] != sorted(set(manifest[field])):
             raise ValueError(f"{field} are not sorted and distinct")
-    ((name, claim),) = manifest["files"].items()
-    # A name with a folder in it could lead anywhere.
-    if not re.fullmatch(r"memory-[0-9a-f]{16}\.safetensors", name) or sorted(claim) != ["bytes", "sha256"]:
-        raise ValueError(f"the file {name!r:.{MAX_NAME}}")
+    kinds = []
+    for name, claim in manifest["files"].items():
+        # A name with a folder in it could lead anywhere.
+        found = re.fullmatch(DATA_FILE, name)
+        if not found or sorted(claim) != ["bytes", "sha256"]:
+            raise ValueError(f"the file {name!r:.{MAX_NAME}}")
+        kinds.append(found[1])
+    if sorted(kinds) not in (["memory"], ["memory", "towers"]):
+        raise ValueError(f"files of the kinds {kinds}")
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:

@@ -35,14 +35,7 @@ def history(memory: Memory, losses: Sequence[str], task: str | None = None) -> H
     rows = np.arange(len(records))
     if task is not None:
         rows = rows[records.task == (records.tasks.index(task) if task in records.tasks else -1)]
-    means, counts = _weighted(records, rows, np.ones(len(rows)), losses)
-    wide = _positions(records, losses)
-    code = records.loss[rows]
-    mean_of = np.zeros(len(records.losses) + 1)
-    mean_of[wide] = means
-    squares = (records.contribution[rows].astype(np.float64) - mean_of[code]) ** 2
-    sums = np.append(np.bincount(code, squares, len(records.losses)), 0.0)[wide]
-    return History(tuple(losses), counts, means, np.sqrt(sums / np.maximum(counts, 1)))
+    return _summary(records, rows, np.ones(len(rows)), losses)
 
 
 def knn_scores(
@@ -59,14 +52,38 @@ def knn_scores(
     >>> knn_scores(memory, [1.0], 1, ["mae", "brier"])
     (array([0.5, 0. ]), array([1, 0]))
     """
+    near = near_history(memory, query, k, losses)
+    return near.means, near.counts
+
+
+def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
+    """As :func:`knn_scores`, with the deviations from the means as well, weighted in the same way.
+
+    >>> memory = Memory(1, "v1")
+    >>> memory.add([[0.0], [0.0]], ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])
+    >>> near_history(memory, [0.0], 2, ["mae"]).deviations
+    array([0.5])
+    """
     found = memory.nearest(query, k)
-    return _weighted(memory.records, found.positions, found.similarities, losses)
+    return _summary(memory.records, found.positions, found.similarities, losses)
 
 
 def _positions(records: Records, losses: Sequence[str]) -> NDArray[np.int64]:
     """Where each of ``losses`` stands in the records' names, one past the end for those that do not."""
     known = {name: code for code, name in enumerate(records.losses)}
     return np.array([known.get(name, len(known)) for name in losses], dtype=np.int64)
+
+
+def _summary(records: Records, rows: NDArray[np.int64], weights: NDArray[np.float64], losses: Sequence[str]) -> History:
+    """Counts of ``losses`` among ``rows``, weighted means of their contributions and deviations from these."""
+    code, size, wanted = records.loss[rows], len(records.losses), _positions(records, losses)
+    means, counts = _weighted(records, rows, weights, losses)
+    mean_of = np.zeros(size + 1)
+    mean_of[wanted] = means
+    squares = weights * (records.contribution[rows].astype(np.float64) - mean_of[code]) ** 2
+    sums, totals = (np.append(np.bincount(code, each, size), 0.0)[wanted] for each in (squares, weights))
+    spread = np.divide(sums, totals, out=np.zeros(len(wanted)), where=counts > 0)
+    return History(tuple(losses), counts, means, np.sqrt(spread))
 
 
 def _weighted(

@@ -1,7 +1,7 @@
 """A memory on disk: plain arrays and a manifest that proves them; a crash leaves the old or the new one.
 
-A folder holds ``memory-<hash>.safetensors`` and ``manifest.json``. The manifest names the arrays it belongs to
-and is replaced last, so it is the point at which a new bank takes effect.
+A folder holds ``memory-<hash>.safetensors``, perhaps ``towers-<hash>.safetensors``, and ``manifest.json``. The manifest
+names the files it belongs to and is replaced last, so it is the point at which a new bank takes effect.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from lossbank.manifest import FORMAT, MANIFEST, read_manifest, write_manifest
+from lossbank.manifest import DATA_FILE, FORMAT, MANIFEST, read_manifest, write_manifest
 from lossbank.memory import Memory
 from lossbank.records import Records
 from lossrag import BankError, ConfigError
@@ -28,22 +28,27 @@ _NUMBERS = _COLUMNS[4:]
 _HEADER = 65_536
 """Bytes that the header of a safetensors file may take beside the arrays."""
 
-_OURS = re.compile(r"memory-[0-9a-f]{16}\.safetensors|\.(memory-[0-9a-f]{16}\.safetensors|manifest\.json)\.\d+\.tmp")
+_MOST_TOWERS = 1 << 28
+
+_OURS = re.compile(rf"{DATA_FILE}|\.({DATA_FILE}|manifest\.json)\.\d+\.tmp")
 """Files that a save may leave behind; anything else in the folder is not ours to remove."""
 
 _PATIENCE = 60.0
 
 
-def save_memory(memory: Memory, folder: Path) -> None:
+def save_memory(memory: Memory, folder: Path, towers: bytes | None = None) -> None:
     """Write ``memory`` to ``folder``, made if absent, in place of the bank of the same embedding it may hold.
+
+    ``towers``, the bytes of a safetensors file, take effect with it; without them those of the older bank go.
 
     Raises BankError, and changes nothing, when the folder holds another kind of bank, a damaged one, or cannot be
     written; and when another process writes to it for a minute.
     """
     records = memory.records
     content = safetensors.numpy.save({name: getattr(records, name) for name in _COLUMNS})
-    digest = hashlib.sha256(content).hexdigest()
-    data = f"memory-{digest[:16]}.safetensors"
+    contents = {_file_name("memory", content): content}
+    if towers is not None:
+        contents[_file_name("towers", towers)] = towers
     manifest = {
         "format": FORMAT,
         "embedding_version": memory.embedding_version,
@@ -53,18 +58,21 @@ def save_memory(memory: Memory, folder: Path) -> None:
         "runs": list(records.runs),
         "tasks": list(records.tasks),
         "losses": list(records.losses),
-        "files": {data: {"bytes": len(content), "sha256": digest}},
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
+        },
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock", timeout=_PATIENCE):
             if (folder / MANIFEST).exists():
                 _check_version(folder, read_manifest(folder), memory.embedding_version)
-            write_atomic(folder / data, content)
+            for name, data in contents.items():
+                write_atomic(folder / name, data)
             write_manifest(folder, manifest)
             # Only now is an older file without use; temporary ones are left by a process that was killed.
             for stale in folder.iterdir():
-                if _OURS.fullmatch(stale.name) and stale.name != data:
+                if _OURS.fullmatch(stale.name) and stale.name not in contents:
                     stale.unlink(missing_ok=True)
     except Timeout:
         raise BankError(f"Another process is writing the bank {folder}: let it end, or name another folder.") from None
@@ -86,11 +94,16 @@ def load_memory(folder: Path, expected_embedding_version: str) -> Memory:
     ...     load_memory(Path(folder), "v1").fingerprint() == memory.fingerprint()
     True
     """
+    return load_files(folder, expected_embedding_version)[0]
+
+
+def load_files(folder: Path, expected_embedding_version: str) -> tuple[Memory, bytes | None]:
+    """The memory of ``folder``, and the bytes of the towers saved with it, if any; as :func:`load_memory`."""
     manifest = read_manifest(folder)
     while True:
         _check_version(folder, manifest, expected_embedding_version)
         try:
-            content = _read_data(folder, manifest)
+            contents = _read_data(folder, manifest)
             break
         except FileNotFoundError as error:
             # A process that saved meanwhile has removed the older file; its manifest names the new one.
@@ -99,15 +112,24 @@ def load_memory(folder: Path, expected_embedding_version: str) -> Memory:
                 raise _damaged(folder, f"{error.filename} is missing") from None
             manifest = newer
     try:
-        return _rebuild(safetensors.numpy.load(content), manifest)
+        return _rebuild(safetensors.numpy.load(contents["memory"]), manifest), contents.get("towers")
     except (SafetensorError, ConfigError, KeyError, ValueError, TypeError, IndexError) as error:
         raise _damaged(folder, str(error)) from error
 
 
-def _read_data(folder: Path, manifest: dict[str, Any]) -> bytes:
-    ((name, claim),) = manifest["files"].items()
+def _file_name(kind: str, content: bytes) -> str:
+    return f"{kind}-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+
+
+def _read_data(folder: Path, manifest: dict[str, Any]) -> dict[str, bytes]:
+    """The contents of the files by their kind, "memory" and perhaps "towers"."""
+    return {name.partition("-")[0]: _read_file(folder, manifest, name) for name in manifest["files"]}
+
+
+def _read_file(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
+    claim = manifest["files"][name]
     widths = 4 * (manifest["context_size"] + 6) + 8
-    most = manifest["records"] * widths + _HEADER
+    most = _MOST_TOWERS if name.startswith("towers") else manifest["records"] * widths + _HEADER
     try:
         size = (folder / name).stat().st_size
         # Before anything is read: no memory is spent on a file of an absurd size.

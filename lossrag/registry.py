@@ -38,6 +38,12 @@ class Registry(Mapping[str, T]):
         """Decorator form of :meth:`add`."""
         return lambda entry: self.add(name, entry)
 
+    def remove(self, name: str) -> T:
+        """Take an entry out again; raises ConfigError when there is none of this name."""
+        entry = self[name]
+        del self._entries[name]
+        return entry
+
     def __getitem__(self, name: str) -> T:
         try:
             return self._entries[name]

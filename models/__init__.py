@@ -1,7 +1,7 @@
 """Encoders, heads and how tasks share them."""
 
 from models.mlp import MLP
-from models.multitask import MultiTaskModel, stack_padded
+from models.multitask import MultiTaskModel, Outputs, stack_padded
 from models.registry import ENCODERS, EncoderOptions, MLPOptions, TextCNNOptions
 from models.segments import row_lookup
 from models.textcnn import TextCNN
@@ -12,6 +12,7 @@ __all__ = [
     "EncoderOptions",
     "MLPOptions",
     "MultiTaskModel",
+    "Outputs",
     "TextCNN",
     "TextCNNOptions",
     "row_lookup",

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lossrag import ConfigError
+
+
+class Outputs(NamedTuple):
+    """What a model gives for a batch of one task, or of several one after the other."""
+
+    logits: Tensor
+    features: Tensor
 
 
 @runtime_checkable
@@ -55,30 +62,35 @@ class MultiTaskModel(nn.Module):
 
     def forward(self, inputs: Tensor, task: int) -> Tensor:
         """Logits (B, outputs[task]) of one task."""
-        logits: Tensor = self.heads[task](self._encode(self.encoders[task % len(self.encoders)], inputs))
-        return logits
+        return self.outputs(inputs, task).logits
 
-    def forward_shared(self, inputs: Tensor) -> list[Tensor]:
-        """Logits of every task for one shared input (B, ...): each encoder runs once."""
+    def outputs(self, inputs: Tensor, task: int) -> Outputs:
+        """Logits (B, outputs[task]) and features (B, F) of one task."""
+        features = self._encode(self.encoders[task % len(self.encoders)], inputs)
+        return Outputs(self.heads[task](features), features)
+
+    def forward_shared(self, inputs: Tensor) -> list[Outputs]:
+        """Outputs of every task for one shared input (B, ...): each encoder runs once."""
         features = [self._encode(encoder, inputs) for encoder in self.encoders]
-        return [head(features[t % len(features)]) for t, head in enumerate(self.heads)]
+        by_task = [features[t % len(features)] for t in range(len(self.heads))]
+        return [Outputs(head(each), each) for head, each in zip(self.heads, by_task, strict=True)]
 
-    def forward_joint(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Logits of every task for its own inputs, with one pass through a shared encoder.
+    def forward_joint(self, inputs: Sequence[Tensor]) -> list[Outputs]:
+        """Outputs of every task for its own inputs, with one pass through a shared encoder.
 
         Token batches (B_t, L_t) of different widths are padded with id 0 to the widest.
         """
         if self.sharing == "none":
-            return [self(batch, task) for task, batch in enumerate(inputs)]
+            return [self.outputs(batch, task) for task, batch in enumerate(inputs)]
         features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
-        return [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+        return [Outputs(head(each), each) for head, each in zip(self.heads, features, strict=True)]
 
-    def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Tensor:
-        """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, C)."""
+    def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Outputs:
+        """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, ...)."""
         features = self._encode(self.encoders[0], stack_padded(inputs))
         heads = [cast(nn.Linear, head) for head in self.heads]
         stacks = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-        return _stacked_logits(features, [len(batch) for batch in inputs], *stacks)
+        return Outputs(_stacked_logits(features, [len(batch) for batch in inputs], *stacks), features)
 
     def _autocast(self, inputs: Tensor) -> torch.autocast:
         return torch.autocast(inputs.device.type, dtype=self.precision, enabled=self.precision is not None)
@@ -100,8 +112,8 @@ class MultiTaskModel(nn.Module):
         copies: Sequence[Tensor],
         heads: Sequence[Tensor],
         lookup: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Logits of the tasks ``inputs`` holds, in one pass that keeps their gradients apart.
+    ) -> list[Outputs]:
+        """Outputs of the tasks ``inputs`` holds, in one pass that keeps their gradients apart.
 
         copies: one copy per task of the encoder's parameters.
         heads: weights (sum of outputs, F) and biases (sum of outputs,) of the tasks, one after the other.
@@ -109,7 +121,8 @@ class MultiTaskModel(nn.Module):
         features = torch.split(self._features(encoder, inputs, copies, lookup), [len(b) for b in inputs.values()])
         outputs = [len(cast(Tensor, self.heads[task].bias)) for task in inputs]
         weights, biases = (torch.split(stack, outputs) for stack in heads)
-        return [nn.functional.linear(f, w, b) for f, w, b in zip(features, weights, biases, strict=True)]
+        parts = zip(features, weights, biases, strict=True)
+        return [Outputs(nn.functional.linear(each, weight, bias), each) for each, weight, bias in parts]
 
     def forward_stacked(
         self,
@@ -118,10 +131,10 @@ class MultiTaskModel(nn.Module):
         copies: Sequence[Tensor],
         heads: Sequence[Tensor],
         lookup: Tensor | None = None,
-    ) -> Tensor:
-        """The same for tasks that have C outputs each: logits (sum of rows, C), task after task."""
+    ) -> Outputs:
+        """The same for tasks that have C outputs each: (sum of rows, ...), task after task."""
         features = self._features(encoder, inputs, copies, lookup)
-        return _stacked_logits(features, [len(batch) for batch in inputs.values()], *heads)
+        return Outputs(_stacked_logits(features, [len(batch) for batch in inputs.values()], *heads), features)
 
     def _features(
         self, encoder: SegmentEncoder, inputs: Mapping[int, Tensor], copies: Sequence[Tensor], lookup: Tensor | None

@@ -50,21 +50,13 @@ class Taps:
         back = dict(zip(self.order, parts, strict=True))
         return torch.cat([back[i] for i in range(len(parts))], dim=1)
 
-    def to_copies(self, gradients: dict[int, Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients (S, columns, E) per offset as gradients of the copies (S, filters, E, size).
-
-        In memory they are (size, S, filters, E): what is written are long runs, several times faster than single
-        entries.
-        """
-        shapes = [[copy.shape[3], *copy.shape[:3]] for copy in like]
-        result = [copy.new_empty(shape).permute(1, 2, 3, 0) for copy, shape in zip(like, shapes, strict=True)]
-        for offset, gradient in gradients.items():
-            start = 0
-            for i in self.order:
-                if abs(offset) <= self.sizes[i] // 2:
-                    result[i][..., offset + self.sizes[i] // 2] = gradient[:, start : start + self.filters[i]]
-                    start += self.filters[i]
-        return result
+    def put(self, result: Sequence[Tensor], offset: int, gradient: Tensor) -> None:
+        """Write the gradients (S, columns, E) at one offset into those of the copies (S, filters, E, size)."""
+        start = 0
+        for i in self.order:
+            if abs(offset) <= self.sizes[i] // 2:
+                result[i][..., offset + self.sizes[i] // 2] = gradient[:, start : start + self.filters[i]]
+                start += self.filters[i]
 
 
 def copy_gradients(
@@ -75,7 +67,9 @@ def copy_gradients(
     rows = where + torch.arange(documents).unsqueeze(1) * padded + taps.margin
     rows, shares = _by_segment(rows, sizes), _by_segment(amount, sizes)
     flat = words.view(-1, width)
-    gradients = {}
+    # in memory (size, S, filters, E): what is written are long runs, several times faster than single entries
+    shapes = [[copy.shape[3], *copy.shape[:3]] for copy in copies]
+    result = [copy.new_empty(shape).permute(1, 2, 3, 0) for copy, shape in zip(copies, shapes, strict=True)]
     for offset, matrix in taps.matrices:
         used = matrix.shape[1]
         # entries that fill up a short segment point at row 0 with share 0, whatever the offset
@@ -83,8 +77,8 @@ def copy_gradients(
         sums = F.embedding_bag(
             bags, flat, per_sample_weights=shares[:, :used].reshape(len(sizes) * used, -1), mode="sum"
         )
-        gradients[offset] = sums.view(len(sizes), used, width)
-    return taps.to_copies(gradients, copies)
+        taps.put(result, offset, sums.view(len(sizes), used, width))
+    return result
 
 
 def _by_segment(values: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Tasks and their data: suites, splits, the text pipeline, batch plans."""
 
 from tasks.batches import epoch_plan, ordered_batches, query_index
+from tasks.corruption import Corruption, CorruptionReport, corrupt, parse_corruption
 from tasks.digits import DigitsConfig
 from tasks.newsgroups import NewsgroupsConfig
 from tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
@@ -9,6 +10,8 @@ from tasks.suites import SUITES, SuiteEntry, load_suite
 __all__ = [
     "SPLITS",
     "SUITES",
+    "Corruption",
+    "CorruptionReport",
     "DenseInputs",
     "DigitsConfig",
     "Examples",
@@ -18,9 +21,11 @@ __all__ = [
     "SuiteEntry",
     "Task",
     "TokenInputs",
+    "corrupt",
     "epoch_plan",
     "load_suite",
     "ordered_batches",
+    "parse_corruption",
     "pool_query",
     "query_index",
 ]

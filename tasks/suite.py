@@ -19,13 +19,15 @@ SPLITS = ("support", "query", "validation", "test")
 class Task:
     """One task: its name, what it predicts, and the names of its classes.
 
-    ``outputs`` is the number of classes, or the number of regression targets.
+    ``outputs`` is the number of classes, or the number of regression targets. ``macro``: the score of a classification
+    task is the mean over its classes of the accuracy on each, so that rare classes count as much as frequent ones.
     """
 
     name: str
     kind: Literal["classification", "regression"]
     outputs: int
     labels: tuple[str, ...] = ()
+    macro: bool = False
 
 
 class Inputs(Protocol):

@@ -127,7 +127,8 @@ def test_no_overlong_file():
 def test_every_configuration_starts_with_its_command(path):
     head = re.match(r"(?:#.*\n)+", path.read_text())
     assert head, "no comment at the top"
-    command = f"lossrag train experiment={path.stem}" if path.parent.name == "experiment" else "lossrag train"
+    by_folder = {"experiment": f"lossrag train experiment={path.stem}", "ablation": f"lossrag ablate {path.stem}"}
+    command = by_folder.get(path.parent.name, "lossrag train")
     assert command in head.group()
 
 

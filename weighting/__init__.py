@@ -4,13 +4,17 @@ from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State,
 from weighting.gradient_rows import GradientRows, TaskGradients
 from weighting.losses import Closure, JointClosure, Losses, Rows, TaskGroup
 from weighting.metaweighting import MetaWeighting, project_simplex
+from weighting.mgda import MGDA
 from weighting.record import StepRecord
 from weighting.single_task import SingleTask
 from weighting.solvers import FrankWolfeResult, frank_wolfe
 from weighting.step import MultiTaskStep
+from weighting.torchjd_adapter import TorchJD
+from weighting.torchjd_methods import PCGrad, UPGrad
 from weighting.uniform import Uniform
 
 __all__ = [
+    "MGDA",
     "WEIGHTINGS",
     "Closure",
     "FrankWolfeResult",
@@ -21,6 +25,7 @@ __all__ = [
     "MetaWeighting",
     "MultiTaskStep",
     "Outer",
+    "PCGrad",
     "Rows",
     "Signals",
     "SingleTask",
@@ -28,6 +33,8 @@ __all__ = [
     "StepRecord",
     "TaskGradients",
     "TaskGroup",
+    "TorchJD",
+    "UPGrad",
     "Uniform",
     "Weighting",
     "frank_wolfe",

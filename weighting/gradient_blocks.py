@@ -19,11 +19,12 @@ Columns = slice | Tensor
 
 class SharedBlock:
     """Gradients of one parameter by the tasks that touched it in this step, as matrices (m, k, n) with n m entries for
-    each of k tasks; ``ids`` (U,): the rows of a table it is about."""
+    each of k tasks; ``ids`` (U,): the rows of a table it is about, ``sparse``: so is their combination."""
 
-    def __init__(self, parameter: Tensor, ids: Tensor | None = None) -> None:
+    def __init__(self, parameter: Tensor, ids: Tensor | None = None, sparse: bool = False) -> None:
         self.parameter = parameter
         self.ids = ids
+        self.sparse = sparse
         self._outer: list[int] | None = None
         self._order: list[int] = []
         self._buffer = parameter.new_empty(0, 0, 0)
@@ -78,7 +79,8 @@ class SharedBlock:
         return total
 
     def combine(self, coefficients: Tensor) -> Tensor:
-        """sum_t coefficients[t] * row_t in the shape of the parameter; zero in the rows that are not held."""
+        """sum_t coefficients[t] * row_t in the shape of the parameter; zero in the rows that are not held, which a
+        sparse block leaves out: a coalesced COO tensor then, without anything as large as the table."""
         sums = [coefficients[tasks].to(rows.dtype) @ rows for tasks, rows in self.parts()]
         total = sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
         order = [d - 1 for d in self._order]
@@ -87,6 +89,11 @@ class SharedBlock:
         shaped = total.view([shape[d] for d in order]).permute(back).contiguous()
         if self.ids is None:
             return shaped
+        if self.sparse:
+            # the ids ascend and none is twice (Rows), so there is nothing left to coalesce
+            return torch.sparse_coo_tensor(
+                self.ids[None], shaped, self.parameter.shape, is_coalesced=True, check_invariants=False
+            )
         return torch.zeros_like(self.parameter).index_copy_(0, self.ids, shaped)
 
     @property

@@ -6,7 +6,7 @@ streamed through it, one pass at a time, and never stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +35,15 @@ class TaskGradients:
 
 
 class GradientRows:
-    """Support gradients of ``tasks`` tasks with respect to ``parameters`` (all that require a gradient)."""
+    """Support gradients of ``tasks`` tasks with respect to ``parameters`` (all that require a gradient).
 
-    def __init__(self, parameters: Sequence[Tensor], tasks: int) -> None:
+    sparse: positions of the tables whose combined gradient is to be sparse, where :meth:`restrict` names their rows.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], tasks: int, sparse: Container[int] = ()) -> None:
         self.parameters = list(parameters)
         self.tasks = tasks
+        self._sparse = sparse
         self._blocks = [SharedBlock(parameter) for parameter in self.parameters]
         self._own = OwnRows(self.parameters)
         self._linear = [LinearBlock() for _ in self.parameters]
@@ -55,7 +59,7 @@ class GradientRows:
     def restrict(self, position: int, ids: Tensor) -> None:
         """Hold only the rows ``ids`` (U,) of a table; the gradients of it that follow are (r, U, ...)."""
         if self._blocks[position].ids is not ids:
-            self._blocks[position] = SharedBlock(self.parameters[position], ids)
+            self._blocks[position] = SharedBlock(self.parameters[position], ids, position in self._sparse)
 
     def write(self, gradients: TaskGradients) -> None:
         """Store the gradients of some tasks; raises ConfigError for sparse ones."""
@@ -63,7 +67,7 @@ class GradientRows:
             if gradient.is_sparse:
                 raise ConfigError(
                     "The gradient rows expect dense gradients, but a parameter gave a sparse one: "
-                    "build its embedding with sparse=False."
+                    "build its embedding with sparse=False, or name the rows of the batch in a TaskGroup (Rows)."
                 )
             self._blocks[position].write(gradients.tasks, gradient)
         for positions, gradient in gradients.own:
@@ -72,7 +76,8 @@ class GradientRows:
             self._linear[each.position].write(gradients.tasks.start, each)
 
     def combine(self, coefficients: Tensor, own: Tensor | None = None) -> list[Tensor | None]:
-        """sum_t coefficients[t] * gradient_t per parameter, shaped like it; None where no task touches it.
+        """sum_t coefficients[t] * gradient_t per parameter, shaped like it (COO for a sparse table); None where no
+        task touches it.
 
         own: other coefficients (T,) for the parameters that a single task touches.
         """

@@ -14,7 +14,8 @@ JointClosure = Callable[[], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows ``ids`` (U,) int64 of a table parameter (V, ...) that a step trains: those its support batch reads.
+    """The rows ``ids`` (U,) int64, ascending and none twice, of a table (V, ...) that a step trains: those its support
+    batch reads.
 
     Query gradients on other rows meet a support gradient of zero, so D needs them no more than the update does.
     """

@@ -67,6 +67,24 @@ class Passes:
         self._check_count("task losses", count)
         return torch.cat(parts)
 
+    def accumulate(self, losses: Losses, coefficients: Tensor) -> Tensor:
+        """The detached losses (T,), after adding sum_t coefficients[t] grad L_t to the parameters' ``grad``.
+
+        Tasks with closures of their own pass one after the other, so that one graph is held at a time.
+        """
+        if callable(losses):
+            values = torch.stack(self.values(losses))
+            (values * coefficients.to(values.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+            return values.detach()
+        found: list[Tensor] = []
+        for task, entry in enumerate(losses):
+            assert not isinstance(entry, TaskGroup)
+            loss = self._scalar(task, entry())
+            (loss * coefficients[task].to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
+            found.append(loss.detach())
+        self._check_count("task losses", len(found))
+        return torch.stack(found)
+
     def _joint(self, losses: JointClosure, take: Take) -> Tensor:
         if self.taps is None:
             values = self.values(losses)

@@ -28,6 +28,8 @@ class MultiTaskStep:
     """A step over T tasks: call it with the support losses, and the query losses if the method learns on them.
 
     parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
+    optimizer: any of torch's. A parameter group with ``sparse=True`` gets the gradient of a table, of which the losses
+        name the rows (:class:`Rows`), as a sparse tensor with these rows instead of a dense one with zeros elsewhere.
     tasks: their number or their names (names appear in records and errors).
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/low_memory.py).
@@ -71,7 +73,9 @@ class MultiTaskStep:
         self.state: State = weighting.init(len(self.tasks), self.device)
         self.count = 0
         self.memory = memory
-        self._rows = GradientRows(self.parameters, len(self.tasks))
+        wanted = {p for group in optimizer.param_groups if group.get("sparse", False) for p in group["params"]}
+        sparse = frozenset(i for i, parameter in enumerate(self.parameters) if parameter in wanted)
+        self._rows = GradientRows(self.parameters, len(self.tasks), sparse)
         taps = None if model is None else LinearTaps(model, self.parameters)
         self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
         if weighting.hypergradient is not None:
@@ -104,7 +108,7 @@ class MultiTaskStep:
             return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
         replay = Replay(self.parameters, support) if self.memory == "low" else None
         if replay is not None:
-            losses, weights = self._update_joint(replay.recording())
+            losses, weights = self._update_in_turn(replay.recording())
         else:
             losses, weights = self._update_by_rows(support)
         query_losses, D = self._hypergradient(query, spec, replay)
@@ -134,6 +138,15 @@ class MultiTaskStep:
         (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return losses.detach(), weights
+
+    def _update_in_turn(self, support: Losses) -> tuple[Tensor, Tensor]:
+        """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
+        unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
+        weights = self._weigh(Signals(unknown))
+        self.optimizer.zero_grad()
+        losses = self._passes.accumulate(support, weights / len(weights))
+        self.optimizer.step()
+        return losses, weights
 
     def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""

@@ -9,17 +9,21 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
+from experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
+from experiments.benchmark.memory import MemoryBenchmark, run_memory
+from experiments.benchmark.peers import PeersBenchmark, run_peers
+from experiments.benchmark.plots import plot_costs
 from experiments.benchmark.result import Result
+from experiments.benchmark.scaling import ScalingBenchmark, run_scaling
 from experiments.benchmark.step import StepBenchmark, run_step
 from experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
 from experiments.checkpoint import write_atomic
 from experiments.config.compose import build
+from experiments.config.overrides import plain_values
 from lossrag import ConfigError, Registry
 
 
@@ -34,7 +38,11 @@ class Subject:
 SUBJECTS: Registry[Subject] = Registry("benchmark subject")
 SUBJECTS.add("step", Subject(StepBenchmark, run_step))
 SUBJECTS.add("textcnn", Subject(TextCNNBenchmark, run_textcnn))
+SUBJECTS.add("memory", Subject(MemoryBenchmark, run_memory))
+SUBJECTS.add("scaling", Subject(ScalingBenchmark, run_scaling))
+SUBJECTS.add("peers", Subject(PeersBenchmark, run_peers))
 SUBJECTS.add("frank_wolfe", Subject(FrankWolfeBenchmark, run_frank_wolfe))
+SUBJECTS.add("lossbank", Subject(LossbankBenchmark, run_lossbank))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
@@ -42,42 +50,50 @@ def benchmark(arguments: Sequence[str], console: Console) -> int:
     if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
         console.print(_help(), highlight=False, markup=False)
         return 0
+    if arguments[0] == "plot":
+        return _plot(arguments[1:], console)
     subject = SUBJECTS[arguments[0]]
-    values = _values(arguments[1:])
-    output = Path(str(values.pop("output", "benchmark.json")))
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise ConfigError(f"Cannot write output={output}: name a file in a folder that exists and can be written.")
+    values = plain_values(arguments[1:])
+    output = _writable(values.pop("output", "benchmark.json"))
     for option in fields(subject.options):
         # one number will do for a list of them
         if isinstance(option.default, tuple) and isinstance(values.get(option.name), int):
             values[option.name] = [values[option.name]]
     results = subject.run(build(subject.options, values, arguments[0]))
-    console.print(_table(arguments[0], results))
+    for unit in dict.fromkeys(result.unit for result in results):
+        console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
     write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")
     console.print(f"written to {output}", highlight=False)
     return 0
 
 
-def _values(overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"Cannot read {override!r}: write key=value, e.g. pairs=5")
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"Cannot read the overrides: {str(error).splitlines()[0]}") from None
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+def _plot(arguments: Sequence[str], console: Console) -> int:
+    files = [Path(argument) for argument in arguments if "=" not in argument]
+    values = plain_values([argument for argument in arguments if "=" in argument])
+    output = _writable(values.pop("output", "cost.png"))
+    if not files or values:
+        problem = f"it has no option {next(iter(values))!r}" if values else "it got no file"
+        raise ConfigError(f"benchmark plot: {problem}. Write: lossrag benchmark plot scaling.json output=cost.png")
+    plot_costs(files, output)
+    console.print(f"written to {output}", highlight=False)
+    return 0
+
+
+def _writable(name: object) -> Path:
+    output = Path(str(name))
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise ConfigError(f"Cannot write output={output}: name a file in a folder that exists and can be written.")
+    return output
 
 
 def _table(subject: str, results: Sequence[Result]) -> Table:
-    table = Table(title=f"benchmark {subject}: medians of paired ratios")
+    table = Table(title=f"benchmark {subject}: medians of paired ratios, {results[0].unit}")
     columns = list(dict.fromkeys(key for result in results for key in result.more))
-    for name in ("case", "ratio", "spread", "unit", *columns):
-        table.add_column(name.replace("_", " "), justify="left" if name in ("case", "unit") else "right")
+    for name in ("case", "ratio", "spread", *columns):
+        table.add_column(name.replace("_", " "), justify="left" if name == "case" else "right")
     for result in results:
         more = [str(result.more.get(key, "")) for key in columns]
-        table.add_row(result.case, f"{result.ratio:.3f}", f"{result.spread:.3f}", result.unit, *more)
+        table.add_row(result.case, f"{result.ratio:.3f}", f"{result.spread:.3f}", *more)
     return table
 
 
@@ -86,4 +102,6 @@ def _help() -> str:
     for name, subject in SUBJECTS.items():
         defaults = "  ".join(f"{name}={value}".replace(" ", "") for name, value in asdict(subject.options()).items())
         lines.append(f"  {name}: {(subject.run.__doc__ or '').splitlines()[0]}\n      {defaults}")
+    lines += ["", "lossrag benchmark plot FILE.json [FILE.json ...] [output=cost.png]"]
+    lines.append("  Draws the cost and its floor against tasks, batch and parameters, from files of scaling.")
     return "\n".join(lines)

@@ -78,12 +78,18 @@ def torchjd_mgda() -> Any:
 
 
 def problem(kind: str, T: int, seed: int) -> Tensor:
-    """B = D D^T (T, T) of normal rows, float64."""
+    """B = D D^T (T, T), float64."""
+    D = problem_rows(kind, T, seed)
+    return D @ D.T
+
+
+def problem_rows(kind: str, T: int, seed: int) -> Tensor:
+    """D (T, d) of normal rows, float64."""
     columns, decades = KINDS[kind]
     generator = torch.Generator().manual_seed(1000 * seed + T)
     D = torch.randn(T, columns(T), generator=generator, dtype=torch.float64)
     D *= 10 ** (decades * (torch.rand(T, 1, generator=generator, dtype=torch.float64) - 0.5))
-    return D @ D.T
+    return D
 
 
 def relative_gap(B: Tensor, lam: Tensor) -> float:

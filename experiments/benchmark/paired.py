@@ -24,13 +24,20 @@ def paired_ratio(first: Callable[[], object], second: Callable[[], object], pair
     for _ in range(warmup):
         first()
         second()
-    times = [(_milliseconds(first), _milliseconds(second)) for _ in range(pairs)]
+    times = [(milliseconds(first), milliseconds(second)) for _ in range(pairs)]
     ratios = [a / b for a, b in times]
     low, _, high = quantiles(ratios, n=4)
     return Ratio(median(ratios), high - low, (median(a for a, _ in times), median(b for _, b in times)))
 
 
-def _milliseconds(routine: Callable[[], object]) -> float:
+def paired_within(first: Callable[[], object], second: Callable[[], object], pairs: int, seconds: float) -> Ratio:
+    """The same for routines that may be slow: after one warm-up of each, as many of ``pairs`` as fit, at least two."""
+    once = milliseconds(first) + milliseconds(second)
+    return paired_ratio(first, second, max(2, min(pairs, int(1e3 * seconds / once))), warmup=0)
+
+
+def milliseconds(routine: Callable[[], object]) -> float:
+    """Time of one call."""
     _finish()
     start = time.perf_counter()
     routine()

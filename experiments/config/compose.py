@@ -14,9 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config import schema
 from experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
-from experiments.config.overrides import check_choice, check_key, is_choice, parse
+from experiments.config.library import load_library
+from experiments.config.overrides import check_choice, check_key, is_choice, is_open, parse
 from lossbank import LOSSES
 from lossrag import ConfigError, did_you_mean
+from tasks import parse_corruption
 
 MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""
@@ -42,9 +44,14 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 def _compose(overrides: Sequence[Override]) -> DictConfig:
     try:
-        return compose("train", overrides=[override.input_line or "" for override in overrides])
+        return compose("train", overrides=[_line(override) for override in overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
+
+
+def _line(override: Override) -> str:
+    line = (override.input_line or "").lstrip("+")
+    return f"++{line}" if is_open(override) else override.input_line or ""  # ++: Hydra adds what is not there yet
 
 
 def _without_leftovers(composed: DictConfig, preset: DictConfig, values: Sequence[Override]) -> DictConfig:
@@ -86,12 +93,16 @@ def build_config(settings: Mapping[str, Any]) -> schema.Config:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
     sections = {name: build(cls, settings[name], name) for name, cls in SECTIONS.items()}
+    load_library(sections["loss"].library)
     for key in ("classification", "regression"):
         for section in ("loss", "outer"):
             _check_loss(f"{section}.{key}", getattr(sections[section], key), key)
+    suite = dict(settings["tasks"])
+    corruptions = parse_corruption(suite.pop("corrupt", None) or {})
     config = schema.Config(
         seed=seed,
-        tasks=_choice("tasks", settings["tasks"]),
+        tasks=_choice("tasks", suite),
+        corrupt=corruptions,
         model=_model(settings["model"]),
         weighting=_choice("weighting", settings["weighting"]),
         **sections,

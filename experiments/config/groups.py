@@ -45,7 +45,8 @@ def options_of(group: str, name: str) -> Any:
 def defaults_of(group: str, name: str) -> dict[str, Any]:
     """The settings of a group when ``name`` is chosen and nothing else is said."""
     options = dataclasses.asdict(options_of(group, name)())
-    extra = {"sharing": "hard"} if group == "model" else {}
+    every: dict[str, dict[str, Any]] = {"model": {"sharing": "hard"}, "tasks": {"corrupt": {}}}
+    extra = every.get(group, {})
     return {"name": name, **extra, **{key: FROM_ELSEWHERE.get(key, value) for key, value in options.items()}}
 
 
@@ -56,4 +57,6 @@ def register_configs() -> None:
     store.store(name="base", node={"seed": 0, "preset": "custom", **sections})
     for group, registry in GROUPS.items():
         for name in registry:
-            store.store(group=group, name=name, node=defaults_of(group, name))
+            # Hydra finds torchjd/upgrad as the entry upgrad of the group weighting/torchjd
+            *folders, leaf = name.split("/")
+            store.store(group="/".join([group, *folders]), name=leaf, node=defaults_of(group, name))

@@ -27,7 +27,8 @@ def run_id(settings: Mapping[str, Any]) -> str:
     """
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    return f"{settings['tasks']['name']}-{settings['weighting']['name']}-s{settings['seed']}-{digest}"
+    method = settings["weighting"]["name"].replace("/", "-")
+    return f"{settings['tasks']['name']}-{method}-s{settings['seed']}-{digest}"
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config.groups import GROUPS, experiment_names
 from lossrag import ConfigError, did_you_mean
 
 _MISSING = object()
+OPEN = "tasks.corrupt"
+"""The one key whose content the user makes up: tasks of the suite, and what happens to them."""
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -61,6 +64,8 @@ def check_key(override: Override, known: DictConfig) -> None:
     """Raise ConfigError unless the override sets a single value that ``known`` has."""
     key = override.key_or_group
     section, _, option = key.partition(".")
+    if is_open(override) and not override.is_delete():
+        return
     current = OmegaConf.select(known, key, default=_MISSING)
     if current is _MISSING:
         raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")
@@ -71,6 +76,11 @@ def check_key(override: Override, known: DictConfig) -> None:
         raise ConfigError(f"{override.input_line}: {key} is a section: set one of its keys, e.g. {example}=...")
     if section in GROUPS and option == "name":
         raise ConfigError(f"{key} is chosen with {section}=NAME: one of {', '.join(GROUPS[section])}")
+
+
+def is_open(override: Override) -> bool:
+    """Whether the override is about what happens to the labels of a task."""
+    return f"{override.key_or_group}.".startswith(f"{OPEN}.")
 
 
 def _hint(key: str, known: DictConfig) -> str:
@@ -101,3 +111,16 @@ def flat_keys(tree: Any, prefix: str = "") -> list[str]:
     if not isinstance(tree, dict) or (prefix and not tree):
         return [prefix]
     return [key for name, value in tree.items() for key in flat_keys(value, f"{prefix}.{name}" if prefix else name)]
+
+
+def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """key=value arguments of a command that has options of its own; raises ConfigError for what cannot be read."""
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"Cannot read {override!r}: write key=value, e.g. pairs=5")
+    try:
+        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"Cannot read the overrides: {str(error).splitlines()[0]}") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lossbank import ComposerConfig
 from lossrag import ConfigError, did_you_mean
+from tasks import Corruption
 
 
 def _require(holds: bool, key: str, expected: str, value: object) -> None:
     if not holds:
         raise ConfigError(f"{key} must be {expected}, got {value!r}.")
+
+
+def _lazy_allows(holds: bool, obstacle: str, remedy: str) -> None:
+    if not holds:
+        raise ConfigError(
+            f"optimizer.vectors=lazy updates only the word vectors of each batch, but {obstacle}: set {remedy}, or "
+            "optimizer.vectors=dense."
+        )
 
 
 @dataclass(frozen=True)
@@ -22,19 +34,56 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Registered loss that each kind of task is trained and evaluated with."""
+    """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
+    the scale, and training composes its losses from the library (lossbank/policies.py explains the other options).
+
+    library: Python files of one's own that register losses; they are run before any name is looked up.
+    candidates: names to choose from, null for the whole library. bank: folder to retrieve from and to write to.
+    outer: losses are priced for the ``mean`` of the tasks' outer losses, or for their ``lambda``-weighted sum.
+    """
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
+    policy: str = "fixed"
+    learn: bool = True
+    candidates: list[str] | None = None
+    k: int = 8
+    explore: int = 2
+    step: float = 4.0
+    decay: float = 0.0
+    every: int = 2
+    review: int = 25
+    confidence: float = 2.0
+    retry: int = 4
+    relational: bool = True
+    outer: str = "mean"
+    bank: str | None = None
+    library: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _require(self.outer in ("mean", "lambda"), "loss.outer", "'mean' or 'lambda'", self.outer)
+        self.composer()
+
+    def composer(self) -> ComposerConfig:
+        """The options of the composer; raises ConfigError for impossible ones."""
+        names = [option.name for option in dataclasses.fields(ComposerConfig)]
+        options = {name: getattr(self, name) for name in names}
+        return ComposerConfig(**{**options, "candidates": self.candidates and tuple(self.candidates)})
 
 
 @dataclass(frozen=True)
 class OuterConfig:
-    """The outer problem: its losses on the query batch (None: as in training), and that batch's size."""
+    """The outer problem: its losses on the query batch (None: as in training), and that batch's size.
+
+    average: ``sample``, or ``class``: the outer loss of a task is the mean over its classes, rare or not.
+    metric: what epochs are chosen by and tables show, ``accuracy`` or ``macro_accuracy`` (the mean over the classes).
+    """
 
     classification: str | None = None
     regression: str | None = None
     batch_size: int | None = None
+    average: str = "sample"
+    metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         size = self.batch_size
@@ -44,17 +93,25 @@ class OuterConfig:
             "a positive number, or null for train.batch_size",
             size,
         )
+        _require(self.average in ("sample", "class"), "outer.average", "'sample' or 'class'", self.average)
+        metrics = ("accuracy", "macro_accuracy")
+        _require(self.metric in metrics, "outer.metric", "'accuracy' or 'macro_accuracy'", self.metric)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """name: adam, adamw or sgd. vectors_lr_factor multiplies lr for trainable word vectors."""
+    """name: adam, adamw or sgd. vectors_lr_factor multiplies lr for trainable word vectors.
+
+    vectors: ``dense`` updates all of them in every step, ``lazy`` only those of the words in the support batch. With
+    plain SGD that is the same; Adam's moments of the other words rest instead of decaying and moving them on.
+    """
 
     name: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.0
     vectors_lr_factor: float = 1.0
+    vectors: str = "dense"
 
     def __post_init__(self) -> None:
         names = ("adam", "adamw", "sgd")
@@ -69,6 +126,13 @@ class OptimizerConfig:
             "a positive number",
             self.vectors_lr_factor,
         )
+        _require(self.vectors in ("dense", "lazy"), "optimizer.vectors", "'dense' or 'lazy'", self.vectors)
+        for key in ("weight_decay", "momentum"):
+            _lazy_allows(
+                self.vectors != "lazy" or not getattr(self, key),
+                f"optimizer.{key}={getattr(self, key)} acts on all of them in every step",
+                f"optimizer.{key}=0",
+            )
 
 
 @dataclass(frozen=True)
@@ -179,3 +243,29 @@ class Config:
     machine: MachineConfig = field(default_factory=MachineConfig)
     run: RunConfig = field(default_factory=RunConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    corrupt: Mapping[str, Corruption] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.optimizer.vectors != "lazy":
+            return
+        trainable = getattr(self.model.encoder, "trainable_vectors", False)
+        _lazy_allows(
+            trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"
+        )
+        method = self.weighting.options
+        outer = method.hypergradient
+        _lazy_allows(
+            outer is None or outer.inner != "adam",
+            "weighting.inner=adam differentiates through a preconditioner of the whole table",
+            "weighting.inner=sgd",
+        )
+        _lazy_allows(
+            outer is None or self.train.memory == "rows",
+            "train.memory=low copies the whole table in every step",
+            "train.memory=rows",
+        )
+        _lazy_allows(
+            (outer is None and not method.needs_gramian) or self.model.sharing == "hard",
+            f"weighting={self.weighting.name} with model.sharing={self.model.sharing} needs gradients of whole tables",
+            "model.sharing=hard",
+        )

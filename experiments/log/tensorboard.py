@@ -25,11 +25,11 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=resumed if any(folder.glob("*")) else None)
 
-    def describe(self, settings: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    def describe(self, settings: Mapping[str, Any], tasks: Sequence[Task], composed: bool = False) -> None:
         """What the run is: the resolved configuration as text and hyperparameters, and the chart layout."""
         text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
-        self._writer.add_custom_scalars(layout(tasks))
+        self._writer.add_custom_scalars(layout(tasks, composed))
         # add_hparams would open a second run; its three summaries belong into this one
         for summary in hparams(_flat_hparams(settings), {HPARAM_METRIC: 0.0}):
             self._writer.file_writer.add_summary(summary)
@@ -42,6 +42,10 @@ class TensorBoard:
     def picture(self, tag: str, figure: Figure, step: int) -> None:
         """A matplotlib figure."""
         self._writer.add_figure(tag, figure, step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A text in Markdown."""
+        self._writer.add_text(tag, text, step)
 
     def sync(self) -> None:
         self._writer.flush()

@@ -99,12 +99,18 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 # Imports once, then forks a process for every session, which sends itself a signal before the n-th call of a function.
 FORKER = """
-import json, os, signal, sys, tempfile, time, traceback
+import importlib.util, json, os, signal, sys, tempfile, time, traceback
 import experiments.benchmark, experiments.log, experiments.state, experiments.train
 import sklearn.datasets
 from experiments.cli import run
 from experiments.log import JsonLines
+from tasks import SUITES, SuiteEntry
 from weighting import MultiTaskStep
+
+specification = importlib.util.spec_from_file_location("conftest_of_runs", sys.argv[1])
+conftest = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(conftest)
+SUITES._entries["toy"] = SuiteEntry(conftest.ToyConfig, conftest.load_toy)
 
 # the picture is no part of what is compared, and takes half of a session's time
 experiments.train.plot_trajectories = lambda *_: None
@@ -165,7 +171,7 @@ def sessions(tmp_path_factory) -> Iterator[Callable[[list[dict[str, Any]]], list
     With ``place`` and ``number`` the process sends itself ``signal`` (SIGKILL) before that call of that function.
     """
     log = tmp_path_factory.mktemp("sessions") / "log"
-    line = [sys.executable, "-c", FORKER]
+    line = [sys.executable, "-c", FORKER, __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=log.parent

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.result import Result
 from experiments.benchmark.step import StepBenchmark, routines
 
 TINY = ["batch=8", "length=12", "vectors=4", "filters=2", "words=50", "pairs=2"]
@@ -16,27 +15,32 @@ TINY = ["batch=8", "length=12", "vectors=4", "filters=2", "words=50", "pairs=2"]
 
 def test_step(lossrag, tmp_path):
     output = tmp_path / "out.json"
-    result = lossrag("benchmark", "step", "tasks=[2]", *TINY, f"output={output}")
+    result = lossrag("benchmark", "step", "tasks=[2]", *TINY, "shared=[[6,3,1],[4,3,2]]", "heads=3", f"output={output}")
     assert result.code == 0, result
     assert "ratio" in result.out
     assert str(output) in result.out
     rows = json.loads(output.read_text())
-    assert len(rows) == 3
+    assert len(rows) == 4
     for row in rows:
         assert {"subject", "case", "ratio", "spread", "unit"} <= row.keys()
         assert row["subject"] == "step"
-    timed, memory = rows[:2], rows[2]
-    assert [row["floor"] for row in timed] == [2.0, 1.25]
-    assert "memory" in memory["case"]
-    assert memory["matrix_mb"] >= 0
+    own, shared = rows[:2], rows[2:]
+    assert [row["floor"] for row in own] == [2.0, 1.25]
+    assert [row["unit"] for row in shared] == ["x loop of T backwards"] * 2
+    assert all(float(row["difference"]) < 1e-4 for row in shared)
+    assert shared[0]["case"] == "T=3, shared input, width 6, 3 rows, 1 layers"
 
 
-def test_trainable_vectors_and_the_default_output(lossrag, tmp_path, monkeypatch):
-    """Memory is measured in processes of their own, which takes seconds: once above is enough."""
-    row = Result("step", "memory", 1.0, 0.0, "x")
-    monkeypatch.setattr("experiments.benchmark.step._memory", lambda *_: row)
-    assert lossrag("benchmark", "step", "tasks=2", "trainable=true", *TINY).code == 0
-    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 3
+def test_trainable_vectors_and_the_default_output(lossrag, tmp_path):
+    assert lossrag("benchmark", "step", "tasks=2", "trainable=true", "shared=[]", *TINY).code == 0
+    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
+
+
+def test_the_help_names_every_subject(lossrag):
+    result = lossrag("benchmark", "--help")
+    for subject in ("step", "textcnn", "frank_wolfe", "memory", "scaling", "peers"):
+        assert f"  {subject}: " in result.out
+    assert "benchmark plot" in result.out
 
 
 MISTAKES = {
@@ -56,6 +60,21 @@ MISTAKES = {
     "step device=foo": ["device"],
     "step output=/nonexistent/x.json": ["output=/nonexistent/x.json"],
     "step output=.": ["output=."],
+    "step shared=[[4,3]]": ["step.shared", "[width,rows,layers]"],
+    "step shared=[[0,1,1]]": ["step.shared"],
+    "step heads=0": ["step.heads"],
+    "memory tasks=[9] batch=8": ["memory.batch", "9"],
+    "memory pairs=1": ["memory.pairs"],
+    "memory seconds=0": ["memory.seconds"],
+    "scaling at=70 batches=[64]": ["scaling.batches", "at=70"],
+    "scaling sizes=[0]": ["scaling.sizes"],
+    "scaling tasks=[]": ["scaling.tasks"],
+    "scaling at=600": ["scaling.at", "batch=512"],
+    "peers problems=1": ["peers.problems", "2"],
+    "peers shared=[4,3,2]": ["peers", "list"],
+    "plot": ["it got no file", "lossrag benchmark plot scaling.json"],
+    "plot a.json dpi=3": ["no option 'dpi'"],
+    "plot a.json": ["Cannot read a.json"],
 }
 
 
@@ -99,7 +118,7 @@ def test_paired_ratio_is_the_median_of_ratios(monkeypatch):
 
 
 def test_routines_are_steps_of_both_methods():
-    options = StepBenchmark((2,), batch=8, length=12, vectors=4, filters=2, words=50)
+    options = StepBenchmark(tasks=(2,), batch=8, length=12, vectors=4, filters=2, words=50)
     uniform, meta, floor = routines(options, 2, 0.5)
     assert floor == 1.5
     assert uniform().query_losses is None

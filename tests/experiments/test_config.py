@@ -42,7 +42,7 @@ def test_another_choice_starts_from_its_own_defaults():
     """The preset's alpha, filters and edition belong to the preset's own choices."""
     overrides = ["experiment=topic_quick", "tasks=digits", "tasks.rho=0.3", "model=mlp", "model.hidden=[5]", "seed=4"]
     _, settings = load_config(overrides)
-    assert settings["tasks"] == {"name": "digits", "rho": 0.3, "validation": 0.1, "seed": 4}
+    assert settings["tasks"] == {"name": "digits", "corrupt": {}, "rho": 0.3, "validation": 0.1, "seed": 4}
     assert settings["model"] == {"name": "mlp", "sharing": "hard", "hidden": [5], "dropout": 0.0}
     assert settings["weighting"]["alpha"] == 0.02
 

@@ -7,7 +7,7 @@ import torch
 
 from experiments import task_groups
 from experiments.objective import BatchObjective
-from lossbank import LOSSES
+from lossbank import LOSSES, Mixture
 from models import MLP, MultiTaskModel, TextCNN
 from tasks import Task
 from weighting import MetaWeighting, MultiTaskStep, TaskGroup, Uniform
@@ -15,7 +15,7 @@ from weighting import MetaWeighting, MultiTaskStep, TaskGroup, Uniform
 
 def objective_of(outputs, labels):
     tasks = [Task(str(t), "classification", outputs[t]) for t in range(5)]
-    return BatchObjective(tasks, [LOSSES["cross_entropy"]] * 5, labels)
+    return BatchObjective(tasks, [Mixture((LOSSES["cross_entropy"],))] * 5, labels)
 
 
 def run(monkeypatch, group_rows, trainable, method, outputs=(2,) * 5, sizes=(3, 2, 4, 1, 2), memory="rows"):
@@ -99,9 +99,9 @@ def test_groups_may_differ_between_support_and_query(monkeypatch):
     original = task_groups._consecutive
     calls = []
 
-    def alternate(rows):
+    def alternate(rows, most):
         calls.append(len(calls) % 3)
-        return [range(t, t + 1) for t in range(5)] if calls[-1] == 1 else original(rows)
+        return [range(t, t + 1) for t in range(5)] if calls[-1] == 1 else original(rows, most)
 
     monkeypatch.setattr(task_groups, "_consecutive", alternate)
     mixed = run(monkeypatch, 5, False, MetaWeighting(scale="unit"))[0]

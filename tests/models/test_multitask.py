@@ -21,7 +21,7 @@ def test_joint_and_separate_passes_agree(sharing):
     model = text_model(sharing)
     batches = [torch.randint(1, 9, (3, 8)), torch.randint(1, 9, (2, 11))]
     joint = model.forward_joint(batches)
-    assert [tuple(out.shape) for out in joint] == [(3, 2), (2, 5)]
+    assert [tuple(out.logits.shape) for out in joint] == [(3, 2), (2, 5)]
     # padding adds windows of zeros, whose score is the bias: equal only where that is no maximum
     with torch.no_grad():
         for encoder in model.encoders:
@@ -29,7 +29,7 @@ def test_joint_and_separate_passes_agree(sharing):
                 convolution.bias.fill_(-1.0)
     joint = model.forward_joint(batches)
     for t, batch in enumerate(batches):
-        assert torch.allclose(joint[t], model(batch, t), atol=1e-6)
+        assert torch.allclose(joint[t].logits, model(batch, t), atol=1e-6)
 
 
 @pytest.mark.parametrize("sharing", ["hard", "none"])
@@ -38,7 +38,7 @@ def test_shared_input_pass(sharing):
     model = MultiTaskModel(lambda: MLP((4,), [6]), [1, 3], sharing)
     inputs = torch.randn(5, 4)
     for t, out in enumerate(model.forward_shared(inputs)):
-        assert torch.allclose(out, model(inputs, t))
+        assert torch.allclose(out.logits, model(inputs, t))
 
 
 def test_no_sharing_means_disjoint_parameters():
@@ -79,7 +79,7 @@ def test_precision_reaches_the_encoders_only(sharing):
         torch.manual_seed(1)
         models.append(MultiTaskModel(lambda: TextCNN(vectors, dropout=0.0), [2, 5], sharing, precision))
     batches = [torch.randint(1, 9, (3, 8)), torch.randint(1, 9, (2, 8))]
-    exact, near = (model.forward_joint(batches) for model in models)
+    exact, near = ([out.logits for out in model.forward_joint(batches)] for model in models)
     for a, b, alone in zip(exact, near, [models[1](batch, t) for t, batch in enumerate(batches)], strict=True):
         assert b.dtype == torch.float32
         assert 0 < float((a - b).norm().detach() / a.norm().detach()) < 0.02

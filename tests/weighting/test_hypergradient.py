@@ -88,7 +88,9 @@ def make_step(model: MultiTaskModel, optimizer: torch.optim.Optimizer, **options
 def closures(model: MultiTaskModel, batch: Batch, shared: bool):
     if shared:
         labels = [y for _, y in batch]
-        return lambda: [cross_entropy(out, y) for out, y in zip(model.forward_shared(batch[0][0]), labels, strict=True)]
+        return lambda: [
+            cross_entropy(out, y) for (out, _), y in zip(model.forward_shared(batch[0][0]), labels, strict=True)
+        ]
     return [lambda t=t: cross_entropy(model(batch[t][0], t), batch[t][1]) for t in range(TASKS)]
 
 

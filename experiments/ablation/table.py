@@ -1,0 +1,103 @@
+"""From the summaries of finished runs to one table: means, paired differences and their intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+from scipy.stats import t as student
+
+from experiments.ablation.plan import Plan
+
+Summaries = Mapping[tuple[str, int], Mapping[str, Any]]
+"""By (row, seed): the summary.json of a finished run."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the half width of its 95 % interval (Student's t); infinite for a single value."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} ± {self.half:.4f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Of the mean of paired differences.
+
+    >>> print(interval([0.01, 0.02, 0.03]))
+    +0.0200 ± 0.0248
+    """
+    if len(values) < 2:
+        return Interval(mean(values), math.inf)
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean(values), half)
+
+
+def scores(summaries: Summaries, row: str, seeds: Sequence[int]) -> list[float]:
+    """Mean test score over tasks, by seed."""
+    return [float(summaries[row, seed]["test_score_mean"]) for seed in seeds]
+
+
+def rows_of(plan: Plan, summaries: Summaries) -> list[dict[str, Any]]:
+    """A dictionary per row of the plan that has a finished run of every seed."""
+    seeds = plan.seeds
+    done = [row for row in plan.rows if all((row, seed) in summaries for seed in seeds)]
+    of = {row: scores(summaries, row, seeds) for row in done}
+    best = max((row for row in plan.fixed if row in of), key=lambda row: mean(of[row]), default=None)
+    result = []
+    for row in done:
+        tasks: dict[str, float] = {}
+        for task in summaries[row, seeds[0]]["metric"]:
+            tasks[task] = mean(_task_score(summaries[row, seed], task) for seed in seeds)
+        entry: dict[str, Any] = {"row": row, "seeds": list(seeds), "scores": of[row], "mean": mean(of[row]), **tasks}
+        for what, other in (("reference", plan.reference), ("best fixed", best)):
+            if other is not None and other in of and other != row:
+                found = interval([a - b for a, b in zip(of[row], of[other], strict=True)])
+                entry[f"vs {what}"] = {"row": other, "mean": found.mean, "half": found.half}
+        entry["seconds"] = mean(float(summaries[row, seed]["seconds"]) for seed in seeds)
+        result.append(entry)
+    return result
+
+
+def _task_score(summary: Mapping[str, Any], task: str) -> float:
+    return float({**summary["test_accuracy"], **summary["test_r2"]}[task])
+
+
+def rich_table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """For the terminal."""
+    table = Table(title=f"ablation {plan.name}: mean test score over {len(plan.seeds)} seeds, 95 % intervals")
+    fixed = {"row", "seeds", "scores", "mean", "vs reference", "vs best fixed", "seconds"}
+    tasks = [key for key in (rows[0] if rows else ()) if key not in fixed]
+    for column in ("row", *tasks, "mean", f"minus {plan.reference}", "minus best fixed"):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for row in rows:
+        shown = [
+            str(Interval(row[key]["mean"], row[key]["half"])) if key in row else ""
+            for key in ("vs reference", "vs best fixed")
+        ]
+        table.add_row(row["row"], *(f"{row[task]:.4f}" for task in tasks), f"{row['mean']:.4f}", *shown)
+    return table
+
+
+def as_csv(summaries: Summaries) -> str:
+    """One line per run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for number, ((row, seed), summary) in enumerate(sorted(summaries.items())):
+        tasks = list(summary["metric"])
+        if number == 0:
+            writer.writerow(["row", "seed", "run_id", "best_epoch", "validation", "test", *tasks, "seconds"])
+        figures = [summary["validation_score_mean"], summary["test_score_mean"]]
+        figures += [_task_score(summary, task) for task in tasks]
+        cells = [f"{value:.6f}" for value in figures]
+        writer.writerow([row, seed, summary["run_id"], summary["best_epoch"], *cells, round(summary["seconds"])])
+    return text.getvalue()

@@ -1,0 +1,151 @@
+"""torchjd's ways of doing the step of a :class:`Case`: its two engines, and one Jacobian call per task."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from experiments.benchmark.own_input import adam, trained
+from experiments.benchmark.paired import milliseconds
+from experiments.benchmark.peer_problems import Case, Update
+from lossrag import ConfigError
+from weighting import MGDA, PCGrad, UPGrad, Weighting
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method here, and the name of torchjd's class for it; ``tight``: options for solving it to rounding."""
+
+    ours: Weighting
+    theirs: str
+    tight: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    "MGDA": Method(MGDA(), "MGDA", {"epsilon": 1e-12, "max_iters": 20_000}),
+    "UPGrad": Method(UPGrad(), "UPGrad"),
+    "PCGrad": Method(PCGrad(), "PCGrad"),
+}
+
+
+def torchjd() -> Any:
+    """Its modules aggregation, autojac and autogram; raises ConfigError when it is not installed."""
+    try:
+        parts = {name: importlib.import_module(f"torchjd.{name}") for name in ("aggregation", "autojac", "autogram")}
+    except ImportError:
+        raise ConfigError(
+            'benchmark peers compares with torchjd, which is not installed: pip install "lossrag[baselines]"'
+        ) from None
+    return SimpleNamespace(**parts)
+
+
+Engine = Callable[[Case, Any, torch.dtype], Update[None]]
+
+
+def _mtl_backward(chunk: int | None) -> Engine:
+    """One pass, then all rows of the Jacobian at once (chunk None) or one after the other (chunk 1)."""
+
+    def make(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
+        library = torchjd()
+        model = case.build().to(dtype)
+        optimizer, shared = adam(model), trained(model.encoders)
+        heads = [trained(head) for head in model.heads]
+
+        def run() -> None:
+            features, losses = case.joint(model, 0)
+            optimizer.zero_grad()
+            library.autojac.mtl_backward(
+                losses, features=features, tasks_params=heads, shared_params=shared, parallel_chunk_size=chunk
+            )
+            library.autojac.jac_to_grad(shared, aggregator, optimize_gramian_computation=True)
+            optimizer.step()
+
+        return Update("mtl_backward" if chunk is None else "mtl_backward, row by row", model, run)
+
+    return make
+
+
+def _autogram(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
+    """The Gramian without the Jacobian, then one weighted backward pass."""
+    model = case.build().to(dtype)
+    optimizer = adam(model)
+    engine = torchjd().autogram.Engine(model.encoders[0], batch_dim=None)
+
+    def run() -> None:
+        losses = torch.stack(case.joint(model, 0)[1])
+        weights = aggregator.gramian_weighting(engine.compute_gramian(losses))
+        optimizer.zero_grad()
+        losses.backward(weights)  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return Update("autogram", model, run)
+
+
+def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
+    """What no engine does by itself: a pass and a call of ``jac`` for each task's own input, then torchjd's rest."""
+    library = torchjd()
+    model = case.build().to(dtype)
+    optimizer, shared = adam(model), trained(model.encoders)
+    alone = case.alone
+    if alone is None:
+        raise ValueError("the tasks share one input")
+
+    def run() -> None:
+        optimizer.zero_grad()
+        rows = []
+        for task, head in enumerate(model.heads):
+            own = trained(head)
+            found = library.autojac.jac([alone(model, task)], [*shared, *own], parallel_chunk_size=1)
+            rows.append(found[: len(shared)])
+            for parameter, gradient in zip(own, found[len(shared) :], strict=True):
+                parameter.grad = gradient[0]
+        for parameter, gradients in zip(shared, zip(*rows, strict=True), strict=True):
+            parameter.jac = torch.cat(gradients)  # type: ignore[attr-defined]
+        library.autojac.jac_to_grad(shared, aggregator, optimize_gramian_computation=True)
+        optimizer.step()
+
+    return Update("jac per task", model, run)
+
+
+ENGINES: tuple[Engine, ...] = (_mtl_backward(None), _mtl_backward(1), _autogram)
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """The engine that took least time, and the milliseconds of one step of every engine that can do the case."""
+
+    engine: Engine
+    update: Update[None]
+    milliseconds: dict[str, float]
+
+
+def fastest(case: Case, method: Method) -> Fastest:
+    """Try every engine with torchjd's own defaults; one that does not support the model is left out."""
+    updates: list[tuple[float, Engine, Update[None]]] = []
+    for engine in ENGINES:
+        try:
+            update = engine(case, aggregator(method), torch.float32)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # vmap names operations that it has no fast rule for
+                update.run()
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
+            continue
+        updates.append((milliseconds(update.run), engine, update))
+    if not updates:
+        raise ConfigError(f"benchmark peers: no engine of torchjd can do {case.name}: is it torchjd>=0.18,<0.19?")
+    _, engine, update = min(updates, key=lambda entry: entry[0])
+    return Fastest(engine, update, {each.name: round(time, 1) for time, _, each in updates})
+
+
+def aggregator(method: Method, tight: bool = False) -> Any:
+    """torchjd's object; raises ConfigError when a solver it needs is missing."""
+    try:
+        return getattr(torchjd().aggregation, method.theirs)(**(method.tight if tight else {}))
+    except ImportError as error:
+        raise ConfigError(f"benchmark peers: {error}") from None

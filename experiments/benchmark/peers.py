@@ -1,0 +1,151 @@
+"""The step beside its peers: torchjd's own engines, a plain autograd loop, and scipy's exact least squares."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.benchmark.frank_wolfe import problem_rows
+from experiments.benchmark.own_input import TextOptions, check_text
+from experiments.benchmark.paired import paired_ratio, paired_within
+from experiments.benchmark.peer_problems import Case, autograd_loop, our_hypergradient, our_step, own_case, shared_case
+from experiments.benchmark.peer_torchjd import METHODS, Engine, Method, aggregator, fastest, jac_per_task
+from experiments.benchmark.result import Result
+from experiments.benchmark.shared_input import check_sizes, require_equal
+from experiments.config.schema import MachineConfig
+from experiments.machine import apply_machine
+from lossrag import ConfigError
+from weighting import MetaWeighting, frank_wolfe
+
+TOLERANCE = 1e-3
+"""Of the gradients in float64: the peer's solvers stop before rounding, and its UPGrad is ours."""
+
+
+@dataclass(frozen=True)
+class PeersBenchmark(TextOptions):
+    """Options of `lossrag benchmark peers`; ``shared`` lists [width, rows, layers] of trunks with ``heads`` heads,
+    ``problems`` are the random ones of each min-norm size, ``seconds`` what one row may take, two pairs at least."""
+
+    batch: int = 256
+    tasks: tuple[int, ...] = (2, 4, 14, 64)
+    shared: list[list[int]] = field(default_factory=lambda: [[512, 64, 2], [1024, 64, 2]])
+    heads: int = 16
+    problems: int = 5
+    pairs: int = 9
+    seconds: int = 30
+
+    def __post_init__(self) -> None:
+        check_text("peers", self, self.tasks, self.pairs)
+        check_sizes("peers.shared", self.shared)
+        for name, least in (("heads", 1), ("problems", 2), ("seconds", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"peers.{name} must be {least} or more, got {getattr(self, name)}.")
+
+
+def run_peers(options: PeersBenchmark) -> list[Result]:
+    """MGDA, UPGrad and PCGrad beside torchjd, MetaWeighting beside an autograd loop, Frank-Wolfe beside scipy."""
+    apply_machine(MachineConfig(options.device, options.threads))
+    cases = [own_case(options, tasks) for tasks in options.tasks]
+    cases += [shared_case(width, rows, layers, options.heads) for width, rows, layers in options.shared]
+    results: list[Result] = []
+    for case in cases:
+        for name in METHODS:
+            results += _beside_torchjd(options, case, name)
+        results.append(_beside_loop(options, case))
+    return results + [_beside_nnls(options, tasks) for tasks in options.tasks]
+
+
+def _beside_torchjd(options: PeersBenchmark, case: Case, name: str) -> Iterator[Result]:
+    """Its fastest engine; and, for own inputs, what a user could still write around it."""
+    method = METHODS[name]
+    found = fastest(case, method)
+    tried = ", ".join(f"{engine} {time}" for engine, time in found.milliseconds.items())
+    yield _timed(options, case, name, found.engine, {"engines_ms": tried})
+    if case.alone is not None:
+        yield _timed(options, case, name, jac_per_task, {})
+
+
+def _timed(options: PeersBenchmark, case: Case, name: str, engine: Engine, more: dict[str, Any]) -> Result:
+    method = METHODS[name]
+    error = _difference(case, method, engine)
+    ours, theirs = our_step(case, method.ours), engine(case, aggregator(method), torch.float32)
+    timed = paired_within(ours.run, theirs.run, options.pairs, options.seconds)
+    figures = {
+        "engine": theirs.name,
+        "ours_ms": round(timed.milliseconds[0], 2),
+        "torchjd_ms": round(timed.milliseconds[1], 2),
+        "difference": f"{error:.0e}",
+        **more,
+    }
+    return Result("peers", f"{case.name}, {name}", timed.ratio, timed.spread, "x torchjd", figures)
+
+
+def _difference(case: Case, method: Method, engine: Engine) -> float:
+    """Of the gradients of the shared parameters, in float64; raises LossRAGError when it is more than rounding."""
+    ours = our_step(case, method.ours, torch.float64)
+    theirs = engine(case, aggregator(method, tight=True), torch.float64)
+    return require_equal(f"{case.name}, {method.theirs}", theirs.gradient(), ours.gradient(), TOLERANCE)
+
+
+def _beside_loop(options: PeersBenchmark, case: Case) -> Result:
+    method = MetaWeighting(scale="unit")
+    error = require_equal(
+        f"{case.name}, MetaWeighting", our_hypergradient(case, method), autograd_loop(case).run(), TOLERANCE
+    )
+    ours, loop = our_step(case, method), autograd_loop(case)
+    timed = paired_within(ours.run, loop.run, options.pairs, options.seconds)
+    more = {
+        "ours_ms": round(timed.milliseconds[0], 2),
+        "loop_ms": round(timed.milliseconds[1], 2),
+        "difference": f"{error:.0e}",
+    }
+    return Result("peers", f"{case.name}, MetaWeighting", timed.ratio, timed.spread, "x autograd loop", more)
+
+
+def scipy_nnls() -> Any:
+    """scipy.optimize.nnls, or what to do about its absence."""
+    try:
+        return importlib.import_module("scipy.optimize").nnls
+    except ImportError:
+        raise ConfigError("benchmark peers compares with scipy, which is not installed: pip install scipy") from None
+
+
+def shortest_by_nnls(D: Any, nnls: Any) -> Any:
+    """lam (T,) ~ argmin_{y >= 0} |D^T y|^2 + (1^T y - 1)^2 at the scale of D (T, d): the exact min-norm point."""
+    scale = np.linalg.norm(D, axis=1).min()
+    matrix = np.vstack([D.T / scale, np.ones((1, len(D)))])
+    target = np.zeros(len(matrix))
+    target[-1] = 1
+    solution, _ = nnls(matrix, target, maxiter=100 * len(D))
+    return solution / solution.sum()
+
+
+def _beside_nnls(options: PeersBenchmark, tasks: int) -> Result:
+    """Both from the rows D (T, 2 T), as nnls has no use for their inner products."""
+    nnls = scipy_nnls()
+    timings = []
+    for seed in range(options.problems):
+        rows = problem_rows("ordinary", tasks, seed)
+        array = rows.numpy()
+        found, expected = frank_wolfe(rows @ rows.T).weights, torch.from_numpy(shortest_by_nnls(array, nnls))
+        require_equal(f"T={tasks}, min-norm", found @ rows, expected @ rows, 1e-6)
+        ours, theirs = partial(_solve, rows), partial(shortest_by_nnls, array, nnls)
+        timings.append(paired_ratio(ours, theirs, options.pairs))
+    ratios = [timed.ratio for timed in timings]
+    low, _, high = quantiles(ratios, n=4)
+    more = {
+        "ours_ms": round(median(timed.milliseconds[0] for timed in timings), 4),
+        "scipy_ms": round(median(timed.milliseconds[1] for timed in timings), 4),
+    }
+    return Result("peers", f"T={tasks}, min-norm point", median(ratios), high - low, "x scipy nnls", more)
+
+
+def _solve(rows: torch.Tensor) -> torch.Tensor:
+    return frank_wolfe(rows @ rows.T).weights

@@ -1,0 +1,132 @@
+"""Pictures of what the tasks' losses were made of: stacked shares over the steps, from the logged points alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind safe palette; black is left for text and grey for the rest.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+REST = "#BBBBBB"
+MOST = 400
+"""Steps drawn at most: more than a picture has pixels for."""
+
+Points = Sequence[Mapping[str, Any]]
+COMPOSITION = "composition/"
+
+
+def shares_over_steps(points: Points) -> dict[str, tuple[list[int], dict[str, list[float]]]]:
+    """Per task its steps (n,) and the shares (n,) of every logged loss, 0 before its series begins.
+
+    >>> shares_over_steps([{"step": 1, "composition/REC/mae": 0.25}, {"step": 2, "weight/REC": 1.0}])
+    {'REC': ([1], {'mae': [0.25]})}
+    """
+    rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
+    for point in points:
+        found: dict[str, dict[str, float]] = {}
+        for tag, value in point.items():
+            if tag.startswith(COMPOSITION):
+                task, _, loss = tag.removeprefix(COMPOSITION).rpartition("/")
+                found.setdefault(task, {})[loss] = value
+        for task, shares in found.items():
+            rows.setdefault(task, []).append((point["step"], shares))
+    series = {}
+    for task, listed in rows.items():
+        kept = listed if len(listed) <= MOST else [*listed[:: -(-len(listed) // MOST)], listed[-1]]
+        names = dict.fromkeys(name for _, shares in kept for name in shares)
+        series[task] = (
+            [step for step, _ in kept],
+            {name: [shares.get(name, 0.0) for _, shares in kept] for name in names},
+        )
+    return series
+
+
+def last_shares(points: Points) -> dict[str, dict[str, float]]:
+    """Per task the shares of its logged losses at the last logged moment, without zeros, largest first."""
+    last = {}
+    for task, (_, shares) in shares_over_steps(points).items():
+        ends = {name: values[-1] for name, values in shares.items() if values[-1] > 0}
+        last[task] = dict(sorted(ends.items(), key=lambda item: (-item[1], item[0])))
+    return last
+
+
+def compositions_figure(points: Points) -> Figure | None:
+    """A stacked area per task, None when nothing was logged: the largest losses in colour, the others grey.
+
+    A loss has one colour in all panels as far as there are colours: they go to the losses that are largest anywhere.
+    """
+    series = shares_over_steps(points)
+    if not series:
+        return None
+    colours = _colours(series)
+    columns = min(len(series), 2)
+    lines = -(-len(series) // columns)
+    figure = Figure(figsize=(5.6 * columns + 0.4, 2.9 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (task, (steps, shares)) in zip(grid.flat, series.items(), strict=False):
+        _panel(axes, task, steps, shares, colours[task])
+    for axes in grid.flat[len(series) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _mass(shares: Mapping[str, Sequence[float]]) -> list[tuple[float, str]]:
+    """Losses of a task by what they came to over the run, its end counting half as much as all of it."""
+    return sorted((-(sum(values) / len(values) + values[-1] / 2), name) for name, values in shares.items())
+
+
+def _colours(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, dict[str, str]]:
+    """Per task the colours of its largest losses: the same for a loss everywhere, unless two of a task would clash."""
+    largest = {task: [name for _, name in _mass(shares)[: len(COLOURS)]] for task, (_, shares) in series.items()}
+    weight: dict[str, float] = {}
+    for _, shares in series.values():
+        for value, name in _mass(shares)[: len(COLOURS)]:
+            weight[name] = min(weight.get(name, 0.0), value)
+    preferred = {
+        name: COLOURS[place % len(COLOURS)] for place, name in enumerate(sorted(weight, key=lambda n: (weight[n], n)))
+    }
+    chosen: dict[str, dict[str, str]] = {}
+    for task, names in largest.items():
+        own: dict[str, str] = {}
+        for name in names:
+            free = [colour for colour in COLOURS if colour not in own.values()]
+            own[name] = preferred[name] if preferred[name] in free else free[0]
+        chosen[task] = own
+    return chosen
+
+
+def _panel(
+    axes: Axes, task: str, steps: list[int], shares: Mapping[str, list[float]], colours: Mapping[str, str]
+) -> None:
+    drawn = [shares[name] for name in colours]
+    rest = [max(1.0 - sum(column), 0.0) for column in zip(*drawn, strict=True)]
+    labels = [f"{name}  {values[-1]:.2f}" for name, values in zip(colours, drawn, strict=True)]
+    if max(rest) > 0.001:
+        drawn.append(rest)
+        labels.append(f"others  {rest[-1]:.2f}")
+    at: list[float] = [*steps]
+    if len(at) == 1:  # a single moment has no width
+        at, drawn = [at[0], at[0] + 1.0], [values * 2 for values in drawn]
+    axes.stackplot(
+        at, drawn, labels=labels, colors=[*colours.values(), REST][: len(drawn)], edgecolor="white", linewidth=0.4
+    )
+    axes.set_title(task, fontsize=11, loc="left", fontweight="bold")
+    axes.set_xlim(at[0], at[-1])
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("share of the loss")
+    handles, names = axes.get_legend_handles_labels()
+    # the legend lists from top to bottom what is stacked from bottom to top; figures are the last shares
+    axes.legend(
+        handles[::-1],
+        names[::-1],
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=8,
+        title="at the end",
+        title_fontsize=8,
+    )

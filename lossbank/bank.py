@@ -1,0 +1,185 @@
+"""The bank: the losses on offer, their geometry, what is remembered of them, and the towers that learnt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lossbank.attributes import Attributes
+from lossbank.context import CONTEXT_NAMES
+from lossbank.embedding import EMBEDDING_VERSION, GEOMETRY_SIZE, VECTOR_SIZE, geometry_vectors, loss_vectors
+from lossbank.index import LossIndex
+from lossbank.memory import Memory
+from lossbank.memory import merge as merge_memories
+from lossbank.registration import LOSSES
+from lossbank.retrieval import KnnPredictor, TowerPredictor
+from lossbank.storage import load_files, save_memory
+from lossbank.towers import FitReport, Towers
+from lossrag import BankError, ConfigError
+
+
+class LossBank:
+    """Losses by name, an index of their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
+
+    A loss that is in the memory but not registered here stays in the memory and is not offered; one that is
+    registered but not in the memory is offered through its geometry. Make one with :meth:`create` or :meth:`load`.
+
+    >>> bank = LossBank.create(["mae", "one_minus_p", "cross_entropy"])
+    >>> bank.neighbours("mae", 1)
+    [('one_minus_p', 1.0)]
+    """
+
+    def __init__(self, names: Sequence[str], memory: Memory, towers: Towers | None = None) -> None:
+        if memory.embedding_version != EMBEDDING_VERSION or memory.context_size != len(CONTEXT_NAMES):
+            raise ConfigError(
+                f"A bank takes a memory of version {EMBEDDING_VERSION!r} and contexts of {len(CONTEXT_NAMES)} numbers, "
+                f"got {memory.embedding_version!r} with {memory.context_size}: start with an empty one."
+            )
+        losses = [LOSSES[name] for name in names]
+        self.losses = {loss.name: Attributes(loss.target_kind, loss.family) for loss in losses}
+        self.index = LossIndex(GEOMETRY_SIZE)
+        self._geometry = geometry_vectors(losses)
+        self.index.add(list(names), self._geometry.numpy(), list(self.losses.values()))
+        self.memory = memory
+        self.towers = towers
+
+    @classmethod
+    def create(cls, names: Sequence[str] | None = None, *, capacity: int = 100_000) -> LossBank:
+        """An empty bank that offers the losses ``names``, all that are registered when None.
+
+        Raises ConfigError for a name that is not registered or comes twice, and for a capacity out of range.
+        """
+        return cls(_offered(names), Memory(len(CONTEXT_NAMES), EMBEDDING_VERSION, capacity))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The losses on offer, sorted."""
+        return self.index.keys
+
+    def geometries(self) -> dict[str, Tensor]:
+        """The geometry (G,) of every loss on offer, of length 1."""
+        return dict(zip(self.losses, self._geometry.unbind(), strict=True))
+
+    def vectors(self, pattern: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The embedding (E,) of every loss on offer; see :func:`lossbank.embedding.loss_vectors`."""
+        rows = loss_vectors([LOSSES[name] for name in self.losses], self.memory, pattern)
+        return dict(zip(self.losses, rows.unbind(), strict=True))
+
+    def neighbours(self, name: str, k: int) -> list[tuple[str, float]]:
+        """The min(k, others) losses of the same target kind whose geometry is nearest, with cosines, best first.
+
+        Raises ConfigError for a loss that is not on offer, or k < 1.
+        """
+        own = self.index.vectors([name])
+        others = [key for key in self.names if key != name]
+        return self.index.search(own, k, target_kind=self.index.attributes(name).target_kind, keys=others)[0]
+
+    def fit(self, *, steps: int = 200, seed: int = 0, pattern: Mapping[str, Tensor] | None = None) -> FitReport:
+        """Fit the towers to the memory, from where they are, or new ones; see :meth:`lossbank.towers.Towers.fit`."""
+        if self.towers is None:
+            self.towers = Towers(len(CONTEXT_NAMES), VECTOR_SIZE, seed=seed)
+        return self.towers.fit(self.memory, self.vectors(pattern), steps=steps, seed=seed)
+
+    def predictor(
+        self, kind: Literal["knn", "towers"] = "knn", pattern: Mapping[str, Tensor] | None = None
+    ) -> KnnPredictor | TowerPredictor:
+        """What predicts contributions from the bank as it is now; make a new one after a fit.
+
+        Raises ConfigError for another kind, or for "towers" before the first :meth:`fit`.
+        """
+        if kind == "knn":
+            return KnnPredictor(self.memory, self.geometries())
+        if kind != "towers":
+            raise ConfigError(f"A predictor is 'knn' or 'towers', got {kind!r}.")
+        if self.towers is None:
+            raise ConfigError("This bank has no towers: call fit() first, or ask for the predictor 'knn'.")
+        return TowerPredictor(self.towers, self.vectors(pattern), self.index)
+
+    def save(self, folder: Path) -> None:
+        """Write memory and towers to ``folder`` in one step: a crash leaves the old bank or the new one.
+
+        Which losses are on offer is not saved: the next program may have others. Raises BankError as
+        :func:`lossbank.storage.save_memory`.
+        """
+        towers = None
+        if self.towers is not None:
+            state = {name: tensor.contiguous() for name, tensor in self.towers.state_dict().items()}
+            towers = safetensors.torch.save(state)
+        save_memory(self.memory, folder, towers)
+
+    @classmethod
+    def load(cls, folder: Path, names: Sequence[str] | None = None) -> LossBank:
+        """The bank of ``folder``, offering the losses ``names``, all that are registered when None.
+
+        Raises BankError when there is none, when it is damaged, or was made by another version of the embedding.
+        """
+        memory, content = load_files(folder, EMBEDDING_VERSION)
+        if memory.context_size != len(CONTEXT_NAMES):
+            raise BankError(
+                f"The bank {folder} has contexts of {memory.context_size} numbers, this program has "
+                f"{len(CONTEXT_NAMES)}: name another folder, or start with an empty bank."
+            )
+        return cls(_offered(names), memory, None if content is None else _towers(folder, content))
+
+
+def merge(first: LossBank, second: LossBank) -> LossBank:
+    """A bank with the records and the losses of either; commutative.
+
+    The towers are dropped, as two of them have no sum: :meth:`LossBank.fit` makes new ones from all records.
+    """
+    names = sorted({*first.losses, *second.losses})
+    return LossBank(names, merge_memories(first.memory, second.memory))
+
+
+def check(folder: Path) -> list[str]:
+    """What a person should know about the bank in ``folder``, a line each; nothing is changed.
+
+    A bank that cannot be read at all is a finding too, not an error; an empty list means that all is well.
+    """
+    try:
+        bank = LossBank.load(folder)
+    except BankError as error:
+        return [str(error)]
+    records = bank.memory.records
+    findings = []
+    strangers = [name for name in records.losses if name not in bank.losses]
+    if strangers:
+        findings.append(f"Not registered here, so kept but not offered: {', '.join(strangers)}.")
+    untried = [name for name in bank.names if name not in records.losses]
+    if untried:
+        findings.append(f"Without history, so offered through geometry alone: {', '.join(untried)}.")
+    if len(records) >= bank.memory.capacity:
+        findings.append(f"The memory is full ({len(records):,} records): give it more capacity with resized().")
+    outside = int((abs(records.contribution) > 1).sum())
+    if outside:
+        findings.append(f"{outside:,} of {len(records):,} contributions are outside [-1, 1] and will be clamped.")
+    if bank.towers is None or not bank.towers.fitted:
+        findings.append("There are no fitted towers: call fit(), or use the predictor 'knn'.")
+    return findings
+
+
+def _offered(names: Sequence[str] | None) -> list[str]:
+    if isinstance(names, str):
+        raise ConfigError(f"The losses of a bank are a list of names, not the string {names!r}.")
+    return sorted(LOSSES) if names is None else list(names)
+
+
+def _towers(folder: Path, content: bytes) -> Towers:
+    try:
+        state = safetensors.torch.load(content)
+        members, inputs, hidden = state["context_first"].shape
+        joint = state["context_last"].shape[2] - 1
+        towers = Towers(inputs, state["loss_first"].shape[1], members=members, hidden=hidden, joint=joint)
+        if (inputs, towers.shape.loss) != (len(CONTEXT_NAMES), VECTOR_SIZE):
+            raise ValueError(f"towers for {inputs} and {towers.shape.loss} numbers")
+        towers.load_state_dict(state)
+    except (safetensors.SafetensorError, BankError, ConfigError, KeyError, ValueError, IndexError) as error:
+        raise BankError(
+            f"The towers in {folder} are damaged ({error}): restore the bank from a copy, or name another folder."
+        ) from error
+    return towers

@@ -1,0 +1,54 @@
+"""What a composer chooses from, and what it starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lossbank.contract import Loss
+from lossbank.geometry import geometry
+from lossbank.policies import ComposerConfig
+from lossbank.registration import LOSSES
+from lossrag import ConfigError
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as its losses see it: ``reference`` is the loss that gives the scale, ``class_counts`` (K,)."""
+
+    name: str
+    target_kind: str
+    reference: str
+    class_counts: Tensor | None = None
+
+
+def library(tasks: Sequence[TaskSpec], config: ComposerConfig, candidates: str) -> list[str]:
+    """The names on offer, in a stable order: those that fit a task, and every task's reference."""
+    kinds = {task.target_kind for task in tasks}
+    named = list(LOSSES) if config.candidates is None else list(config.candidates)
+    offered = [name for name in named if LOSSES[name].target_kind in kinds]
+    if not config.relational:
+        offered = [name for name in offered if not LOSSES[name].relational]
+    if candidates == "reference":
+        offered = []
+    for task in tasks:
+        if LOSSES[task.reference].target_kind != task.target_kind:
+            raise ConfigError(
+                f"Task {task.name!r}: its loss {task.reference!r} is for {LOSSES[task.reference].target_kind}, not "
+                f"{task.target_kind}."
+            )
+    return sorted({*offered, *(task.reference for task in tasks)})
+
+
+def spread(first: int, fitting: Sequence[int], losses: Sequence[Loss], k: int) -> list[int]:
+    """k losses that look at a task in different ways: the reference, then always the one farthest from those chosen."""
+    vectors = torch.stack([geometry(losses[i]) for i in fitting])
+    chosen = [list(fitting).index(first)]
+    distance = (vectors - vectors[chosen[0]]).norm(dim=1)
+    while len(chosen) < k:
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (vectors - vectors[chosen[-1]]).norm(dim=1))
+    return sorted(fitting[i] for i in chosen)

@@ -1,0 +1,271 @@
+"""Decides during training what every task's loss is made of, and explains what it decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lossbank.candidates import TaskSpec, library, spread
+from lossbank.composition import Composition
+from lossbank.contract import Loss
+from lossbank.geometry import geometry
+from lossbank.mixture import Mixture
+from lossbank.policies import POLICIES, ComposerConfig
+from lossbank.pricing import Lens, cosines, gradient_sizes, joint_contributions
+from lossbank.registration import LOSSES
+from lossrag import ConfigError
+
+TWIN = 0.995
+"""Cosine of geometries above which two losses are one lens twice."""
+ROTATION = 16
+"""Gradient sizes measured at a pricing besides those of the active losses: what is measured does not grow with L."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A loss that was retrieved, dropped or switched off for a task at a step, and why."""
+
+    step: int
+    task: str
+    loss: str
+    what: str
+    reason: str
+
+
+class Retriever(Protocol):
+    """Predicts contributions from what is remembered."""
+
+    def remember(self, context: Tensor, names: Sequence[str], prices: Tensor, task: str, step: int) -> None:
+        """Keep the prices (n,) that losses had in a context (C,)."""
+
+    def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Mean and uncertainty (n,) of the prices to expect."""
+
+
+class Composer:
+    """The composition of T tasks over the library, learned and reviewed as training goes on.
+
+    warm: the retriever remembers other runs, so candidates are retrieved right after the first pricing.
+
+    Raises ConfigError for names that are unknown or do not fit a task, and for k larger than the library allows.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[TaskSpec],
+        config: ComposerConfig,
+        retriever: Retriever | None,
+        seed: int = 0,
+        warm: bool = False,
+    ) -> None:
+        self.tasks, self.config, self.retriever, self.seed = tuple(tasks), config, retriever, seed
+        self.warm = warm and retriever is not None
+        self.policy = POLICIES[config.policy]
+        if self.policy.candidates in ("knn", "two_tower") and retriever is None:
+            raise ConfigError(f"loss.policy={config.policy} needs a bank to retrieve from.")
+        self.names = library(self.tasks, config, self.policy.candidates)
+        self.losses: list[Loss] = [LOSSES[name] for name in self.names]
+        self.reference = [self.names.index(task.reference) for task in self.tasks]
+        self.fitting = [
+            [i for i, loss in enumerate(self.losses) if loss.target_kind == task.target_kind] for task in self.tasks
+        ]
+        counts = [task.class_counts for task in self.tasks]
+        device = next((count.device for count in counts if count is not None), torch.device("cpu"))
+        self.composition = Composition.start(self._first(device))
+        self.pricings = self.reviews = 0
+        vectors = torch.nn.functional.normalize(torch.stack([geometry(loss) for loss in self.losses]), dim=1)
+        self._likeness = vectors @ vectors.T
+        self.prices = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
+        self.events: list[Event] = []
+        self._active = [self._listed(t) for t in range(len(self.tasks))]
+
+    def mixtures(self) -> list[Mixture]:
+        """What every task is trained with at the next step."""
+        coefficients = self.composition.coefficients(self.reference)
+        return [
+            Mixture(tuple(self.losses[i] for i in active), coefficients[t, active].float(), self.tasks[t].class_counts)
+            for t, active in enumerate(self._active)
+        ]
+
+    def due(self, step: int) -> bool:
+        """Whether the step of this number (from 1) is to be priced."""
+        return self.config.policy != "fixed" and (step - 1) % self.config.every == 0
+
+    def price(self, lenses: Sequence[Lens], contexts: Sequence[Tensor], step: int) -> None:
+        """Price the losses of every task at ``step``, move the shares, and review the candidates when it is time.
+
+        lenses: one per task. contexts: one vector (C,) per task.
+        """
+        learned = self.policy.learned and self.config.learn
+        priced_by_task = [
+            [i for i in self.fitting[t] if not self.losses[i].relational or i in self._active[t]]
+            for t in range(len(self.tasks))
+        ]
+        raw = joint_contributions(lenses, [[self.losses[i] for i in priced] for priced in priced_by_task])
+        for t, (lens, context, priced) in enumerate(zip(lenses, contexts, priced_by_task, strict=True)):
+            self._measure(t, lens, priced)
+            found = cosines(lens, raw[t], self.composition.sizes[t, priced])
+            self.prices[t] = 0
+            self.prices[t, priced] = found
+            centred = self.composition.centred(t, priced, found)
+            self.composition = self.composition.observe_prices(
+                t, priced, centred, self.config.step if learned else 0.0, self.config.decay
+            )
+            if self.retriever is not None:
+                self.retriever.remember(context, [self.names[i] for i in priced], centred, self.tasks[t].name, step)
+        self.pricings += 1
+        if self.pricings % self.config.review == 0 or (self.pricings == 1 and self.warm):
+            self.reviews += 1
+            for t, context in enumerate(contexts):
+                self._review(t, context, step)
+
+    def _measure(self, t: int, lens: Lens, priced: list[int]) -> None:
+        waiting = [i for i in priced if i not in self._active[t]]
+        start = self.pricings * ROTATION % max(len(waiting), 1)
+        turn = waiting if self.pricings == 0 else (waiting + waiting)[start : start + min(ROTATION, len(waiting))]
+        wanted = [*self._active[t], *turn]
+        sizes = gradient_sizes(lens, [self.losses[i] for i in [*wanted, self.reference[t]]])
+        self.composition = self.composition.observe_sizes(t, wanted, sizes[:-1], sizes[-1])
+
+    def _review(self, t: int, context: Tensor, step: int) -> None:
+        """Switch off what harms, and choose the candidates anew where they are retrieved."""
+        learned = self.policy.learned and self.config.learn
+        if learned:
+            self._switch_off(t, step)
+        if self.policy.candidates in ("knn", "two_tower"):
+            self._retrieve(t, context, step)
+        elif learned:
+            self._retry(t, step)
+        self._active[t] = self._listed(t)
+
+    def _switch_off(self, t: int, step: int) -> None:
+        state = self.composition
+        advantage = state.advantage[t]
+        limit = advantage + self.config.confidence * state.uncertainty[t]
+        harmful = [i for i in self._active[t] if float(limit[i]) < 0 and int(state.count[t, i]) > 1]
+        best = max(self._active[t], key=lambda i: float(state.shares[t, i]))
+        active, off = state.active.clone(), state.off_until.clone()
+        for i in harmful:
+            if i == best:
+                continue
+            active[t, i] = False
+            off[t, i] = self.reviews + self.config.retry
+            less, error = float(advantage[i]), float(state.uncertainty[t, i])
+            self._tell(step, t, i, "off", f"price {less:+.3f} beside the mixture's, standard error {error:.3f}")
+        self.composition = replace(state, active=active, off_until=off)
+
+    def _retry(self, t: int, step: int) -> None:
+        state = self.composition
+        back = [
+            i for i in self._choices(t) if not state.active[t, i] and 0 < int(state.off_until[t, i]) <= self.reviews
+        ]
+        for i in back:
+            self._enter(t, i, float(state.mean[t, i]))
+            self._tell(step, t, i, "retry", f"off for {self.config.retry} reviews")
+
+    def _retrieve(self, t: int, context: Tensor, step: int) -> None:
+        assert self.retriever is not None
+        state = self.composition
+        open_ = [i for i in self.fitting[t] if int(state.off_until[t, i]) <= self.reviews]
+        mean, uncertainty = self.retriever.predict(self.tasks[t].name, context, [self.names[i] for i in open_])
+        expected = dict(zip(open_, mean.tolist(), strict=True))
+        doubt = dict(zip(open_, uncertainty.tolist(), strict=True))
+        shares = state.shares[t].tolist()
+        kept = [i for i in self._active[t] if state.active[t, i] and shares[i] >= 1 / self.config.k]
+        ranked = sorted((i for i in open_ if i not in kept), key=lambda i: (-expected[i], self.names[i]))
+        self._tell_ranks(step, t, expected, doubt)
+        room = max(self.config.k - len(kept), 0)
+        promising = ranked[: max(room - self.config.explore, 0)]
+        rest = sorted(ranked[len(promising) :], key=lambda i: (-(expected[i] + doubt[i]), self.names[i]))
+        explored = rest[: room - len(promising)]
+        chosen = {*kept, *promising, *explored}
+        for i in self._active[t]:
+            if state.active[t, i] and i not in chosen:
+                self.composition = _with_active(self.composition, t, i, False)
+                self._tell(step, t, i, "dropped", f"expected {expected.get(i, 0.0):+.3f}, share {shares[i]:.3f}")
+        for i in [*promising, *explored]:
+            if not self.composition.active[t, i]:
+                self._enter(t, i, expected[i])
+                why = "explored" if i in explored else "retrieved"
+                self._tell(step, t, i, why, f"expected {expected[i]:+.3f} ± {doubt[i]:.3f}")
+
+    def _tell_ranks(self, step: int, t: int, expected: dict[int, float], doubt: dict[int, float]) -> None:
+        best = sorted(expected, key=lambda i: (-expected[i], self.names[i]))[: self.config.k]
+        lines = [f"{r}. {self.names[i]} {expected[i]:+.3f} ± {doubt[i]:.3f}" for r, i in enumerate(best, 1)]
+        if best:
+            self._tell(step, t, best[0], "ranked", "\n".join(lines))
+
+    def _unlike(self, ranked: Sequence[int], chosen: Sequence[int], count: int) -> list[int]:
+        """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already."""
+        found: list[int] = []
+        for i in ranked:
+            if len(found) == count:
+                break
+            if all(float(self._likeness[i, j]) <= TWIN for j in [*chosen, *found]):
+                found.append(i)
+        return found
+
+    def _enter(self, t: int, i: int, expected: float) -> None:
+        """Let a loss in. It stands at its own score if it was priced long enough, else where one review of learning
+        at its expected price would have put it."""
+        state = self.composition
+        if int(state.count[t, i]) >= self.config.review:
+            self.composition = _with_active(state, t, i, True)
+            return
+        shares = state.shares[t]
+        level = float((shares * state.scores[t]).sum())
+        typical = float((shares * state.mean[t]).sum())
+        learned = self.policy.learned and self.config.learn
+        gain = self.config.step * self.config.review if learned else 10.0
+        scores = state.scores.clone()
+        scores[t, i] = level + gain * max(min(expected - typical, 0.1), -0.1)
+        self.composition = _with_active(replace(state, scores=scores), t, i, True)
+
+    def _first(self, device: torch.device) -> Tensor:
+        active = torch.zeros(len(self.tasks), len(self.names), dtype=torch.bool, device=device)
+        for t in range(len(self.tasks)):
+            active[t, self._choices(t)] = True
+        return active
+
+    def _choices(self, t: int) -> list[int]:
+        """The losses that a task starts with."""
+        k, fitting = self.config.k, self.fitting[t]
+        if self.policy.candidates == "reference":
+            return [self.reference[t]]
+        if self.policy.candidates == "all" or k >= len(fitting):
+            return fitting
+        if self.policy.candidates == "random":
+            generator = torch.Generator().manual_seed((self.seed << 16) + t)
+            return sorted(fitting[i] for i in torch.randperm(len(fitting), generator=generator)[:k].tolist())
+        return spread(self.reference[t], fitting, self.losses, k)
+
+    def _listed(self, t: int) -> list[int]:
+        return self.composition.active[t].nonzero().flatten().tolist()
+
+    def _tell(self, step: int, t: int, i: int, what: str, reason: str) -> None:
+        self.events.append(Event(step, self.tasks[t].name, self.names[i], what, reason))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything but the bank, as tensors."""
+        counts = {"pricings": torch.tensor(self.pricings), "reviews": torch.tensor(self.reviews)}
+        return {**self.composition.state_dict(), **counts, "prices": self.prices}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`; raises ConfigError when it is of other tasks or another library."""
+        own = self.state_dict()
+        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
+            raise ConfigError("Composer: this state is of other tasks or another library of losses.")
+        self.pricings, self.reviews = int(state["pricings"]), int(state["reviews"])
+        tensors = {name: state[name].to(own[name]) for name in self.composition.state_dict()}
+        self.composition, self.prices = Composition(**tensors), state["prices"].to(self.prices)
+        self._active = [self._listed(t) for t in range(len(self.tasks))]
+
+
+def _with_active(state: Composition, t: int, i: int, value: bool) -> Composition:
+    active = state.active.clone()
+    active[t, i] = value
+    return replace(state, active=active)

@@ -1,0 +1,113 @@
+"""The composition of every task's loss: which losses it is made of, how much of each, and what is known of them.
+
+    L_t = sum_k c[t, k] * (size of the reference's gradient / size of k's gradient) * l_k,     c[t] = softmax(a[t])
+The outer optimiser moves a[t, k] by the price of loss k (lossbank/pricing.py): mirror descent on the simplex with the
+hypergradient of c, per unit of gradient. A single candidate that is the reference has c = 1 and scale 1: nothing but
+itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+MEMORY = 0.9
+"""Share of the running estimates that a new value leaves in place."""
+LARGEST_SCALE = 10.0
+"""Of a loss, to bring its gradient to the size of the reference's."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The state of T tasks over L losses; every tensor (T, L), ``sizes`` and estimates in float64.
+
+    scores: a. active: bool, whether the loss is part of the task's mixture.
+    sizes: running size of the loss's gradient, 0 where never measured. reference: (T,) that of the task's reference.
+    mean, square: running mean of the centred price and of its square. count: how often it was priced.
+    off_until: pricings before which a switched-off loss stays off.
+    """
+
+    scores: Tensor
+    active: Tensor
+    sizes: Tensor
+    reference: Tensor
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+    off_until: Tensor
+
+    @classmethod
+    def start(cls, active: Tensor) -> Composition:
+        """Equal shares of the ``active`` (T, L) losses, nothing known."""
+        zeros = torch.zeros(active.shape, dtype=torch.float64, device=active.device)
+        whole = torch.zeros(active.shape, dtype=torch.int64, device=active.device)
+        return cls(zeros, active.clone(), zeros, zeros[:, 0], zeros, zeros, whole, whole)
+
+    @property
+    def shares(self) -> Tensor:
+        """c (T, L): adds up to 1 over the active losses of a task, 0 elsewhere."""
+        hidden = self.scores.masked_fill(~self.active, float("-inf"))
+        return torch.softmax(hidden, dim=1).nan_to_num(0.0)
+
+    def coefficients(self, reference: list[int]) -> Tensor:
+        """What each loss is multiplied with (T, L): its share at the gradient size of the ``reference[t]``-th loss.
+
+        Losses whose size was not measured yet enter as they are. One with hardly a gradient (a truncated loss early in
+        training, say) is not blown up beyond LARGEST_SCALE.
+        """
+        known = (self.sizes > 0) & (self.reference > 0)[:, None]
+        scale = torch.where(known, self.reference[:, None] / self.sizes.clamp(min=1e-12), torch.ones_like(self.sizes))
+        scale[torch.arange(len(reference)), reference] = 1.0
+        return self.shares * scale.clamp(max=LARGEST_SCALE)
+
+    def observe_sizes(self, task: int, losses: list[int], sizes: Tensor, reference: Tensor) -> Composition:
+        """With the measured gradient sizes (n,) of some losses of a task, and that of its reference ()."""
+        table, row = self.sizes.clone(), self.reference.clone()
+        table[task, losses] = _running(self.sizes[task, losses], sizes)
+        row[task] = _running(self.reference[task], reference)
+        return replace(self, sizes=table, reference=row)
+
+    def centred(self, task: int, losses: list[int], prices: Tensor) -> Tensor:
+        """``prices`` (n,) less their mean: how well a batch agrees with the query batch as a whole says nothing about
+        the losses, and is most of the noise. 0 for losses with so small a gradient that it is not worth its direction.
+        """
+        worth = (self.sizes[task, losses] * LARGEST_SCALE >= self.reference[task]).to(prices.dtype)
+        mean = (prices * worth).sum() / worth.sum().clamp(min=1)
+        return (prices - mean) * worth
+
+    def observe_prices(self, task: int, losses: list[int], centred: Tensor, step: float, decay: float) -> Composition:
+        """With the :meth:`centred` prices (n,) of some losses of a task at one moment; ``step`` 0 leaves the scores.
+
+        Losses that are not active keep score as well, so that one that comes back stands where it would had it never
+        been away.
+        decay: share in [0, 1) by which scores are drawn together at each pricing, so that old prices are forgotten.
+        """
+        mean, square, count, scores = (t.clone() for t in (self.mean, self.square, self.count, self.scores))
+        seen = self.count[task, losses] > 0
+        mean[task, losses] = torch.where(seen, MEMORY * mean[task, losses] + (1 - MEMORY) * centred, centred)
+        square[task, losses] = torch.where(seen, MEMORY * square[task, losses] + (1 - MEMORY) * centred**2, centred**2)
+        count[task, losses] += 1
+        scores[task, losses] = (1 - decay) * scores[task, losses] + step * centred
+        return replace(self, mean=mean, square=square, count=count, scores=scores)
+
+    @property
+    def advantage(self) -> Tensor:
+        """Running mean (T, L) of a loss's price less that of its task's mixture: what more of it would bring."""
+        return self.mean - (self.shares * self.mean).sum(dim=1, keepdim=True)
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """Standard error (T, L) of ``mean``; 1 where a loss was priced less than twice."""
+        held = self.count.clamp(max=round((1 + MEMORY) / (1 - MEMORY))).double()
+        spread = (self.square - self.mean**2).clamp(min=0).sqrt() / held.clamp(min=1).sqrt()
+        return torch.where(self.count > 1, spread, torch.ones_like(spread))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _running(old: Tensor, new: Tensor) -> Tensor:
+    return torch.where(old > 0, MEMORY * old + (1 - MEMORY) * new, new)

@@ -1,0 +1,65 @@
+"""What a task is trained with: a weighted sum of losses, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lossbank.contract import Loss
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """sum_k coefficients[k] * losses[k].
+
+    coefficients: (k,), or None for a single loss as it is.
+    class_counts: (K,) training samples per class of the task, for the losses that ask for them.
+    """
+
+    losses: tuple[Loss, ...]
+    coefficients: Tensor | None = None
+    class_counts: Tensor | None = None
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether it may be computed on the joined rows of several tasks: no loss looks at other samples, at features
+        or at the classes of its task."""
+        return not any(loss.relational or loss.needs for loss in self.losses)
+
+    def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
+        """Per-sample losses (B,).
+
+        >>> import torch
+        >>> from lossbank import LOSSES
+        >>> mixed = Mixture((LOSSES["mae"], LOSSES["one_minus_p"]), torch.tensor([0.5, 2.0]))
+        >>> mixed(torch.zeros(1, 4), torch.tensor([2])).tolist()  # mae is 1.5, one_minus_p 0.75
+        [2.25]
+        """
+        values = [loss(logits, targets, features=features, class_counts=self.class_counts) for loss in self.losses]
+        if self.coefficients is None:
+            return values[0]
+        total = self.coefficients[0] * values[0]
+        for coefficient, value in zip(self.coefficients[1:], values[1:], strict=True):
+            total = total + coefficient * value
+        return total
+
+
+def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, task: Tensor) -> Tensor:
+    """Per-sample losses (N,) of the joined rows of several tasks whose mixtures work row by row.
+
+    task: (N,) int64, which of the mixtures a row belongs to.
+    """
+    first = mixtures[0]
+    if all(m.losses == first.losses and m.coefficients is None for m in mixtures):
+        return first(logits, targets)
+    union = list(dict.fromkeys(loss for mixture in mixtures for loss in mixture.losses))
+    table = logits.new_zeros(len(mixtures), len(union))
+    for row, mixture in enumerate(mixtures):
+        places = [union.index(loss) for loss in mixture.losses]
+        table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table.dtype)
+    shares = table[task]
+    total = shares[:, 0] * union[0](logits, targets)
+    for k, loss in enumerate(union[1:], 1):
+        total = total + shares[:, k] * loss(logits, targets)
+    return total

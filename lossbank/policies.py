@@ -1,0 +1,69 @@
+"""Which losses a task is composed of, and whether their shares are learned: the policies by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lossrag import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Policy:
+    """candidates: ``reference`` (the task's configured loss alone), ``all`` that fit the task, ``random`` k of them, or
+    those ``retrieved`` by the memory's nearest contexts (``knn``) or by the two towers (``two_tower``).
+    learned: whether the outer problem moves the shares."""
+
+    candidates: str
+    learned: bool
+
+
+POLICIES: dict[str, Policy] = {
+    "fixed": Policy("reference", learned=False),
+    "uniform": Policy("all", learned=False),
+    "random": Policy("random", learned=True),
+    "gradient": Policy("all", learned=True),
+    "knn": Policy("knn", learned=True),
+    "two_tower": Policy("two_tower", learned=True),
+}
+
+
+@dataclass(frozen=True)
+class ComposerConfig:
+    """Options of a composer.
+
+    policy: a name of POLICIES. learn: False keeps the shares where retrieval (or chance) put them.
+    candidates: names to choose from, None for the whole library.
+    k: losses of a task at a time, with a random or retrieved choice. explore: how many of them are tried for being
+        uncertain rather than promising.
+    step: how far a price of 1 moves a score. decay: see :meth:`Composition.observe_prices`.
+    every: training steps between two pricings. review: pricings between two choices of candidates.
+    confidence: standard errors that a price must lie below the mixture's for its loss to be switched off. retry:
+        reviews it stays off. relational: whether losses on pairs of samples, which cost a batch squared, are offered.
+    """
+
+    policy: str = "two_tower"
+    learn: bool = True
+    candidates: tuple[str, ...] | None = None
+    k: int = 8
+    explore: int = 2
+    step: float = 4.0
+    decay: float = 0.0
+    every: int = 2
+    review: int = 25
+    confidence: float = 2.0
+    retry: int = 4
+    relational: bool = True
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"loss.policy={self.policy!r} is unknown: {did_you_mean(self.policy, POLICIES)}")
+        lowest = {"k": 1, "explore": 0, "every": 1, "review": 1, "retry": 0, "step": 0, "confidence": 0, "decay": 0}
+        for name, least in lowest.items():
+            if not least <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"loss.{name} must be {least} or more, got {getattr(self, name)}.")
+        if self.decay >= 1:
+            raise ConfigError(f"loss.decay must be below 1, got {self.decay}.")
+        if self.explore >= self.k:
+            raise ConfigError(f"loss.explore={self.explore} leaves none of loss.k={self.k} to what is promising.")
+        if self.candidates is not None and not self.candidates:
+            raise ConfigError("loss.candidates is empty: name at least one loss, or null for the whole library.")

@@ -1,0 +1,97 @@
+"""The ablation command: rows by seeds, finished runs are not repeated, and the table's arithmetic."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from experiments.ablation.plan import load_plan, plan_names
+from experiments.ablation.table import as_csv, interval, rows_of
+from experiments.config import load_config
+
+TASKS = {"a": "accuracy", "b": "accuracy"}
+
+
+def summary(row, seed, scores):
+    return {
+        "metric": TASKS,
+        "test_accuracy": dict(zip(TASKS, scores, strict=True)),
+        "test_r2": {},
+        "test_score_mean": sum(scores) / 2,
+        "validation_score_mean": 0.5,
+        "best_epoch": 1,
+        "run_id": f"{row}-{seed}",
+        "seconds": 2.0,
+    }
+
+
+def test_a_plan_run_twice(lossrag, tmp_path):
+    call = ["ablate", "smoke", "seeds=[0,1]", f"root={tmp_path}/ablation"]
+    first = lossrag(*call)
+    assert first.code == 0, first
+    report = json.loads((tmp_path / "ablation/smoke/ablation.json").read_text())
+    assert [row["row"] for row in report["rows"]] == ["fixed", "lossrag"]
+    assert report["failed"] == []
+    runs = (tmp_path / "ablation/smoke/runs.csv").read_text()
+    assert len(runs.splitlines()) == 1 + 4
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/smoke/logs").iterdir()}
+    assert lossrag(*call).code == 0
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs, "nothing ran again"
+    assert (tmp_path / "ablation/smoke/runs.csv").read_text() == runs
+
+
+def test_table_by_hand():
+    plan = load_plan("smoke", seeds=[0, 1])
+    found = {
+        ("fixed", 0): summary("fixed", 0, (0.5, 0.6)),
+        ("fixed", 1): summary("fixed", 1, (0.7, 0.8)),
+        ("lossrag", 0): summary("lossrag", 0, (0.6, 0.7)),
+        ("lossrag", 1): summary("lossrag", 1, (0.7, 0.9)),
+    }
+    fixed, learned = rows_of(plan, found)
+    assert fixed["mean"] == pytest.approx(0.65)
+    assert "vs reference" not in fixed
+    assert learned["a"] == pytest.approx(0.65)
+    # differences 0.1 and 0.05: mean 0.075, standard error 0.025, t(0.975, 1) = 12.706
+    assert learned["vs reference"]["mean"] == pytest.approx(0.075)
+    assert learned["vs reference"]["half"] == pytest.approx(12.706 * 0.025, rel=1e-4)
+    assert learned["vs best fixed"]["row"] == "fixed"
+    assert as_csv(found).splitlines()[0] == "row,seed,run_id,best_epoch,validation,test,a,b,seconds"
+
+
+def test_a_row_without_all_its_seeds_is_left_out():
+    plan = load_plan("smoke", seeds=[0, 1])
+    assert rows_of(plan, {("fixed", 0): summary("fixed", 0, (0.5, 0.6))}) == []
+
+
+def test_one_seed_has_no_interval():
+    assert math.isinf(interval([0.1]).half)
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_every_row_composes(name, tmp_path):
+    plan = load_plan(name)
+    assert plan.reference in plan.rows
+    assert set(plan.fixed) <= set(plan.rows)
+    for row in plan.rows:
+        load_config(plan.command(row, plan.seeds[0], tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nois"], "did you mean 'noise'"),
+        (["noise", "rows=[lossrug]"], "did you mean 'lossrag'"),
+        (["noise", "seeds=[1,1]"], "distinct"),
+        (["noise", "processes=0"], "1 or more"),
+        (["noise", "process=2"], "did you mean 'processes'"),
+    ],
+)
+def test_mistakes(lossrag, arguments, message):
+    assert message in lossrag("ablate", *arguments).error
+
+
+def test_help(lossrag):
+    assert "noise" in lossrag("ablate", "--help").out

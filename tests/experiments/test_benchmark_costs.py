@@ -1,0 +1,132 @@
+"""`lossrag benchmark` memory, scaling and plot, with sizes that take no time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.benchmark import memory
+from experiments.benchmark.memory import MemoryBenchmark, peak_bytes, row_bytes, run_memory
+from experiments.benchmark.own_input import TextOptions, floor, query_rows
+from experiments.benchmark.paired import paired_within
+from experiments.benchmark.plots import plot_costs, short
+from lossrag import ConfigError
+
+TINY = {"length": 12, "vectors": 4, "filters": 2, "words": 50}
+OPTIONS = [f"{key}={value}" for key, value in TINY.items()]
+
+
+class InThisProcess:
+    """Stands in for a pool of processes, which takes seconds to start."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def apply(self, function, arguments):
+        return function(*arguments)
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    monkeypatch.setattr(memory.multiprocessing, "get_context", lambda _: memory)
+    monkeypatch.setattr(memory, "Pool", lambda *_, **__: InThisProcess(), raising=False)
+
+
+def test_memory_in_units_of_the_matrix(monkeypatch, one_process):
+    peaks = {"uniform": 1000, "rows": 1000 + 3 * 80, "low": 1000 + 2 * 80}
+    monkeypatch.setattr(memory, "peak_bytes", lambda options, tasks, kind: peaks[kind])
+    monkeypatch.setattr(memory, "row_bytes", lambda options, tasks: 80)
+    rows, low, timed = run_memory(MemoryBenchmark(**TINY, batch=8, tasks=(3,), pairs=2, seconds=1))
+    assert rows.ratio == pytest.approx(1.0)
+    assert low.ratio == pytest.approx(2 / 3)
+    assert (rows.more["in_units_of_d"], low.more["in_units_of_d"]) == (3.0, 2.0)
+    assert "low over rows" in timed.case
+    assert timed.ratio > 0
+
+
+@pytest.mark.parametrize("kind", ["uniform", "rows", "low"])
+def test_a_peak_is_measured(kind):
+    assert peak_bytes(TextOptions(**TINY, batch=8), 2, kind) > 2**20
+
+
+def test_bytes_of_a_gradient():
+    # three kernels of 2 filters over 4-d words with biases, two heads of 4 classes on 6 features
+    d = 2 * 4 * (3 + 5 + 7) + 3 * 2 + 2 * (4 * 6 + 4)
+    assert row_bytes(TextOptions(**TINY), 2) == 4 * d
+    assert row_bytes(TextOptions(**TINY, trainable=True), 2) == 4 * (d + 50 * 4)
+
+
+def test_query_rows_and_floor():
+    options = TextOptions(batch=512)
+    assert [query_rows(options, 64, share) for share in (1.0, 0.125)] == [8, 1]
+    assert floor(options, 64, 0.125) == 1.125
+    assert query_rows(TextOptions(batch=64), 64, 0.125) == 1
+
+
+@pytest.fixture(scope="module")
+def scaling(tmp_path_factory):
+    return tmp_path_factory.mktemp("scaling") / "scaling.json"
+
+
+def test_scaling(lossrag, scaling):
+    sweeps = ["batch=8", "tasks=[4,8]", "batches=[4,8]", "sizes=[1,2]", "at=2", "pairs=2"]
+    result = lossrag("benchmark", "scaling", *OPTIONS, *sweeps, f"output={scaling}")
+    assert result.code == 0, result
+    rows = json.loads(scaling.read_text())
+    assert [row["sweep"] for row in rows] == [
+        *["tasks", "tasks", "batch", "batch", *["parameters"] * 2] * 2,
+        *["growth"] * 2,
+    ]
+    assert [row["floor"] for row in rows[:6]] == [2.0] * 6
+    assert rows[8]["floor"] == 1.5
+    assert rows[4]["parameters"] < rows[5]["parameters"]
+    assert rows[-1]["case"] == "T=8 over T=4, query = support / 8"
+
+
+def row(sweep, at, query="query = support", **more):
+    fixed = {"tasks": 14, "batch": 512, "parameters": 90_000}
+    return {"ratio": 2.1, "spread": 0.1, "floor": 2.0, "sweep": sweep, "query": query, **fixed, sweep: at, **more}
+
+
+def test_plot(lossrag, tmp_path):
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps([row("tasks", T) for T in (2, 4, 64)]))
+    second.write_text(json.dumps([row("batch", B) for B in (64, 128)] + [row("growth", 4), {"ratio": 1.0}]))
+    result = lossrag("benchmark", "plot", str(first), str(second), f"output={tmp_path}/cost.png")
+    assert result.code == 0, result
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "No rows of the subject scaling"), ("{}", "no list of benchmark rows"), ("[", "Cannot read")],
+)
+def test_files_without_rows(tmp_path, text, message):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        plot_costs([file], tmp_path / "cost.png")
+
+
+def test_a_picture_of_an_unknown_kind(lossrag, tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([row("tasks", 2)]))
+    assert "Cannot write output=" in lossrag("benchmark", "plot", str(file), f"output={tmp_path}/cost.xyz").error
+
+
+def test_short():
+    assert [short(value) for value in (7, 9999, 10_000, 48_192, 2.46e6)] == ["7", "9999", "10k", "48k", "2.5M"]
+
+
+def test_slow_routines_get_two_pairs(monkeypatch):
+    monkeypatch.setattr("experiments.benchmark.paired.milliseconds", lambda routine: routine() or 5000.0)
+    calls = []
+    paired_within(lambda: calls.append("a"), lambda: calls.append("b"), pairs=9, seconds=10)
+    assert calls == ["a", "b"] * 3
+    calls.clear()
+    paired_within(lambda: calls.append("a"), lambda: calls.append("b"), pairs=9, seconds=1000)
+    assert calls == ["a", "b"] * 10

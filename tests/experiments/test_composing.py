@@ -1,0 +1,104 @@
+"""Learned losses in real runs: what they reduce to, what they do, and that a killed run goes on as if nothing was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from experiments.checkpoint import load_checkpoint
+from lossbank import LossBank
+
+
+def metrics(directory):
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    kept = ("support/", "query/", "weight/", "lambda/", "frank_wolfe/", "validation/", "test/", "hypergradient/")
+    return [{key: value for key, value in line.items() if key == "step" or key.startswith(kept)} for line in lines]
+
+
+def last_model(directory):
+    tensors, _ = load_checkpoint(next(directory.rglob("last*.safetensors")))
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(("model", "optimizer", "step"))}
+
+
+@pytest.mark.parametrize("weighting", ["metaweighting", "metaweighting weighting.scale=unit"])
+def test_one_candidate_is_metaweighting_itself_bit_for_bit(train, weighting):
+    """50 steps: weights, parameters, optimiser and every metric."""
+    steps = ["train.epochs=10", "train.batch_size=256", *f"weighting={weighting}".split()]
+    plain = train(*steps)
+    reduced = train(
+        *steps,
+        "loss.policy=gradient",
+        "loss.candidates=[cross_entropy,squared_error]",
+        "loss.review=5",
+    )
+    assert metrics(plain)[-1]["step"] >= 50
+    assert metrics(plain) == metrics(reduced)
+    expected, found = last_model(plain), last_model(reduced)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("policy", "weighting"),
+    [
+        ("uniform", "metaweighting"),
+        ("random", "uniform"),
+        ("gradient", "mgda"),
+        ("knn", "uniform"),
+        ("two_tower", "metaweighting"),
+    ],
+)
+def test_every_policy_runs_with_every_kind_of_weighting(train, policy, weighting):
+    directory = train(
+        f"loss.policy={policy}",
+        f"weighting={weighting}",
+        "loss.review=2",
+        "train.epochs=1",
+        "loss.k=4",
+        "loss.explore=1",
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    shares = summary["compositions"]["digit"]
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert summary["test_score_mean"] > -1
+
+
+def test_the_bank_remembers_what_was_priced(train):
+    directory = train("loss.policy=two_tower", "loss.review=3", "train.epochs=1", "loss.relational=false")
+    bank = LossBank.load(directory / "bank")
+    records = bank.memory.records
+    assert set(records.tasks) == {"digit", "parity", "loops", "centre"}
+    assert set(records.step.tolist()) == {1, 3, 5}
+    assert {"cross_entropy", "mae", "huber"} <= set(records.losses)
+
+
+def test_a_warm_run_asks_the_bank_first(train):
+    cold = train("loss.policy=knn", "loss.review=3", "train.epochs=1", "loss.relational=false")
+    warm = train(
+        "loss.policy=knn", "loss.review=100", "train.epochs=1", "loss.relational=false", f"loss.bank={cold}/bank"
+    )
+    events = [json.loads(line) for line in (warm / "events.jsonl").read_text().splitlines()]
+    assert {event["step"] for event in events} == {1}
+    assert {event["what"] for event in events} >= {"retrieved"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.policy=two_towers", "did you mean 'two_tower'"),
+        ("loss.k=0", "loss.k must be 1 or more"),
+        ("loss.explore=8", "leaves none"),
+        ("loss.candidates=[crossentropy]", "did you mean 'cross_entropy'"),
+        ("loss.outer=max", "'mean' or 'lambda'"),
+    ],
+)
+def test_mistakes(lossrag, override, message):
+    settings = ["experiment=digits", "loss.policy=gradient", override]
+    assert message in lossrag("train", *settings).error
+
+
+def test_a_bank_that_is_not_there(lossrag, tmp_path):
+    error = lossrag("train", "experiment=digits", "loss.policy=knn", f"loss.bank={tmp_path}/nowhere").error
+    assert "nowhere" in error

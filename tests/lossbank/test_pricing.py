@@ -1,0 +1,107 @@
+"""The price of every registered loss against one backward pass per task and loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lossbank import LOSSES, Lens, contributions, cosines, gradient_sizes, push_forward
+from models import MLP, MultiTaskModel, TextCNN
+
+CLASSES, ROWS = 4, 12
+
+
+def own_input(dtype):
+    vectors = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    torch.manual_seed(0)
+    model = MultiTaskModel(lambda: TextCNN(vectors, filters=5, dropout=0.0, trainable=True), [CLASSES] * 2).to(dtype)
+    words = [torch.randint(50, (ROWS, 9), generator=torch.Generator().manual_seed(t)) for t in range(4)]
+    return model, lambda split: model.forward_joint(words[2 * split : 2 * split + 2])
+
+
+def shared_input(dtype):
+    torch.manual_seed(0)
+    model = MultiTaskModel(lambda: MLP((7,), [9, 6]), [CLASSES] * 2).to(dtype)
+    inputs = torch.randn(2, ROWS, 7, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return model, lambda split: model.forward_shared(inputs[split])
+
+
+@pytest.fixture(params=["own input", "shared input"])
+def suite(request):
+    return own_input if request.param == "own input" else shared_input
+
+
+def targets_of(loss, dtype):
+    generator = torch.Generator().manual_seed(3)
+    if loss.target_kind == "classification":
+        return torch.randint(CLASSES, (ROWS,), generator=generator)
+    return torch.randn(ROWS, CLASSES, generator=generator, dtype=dtype)
+
+
+def priced(suite, dtype):
+    """Direction v, and the lens of every task at the old parameters, which differ from the present ones."""
+    model, outputs = suite(dtype)
+    parameters = dict(model.named_parameters())
+    old = {name: p.detach().clone() for name, p in parameters.items()}
+    with torch.no_grad():
+        for p in parameters.values():
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=dtype))
+    outer = sum(out.logits.square().mean() for out in outputs(1))
+    v = dict(zip(parameters, torch.autograd.grad(outer, list(parameters.values())), strict=True))
+    moved = push_forward(model, old, v, lambda: [tensor for out in outputs(0) for tensor in out])
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(old[name])
+    return parameters, outputs, v, moved
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
+def test_prices_equal_brute_force(suite, dtype, tolerance):
+    parameters, outputs, v, moved = priced(suite, dtype)
+    counts = torch.tensor([40.0, 20.0, 10.0, 3.0], dtype=dtype)
+    names = [name for name in LOSSES if not name.startswith("my_")]
+    for t in range(2):
+        for name in names:
+            loss = LOSSES[name]
+            targets = targets_of(loss, dtype)
+            lens = Lens(*moved[2 * t], *moved[2 * t + 1], targets, counts, torch.tensor(1.0))
+            out = outputs(0)[t]
+            value = loss(out.logits, targets, features=out.features, class_counts=counts).mean()
+            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            pairs = [(g.double(), d.double()) for g, d in zip(gradients, v.values(), strict=True) if g is not None]
+            expected = sum((g * d).sum() for g, d in pairs)
+            # relative to what the product is made of: it may cancel
+            scale = sum(g.square().sum() for g, _ in pairs).sqrt() * sum(d.square().sum() for _, d in pairs).sqrt()
+            error = float((contributions(lens, [loss])[0] - expected).abs() / scale.clamp(min=1e-12))
+            assert error <= tolerance, f"{name}, task {t}: {error:.1e}"
+
+
+def test_sizes_and_cosines():
+    _, _, _, moved = priced(shared_input, torch.float64)
+    targets = targets_of(LOSSES["cross_entropy"], torch.float64)
+    lens = Lens(*moved[0], *moved[1], targets, None, torch.tensor(2.0, dtype=torch.float64))
+    z = lens.logits.clone().requires_grad_()
+    (g,) = torch.autograd.grad(LOSSES["cross_entropy"](z, targets).mean(), z)
+    f = lens.features.clone().requires_grad_()
+    (gf,) = torch.autograd.grad(LOSSES["centre"](lens.logits, targets, features=f).mean(), f)
+    losses = [LOSSES["cross_entropy"], LOSSES["centre"]]
+    sizes = gradient_sizes(lens, losses)
+    assert sizes.tolist() == pytest.approx([float(g.norm()), 2 * float(gf.norm())])
+    cosine = cosines(lens, contributions(lens, losses), sizes)
+    u = lens.logits_tangent
+    assert float(cosine[0]) == pytest.approx(float((g * u).sum() / g.norm() / u.norm()), rel=1e-6)
+
+
+def test_a_direction_that_moves_nothing_has_no_price():
+    lens = Lens(
+        torch.zeros(3, 2),
+        torch.zeros(3, 2),
+        torch.zeros(3, 4),
+        torch.zeros(3, 4),
+        torch.tensor([0, 1, 0]),
+        None,
+        torch.tensor(1.0),
+    )
+    prices = contributions(lens, [LOSSES["cross_entropy"]])
+    assert prices.tolist() == [0.0]
+    assert cosines(lens, prices, torch.ones(1, dtype=torch.float64)).tolist() == [0.0]
