@@ -37,7 +37,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
-  loss.k=8   loss.step=4   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
+  loss.k=8   loss.step=1.25   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0

@@ -46,7 +46,7 @@ class ComposerConfig:
     candidates: tuple[str, ...] | None = None
     k: int = 8
     explore: int = 2
-    step: float = 4.0
+    step: float = 1.25
     decay: float = 0.0
     every: int = 2
     review: int = 25

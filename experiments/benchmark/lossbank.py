@@ -36,13 +36,15 @@ VARIED = {
 @dataclass(frozen=True)
 class LossbankBenchmark(TextOptions):
     """Options of `lossrag benchmark lossbank`: sizes of the library, the first of which the others are compared with;
-    a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library, and the default policy."""
+    a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library, the default policy, and a pricing at
+    each of the intervals ``every``."""
 
     batch: int = 256
     sizes: tuple[int, ...] = (32, 64, 128, 256)
     run_losses: int = 32
     tasks: int = 4
-    steps: int = 50
+    every: tuple[int, ...] = (2, 8)
+    steps: int = 48
     pairs: int = 5
 
     def __post_init__(self) -> None:
@@ -63,12 +65,13 @@ def run_lossbank(options: LossbankBenchmark) -> list[Result]:
             more = {"ms": round(timed.milliseconds[0], 1), f"ms_{first}": round(timed.milliseconds[1], 1)}
             unit = f"x pricing {first} losses"
             results.append(Result("lossbank", f"pricing {size} losses", timed.ratio, timed.spread, unit, more))
-        plain, learned = _run(options, None), _run(options, names[: options.run_losses])
-        timed = paired_ratio(learned, plain, options.pairs, warmup=1)
-        more = {"ms": round(timed.milliseconds[0] / options.steps, 1)}
-        more["ms_plain"] = round(timed.milliseconds[1] / options.steps, 1)
-        case = f"LossRAG with {options.run_losses} losses, {options.steps} steps"
-        results.append(Result("lossbank", case, timed.ratio, timed.spread, "x MetaWeighting run", more))
+        for every in options.every:
+            plain, learned = _run(options, None, every), _run(options, names[: options.run_losses], every)
+            timed = paired_ratio(learned, plain, options.pairs, warmup=1)
+            more = {"ms": round(timed.milliseconds[0] / options.steps, 1)}
+            more["ms_plain"] = round(timed.milliseconds[1] / options.steps, 1)
+            case = f"LossRAG with {options.run_losses} losses, loss.every={every}"
+            results.append(Result("lossbank", case, timed.ratio, timed.spread, "x MetaWeighting run", more))
     return results
 
 
@@ -106,23 +109,24 @@ def _problem(options: LossbankBenchmark) -> Problem:
     return Problem(suite, text_model(options, options.tasks), losses, losses, torch.device(options.device))
 
 
-def _composing(options: LossbankBenchmark, problem: Problem, names: Sequence[str]) -> Composing:
+def _composing(options: LossbankBenchmark, problem: Problem, names: Sequence[str], every: int) -> Composing:
     tasks = [
         TaskSpec(task.name, task.kind, "cross_entropy", mixture.class_counts)
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
     retriever = starting_retriever(None, "two_tower", "benchmark", 0)
     retriever.bank = type(retriever.bank).create(list(names))
-    return Composing(problem, Composer(tasks, ComposerConfig(candidates=tuple(names)), retriever), options.steps)
+    config = ComposerConfig(candidates=tuple(names), every=every)
+    return Composing(problem, Composer(tasks, config, retriever), options.steps)
 
 
 class _Loop:
     """MetaWeighting steps on one batch, priced when they are due."""
 
-    def __init__(self, options: LossbankBenchmark, names: Sequence[str] | None) -> None:
+    def __init__(self, options: LossbankBenchmark, names: Sequence[str] | None, every: int = 2) -> None:
         self.problem = _problem(options)
         self.index = [torch.arange(options.batch // options.tasks)] * options.tasks
-        self.composing = None if names is None else _composing(options, self.problem, names)
+        self.composing = None if names is None else _composing(options, self.problem, names, every)
         method = MetaWeighting(scale="unit")
         model = self.problem.model
         self.step = MultiTaskStep(trained(model), adam(model), method, self.problem.suite.task_names)
@@ -164,8 +168,8 @@ class Pricing:
         composing.price(old, self.loop.index, self.loop.index, record)
 
 
-def _run(options: LossbankBenchmark, names: Sequence[str] | None) -> Run:
-    return Run(_Loop(options, names), options.steps)
+def _run(options: LossbankBenchmark, names: Sequence[str] | None, every: int) -> Run:
+    return Run(_Loop(options, names, every), options.steps)
 
 
 class Run:

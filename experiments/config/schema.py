@@ -49,7 +49,7 @@ class LossConfig:
     candidates: list[str] | None = None
     k: int = 8
     explore: int = 2
-    step: float = 4.0
+    step: float = 1.25
     decay: float = 0.0
     every: int = 2
     review: int = 25
@@ -246,8 +246,15 @@ class Config:
     corrupt: Mapping[str, Corruption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        learns = self.loss.policy != "fixed"
+        if learns and self.train.refit:
+            raise ConfigError(
+                "train.refit=true trains again with the learned task weights, but a composition is learned as training "
+                f"goes on: set train.refit=false, or loss.policy=fixed (got {self.loss.policy})."
+            )
         if self.optimizer.vectors != "lazy":
             return
+        _lazy_allows(not learns, "loss.policy prices losses along the gradient of the whole table", "loss.policy=fixed")
         trainable = getattr(self.model.encoder, "trainable_vectors", False)
         _lazy_allows(
             trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"

@@ -99,6 +99,13 @@ def test_mistakes(lossrag, override, message):
     assert message in lossrag("train", *settings).error
 
 
+def test_what_does_not_go_with_learned_losses(lossrag):
+    error = lossrag("train", "experiment=digits", "loss.policy=gradient", "train.refit=true").error
+    assert "train.refit=false" in error
+    lazy = ["tasks=newsgroups", "model=textcnn", "model.trainable_vectors=true", "optimizer.vectors=lazy"]
+    assert "loss.policy=fixed" in lossrag("train", *lazy, "loss.policy=gradient").error
+
+
 def test_a_bank_that_is_not_there(lossrag, tmp_path):
     error = lossrag("train", "experiment=digits", "loss.policy=knn", f"loss.bank={tmp_path}/nowhere").error
     assert "nowhere" in error
