@@ -49,6 +49,7 @@ def register_loss(
     ...     return (logits.softmax(1) - truth).square().sum(1)
     >>> LOSSES["my_brier"](torch.zeros(1, 2), torch.tensor([0])).tolist()
     [0.5]
+    >>> _ = LOSSES.remove("my_brier")
 
     >>> @register_loss("my_power", family="regression", target_kind="regression", reference="none",
     ...                variants={"my_power_2": {}, "my_power_4": {"exponent": 4}})
@@ -56,6 +57,7 @@ def register_loss(
     ...     return (logits - targets).abs().pow(exponent).mean(1)
     >>> dict(LOSSES["my_power_4"].hyperparameters), "my_power" in LOSSES
     ({'exponent': 4.0}, False)
+    >>> _ = LOSSES.remove("my_power_2"), LOSSES.remove("my_power_4")
     """
     if target_kind not in TARGET_KINDS:
         raise ConfigError(f"Loss {name!r}: target_kind must be one of {TARGET_KINDS}, got {target_kind!r}.")
