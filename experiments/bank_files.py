@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.checkpoint import write_atomic
 from lossbank import CONTEXT_NAMES, LossBank
 from lossbank.manifest import MANIFEST
 from lossrag import ConfigError
+from lossrag.files import write_atomic
 
 COLUMNS = ("run", "task", "step", "loss", "contribution", "weight", "uncertainty", *CONTEXT_NAMES)
 

@@ -11,10 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from experiments.checkpoint import write_atomic
 from experiments.config import differing_keys, run_id
 from experiments.config.schema import RunConfig
 from lossrag import RunDirectoryError
+from lossrag.files import write_atomic
 
 CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
 """What scripts may rely on in every summary.json."""

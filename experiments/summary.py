@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.checkpoint import write_atomic
 from experiments.composition_summary import sentence
 from experiments.config import Config
 from experiments.problem import Evaluation
 from experiments.rundir import RunDirectory
 from experiments.score import metric_name
 from lossrag import __version__
+from lossrag.files import write_atomic
 from tasks import Suite
 
 

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from experiments.ablation.plan import Plan, load_plan, plan_names
 from experiments.ablation.table import as_csv, rich_table, rows_of
-from experiments.checkpoint import write_atomic
 from experiments.config import load_config
 from experiments.config.compose import build
 from experiments.config.identity import run_id
 from experiments.config.overrides import plain_values
 from lossrag import ConfigError
+from lossrag.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from experiments.benchmark.result import Result
 from experiments.benchmark.scaling import ScalingBenchmark, run_scaling
 from experiments.benchmark.step import StepBenchmark, run_step
 from experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
-from experiments.checkpoint import write_atomic
 from experiments.config.compose import build
 from experiments.config.overrides import plain_values
 from lossrag import ConfigError, Registry
+from lossrag.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.checkpoint import write_atomic
 from experiments.composing import Composing
 from experiments.composition_figures import COMPOSITION, compositions_figure, last_shares
 from experiments.composition_summary import composition_summary
@@ -24,6 +23,7 @@ from experiments.rundir import RunDirectory
 from experiments.series import Values
 from experiments.state import Progress
 from lossbank import Composer, Event
+from lossrag.files import write_atomic
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.checkpoint import write_atomic
 from lossbank import LOSSES
 from lossbank.embedding import geometry_vectors
+from lossrag.files import write_atomic
 
 CONFIG = """embeddings {
   tensor_name: "losses"

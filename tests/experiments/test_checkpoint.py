@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from experiments.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer, write_atomic
+from experiments.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from lossrag import CheckpointError
+from lossrag.files import write_atomic
 
 META = {"epoch": 3, "nested": {"list": [1, 0.1, None, "é"]}}
 
