@@ -60,7 +60,7 @@ def own(tmp_path):
     path.write_text(OWN.format(name="my_squared_miss"))
     yield path
     for name in set(LOSSES) - before:
-        del LOSSES._entries[name]
+        LOSSES.remove(name)
     _loaded.clear()
     for name in [name for name in sys.modules if name.startswith("lossrag_library_")]:
         del sys.modules[name]
