@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lossrag import ConfigError
@@ -56,14 +57,21 @@ class MetaWeighting(Weighting):
     def hypergradient(self) -> HypergradientSpec:
         return HypergradientSpec(self.scale, self.inner, self.parameters)
 
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and lam 1/T: the solver starts from the lam of the step before."""
+        state = super().init(tasks, device)
+        return {**state, "lam": torch.full_like(state["weights"], 1 / tasks)}
+
     def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
         """One outer step (Eq. 11 to 13) from D (T, T)."""
         D = hypergradient.to(state["weights"].dtype)
         limit = self.iterations if self.solver == "paper" else None
-        solution = frank_wolfe(D @ D.mT, solver=self.solver, max_iterations=limit)
+        solution = frank_wolfe(D @ D.mT, solver=self.solver, max_iterations=limit, start=state["lam"])
         direction = solution.weights @ D
         weights = _constrain(state["weights"] - self.alpha * direction, self.constraint)
-        return {"weights": weights}, Outer(solution.weights, direction, solution.gap, solution.iterations)
+        return {"weights": weights, "lam": solution.weights}, Outer(
+            solution.weights, direction, solution.gap, solution.iterations
+        )
 
 
 def _constrain(weights: Tensor, constraint: str) -> Tensor:

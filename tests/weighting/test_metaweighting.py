@@ -105,3 +105,16 @@ def test_weights_keep_the_paper_scale():
     for _ in range(100):
         state, _ = method.learn(state, torch.full((1, 1), -1e-8))
     assert float(state["weights"][0] - 1) == pytest.approx(1e-6, rel=1e-4)
+
+
+@given(matrices, matrices)
+def test_the_lambda_before_is_where_the_solver_starts_not_where_it_ends(before, D):
+    """The state carries lambda; whatever it was, the direction that is found is that of a cold start."""
+    if len(before) != len(D):
+        return
+    method = MetaWeighting()
+    state, _ = method.learn(method.init(len(D), CPU), torch.tensor(before, dtype=torch.float64))
+    after, outer = method.learn(state, torch.tensor(D, dtype=torch.float64))
+    assert torch.equal(after["lam"], outer.lam)
+    scale = 1 + float(torch.tensor(D).abs().max())
+    assert torch.allclose(outer.direction, learn(method, D)[1].direction, atol=1e-4 * scale)
