@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.adversarial import build_adversary
 from experiments.composing import Composing
 from experiments.config.schema import Config, OptimizerConfig
+from experiments.hypergradient_lr import SGDHD, AdamHD
 from experiments.lazy_adam import LazyAdam
 from experiments.machine import require_bf16
 from experiments.problem import Problem
@@ -44,6 +46,7 @@ def build_model(config: Config, suite: Suite) -> MultiTaskModel:
         [task.outputs for task in suite.tasks],
         config.model.sharing,
         torch.bfloat16 if config.train.precision == "bf16" else None,
+        discriminated=config.model.adversarial > 0,
     )
     for table in trained_tables(model):
         table.sparse = config.optimizer.vectors == "lazy"
@@ -60,7 +63,9 @@ def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem
     """Model and losses on the device; raises ConfigError when it lacks the precision that was asked for."""
     if config.train.precision == "bf16":
         require_bf16(device)
-    return Problem.create(suite, build_model(config, suite), config.loss, config.outer, device)
+    model = build_model(config, suite)
+    adversary = build_adversary(config.model, suite, model)
+    return Problem.create(suite, model, config.loss, config.outer, device, adversary)
 
 
 def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
@@ -80,20 +85,25 @@ def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.opt
         group = {"params": vectors, "lr": config.lr * config.vectors_lr_factor}
         # torch's fused updates take no sparse gradients
         groups.append(group | {"fused": False, "sparse": True} if lazy else group)
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused}
+    beta = config.hypergradient_lr
     if config.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
-        )
+        options["momentum"] = config.momentum
+        return SGDHD(groups, beta=beta, **options) if beta else torch.optim.SGD(groups, **options)
+    if beta:
+        return AdamHD(groups, beta=beta, **options)
     if lazy:  # without weight decay AdamW is Adam
         return LazyAdam(groups, lr=config.lr, fused=fused)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    return kind(groups, **options)
 
 
 def build_step(config: Config, problem: Problem) -> MultiTaskStep:
     """The training step with the configured weighting."""
     model = problem.model
     optimizer = build_optimizer(config.optimizer, model)
+    if problem.adversary is not None:
+        problem.adversary.attach(optimizer)
     method = config.weighting.options
     names, memory = problem.suite.task_names, config.train.memory
     return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)

@@ -22,6 +22,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=topic_quick               the default: the paper's topic tasks in a few minutes
   experiment=topic_paper               the paper's own numbers (300-d GloVe, 3000 epochs)
   experiment=digits                    shared input, one regression among the tasks, seconds
+  experiment=sentiment_quick           14 sentiment tasks in minutes, with the corpus at hand (docs/data.md)
+  experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
 
   weighting=metaweighting | uniform | mgda | single_task   (single_task needs model.sharing=none)
   weighting=torchjd/upgrad             a Gramian weighting of torchjd (extra baselines)
@@ -40,6 +42,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.k=8   loss.step=1.25   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
+  model.sharing=hard | none | shared_private
+  model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from experiments.adversarial import Adversary
 from experiments.config.schema import LossConfig, OuterConfig
 from experiments.objective import BatchObjective
 from experiments.score import score
@@ -35,6 +36,7 @@ class Problem:
     """What is trained: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
 
     by_class: the outer loss of a task is the mean over its classes.
+    adversary: adds terms to the training of the model; query losses and evaluation know nothing of it.
     """
 
     suite: Suite
@@ -43,10 +45,17 @@ class Problem:
     outer: tuple[Mixture, ...]
     device: torch.device
     by_class: bool = False
+    adversary: Adversary | None = None
 
     @classmethod
     def create(
-        cls, suite: Suite, model: MultiTaskModel, loss: LossConfig, outer: OuterConfig, device: torch.device
+        cls,
+        suite: Suite,
+        model: MultiTaskModel,
+        loss: LossConfig,
+        outer: OuterConfig,
+        device: torch.device,
+        adversary: Adversary | None = None,
     ) -> Problem:
         """Look the losses up by name; an outer loss that is not set is the training loss."""
         counts = [class_counts(suite, t, device) for t in range(len(suite.tasks))]
@@ -59,6 +68,7 @@ class Problem:
             tuple(Mixture((each,), None, count) for each, count in zip(query, counts, strict=True)),
             device,
             outer.average == "class",
+            adversary,
         )
 
     def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
@@ -78,6 +88,7 @@ class Problem:
         route: str,
         rows: Tensor | None = None,
         mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
     ) -> tuple[Losses, BatchObjective]:
         """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and the scores they fill in.
 
@@ -85,10 +96,13 @@ class Problem:
         that keep their gradients apart; ``single``, a pass for each.
         rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
         mixtures: what the tasks are trained with at this step, when it is not ``inner`` or ``outer``.
+        keep_features: for :meth:`BatchObjective.representation`.
         """
-        inputs, objective = self.batch(split, index, mixtures)
+        inputs, objective = self.batch(split, index, mixtures, keep_features)
         if self.suite.shared_input:
             return partial(self._shared, objective, inputs[0]), objective
+        if self.adversary is not None and split == "support":
+            return self.adversary.losses(inputs, objective, joint=route == "joint"), objective
         if route == "joint":
             return joint_losses(self.model, inputs, objective), objective
         if route == "single":
@@ -96,14 +110,18 @@ class Problem:
         return task_losses(self.model, inputs, objective, rows, query=split == "query"), objective
 
     def batch(
-        self, split: str, index: Sequence[Tensor], mixtures: Sequence[Mixture] | None = None
+        self,
+        split: str,
+        index: Sequence[Tensor],
+        mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
     ) -> tuple[list[Tensor], BatchObjective]:
         """The inputs of one batch on the device, a single one for tasks on a shared input, and its losses."""
         query = split == "query"
         examples = self.suite.splits[split]
         targets = [e.targets[i].to(self.device) for e, i in zip(examples, index, strict=True)]
         losses = mixtures or (self.outer if query else self.inner)
-        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class)
+        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class, keep_features)
         read = list(zip(examples, index, strict=True))
         inputs = [e.inputs.gather(i).to(self.device) for e, i in (read[:1] if self.suite.shared_input else read)]
         return inputs, objective

@@ -20,6 +20,8 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
     pooled = suite if trains_on_query(config) else pool_query(suite)
     problem = build_problem(config, pooled, device)
     optimizer = build_optimizer(config.optimizer, problem.model)
+    if problem.adversary is not None:
+        problem.adversary.attach(optimizer)
     step = MultiTaskStep(problem.model.parameters(), optimizer, Uniform(), suite.task_names)
     for epoch, weights in enumerate(trajectory):
         step.state = {"weights": weights.to(step.task_weights)}

@@ -21,8 +21,11 @@ D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 
 
-def step_values(record: StepRecord, tasks: Sequence[Task], support: Tensor, query: Tensor | None) -> Values:
-    """The series of one step; ``support`` and ``query`` (T,) are the scores on its two batches.
+def step_values(
+    record: StepRecord, tasks: Sequence[Task], support: Tensor, query: Tensor | None, optimizer: torch.optim.Optimizer
+) -> Values:
+    """The series of one step; ``support`` and ``query`` (T,) are the scores on its two batches, ``optimizer`` is as
+    that step left it.
 
     One transfer from the device for all of them.
     """
@@ -43,7 +46,8 @@ def step_values(record: StepRecord, tasks: Sequence[Task], support: Tensor, quer
     if record.gap is not None and record.iterations is not None:
         names += ["frank_wolfe/gap", "frank_wolfe/iterations"]
         tensors += [record.gap.double().view(1), record.iterations.double().view(1)]
-    return dict(zip(names, torch.cat(tensors).tolist(), strict=True))
+    values = dict(zip(names, torch.cat(tensors).tolist(), strict=True))
+    return {**values, "optimizer/lr": float(optimizer.param_groups[0]["lr"])}
 
 
 def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> Values:

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.build import build_composing, build_problem, build_step, build_suite, passes_route
+from experiments.batch_step import BatchStep
+from experiments.build import build_composing, build_problem, build_step, build_suite
 from experiments.checkpoint import pack, unpack
 from experiments.config import Config, build_config
 from experiments.exits import INTERRUPTED, TERMINATED, Stopped
@@ -30,7 +31,7 @@ from experiments.series import D_TAG, Values, split_values, step_values
 from experiments.state import Best, Progress, is_finite, load_state, save_state
 from experiments.summary import print_summary, write_summary
 from lossrag import DivergedError, RunDirectoryError
-from tasks import Suite, epoch_plan, query_index
+from tasks import Suite, epoch_plan
 from weighting import MultiTaskStep, StepRecord
 
 
@@ -88,7 +89,6 @@ class Training:
         self.suite: Suite = build_suite(config)
         self.problem: Problem = build_problem(config, self.suite, self.device)
         self.step: MultiTaskStep = build_step(config, self.problem)
-        self.route = passes_route(config)
         self._say(f"{self.suite.name}: {self.suite.edition}")
         self._say(f"run {directory.path} on {machine[1]}")
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
@@ -96,6 +96,7 @@ class Training:
         self.progress: Progress = load_state(
             directory, self.suite.edition, self.problem.model, self.step, self.composing
         )
+        self.batch_step = BatchStep(config, self.problem, self.step, self.composing)
         if self.step.count:
             self._say(f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -161,30 +162,14 @@ class Training:
                 self._end_epoch(bar)
 
     def _one_step(self, index: tuple[Tensor, ...]) -> None:
-        # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
-        torch.manual_seed((self.config.seed << 32) + self.step.count)
-        rows = self.problem.trained_rows(index) if self.route == "groups" else None
-        mixtures = self.composing.mixtures() if self.composing else None
-        old = self.composing.before(self.step.count + 1) if self.composing else None
-        size = self.config.outer.batch_size or self.config.train.batch_size
-        support, support_batch = self.problem.batch_losses(
-            "support", index, route=self.route, rows=rows, mixtures=mixtures
-        )
-        query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
-        if self.config.weighting.options.hypergradient is None:
-            record, query_scores = self.step(support), None
-        else:
-            query, query_batch = self.problem.batch_losses("query", query_rows, route=self.route, rows=rows)
-            record = self.step(support, query)
-            query_scores = query_batch.scores()
-        if self.composing and old is not None:
-            self.composing.price(old, index, query_rows, record)
+        outcome = self.batch_step(index, self.progress.epoch)
+        record = outcome.record
         self.compositions.observe(record.step)
         self._add("weights", record.weights)
         self._add("support", record.support_losses)
         if record.hypergradient is not None:
             self._add("hypergradient", record.hypergradient)
-        self.pending.append((self.progress.epoch + 1, record, support_batch.scores(), query_scores))
+        self.pending.append((self.progress.epoch + 1, record, outcome.scores, outcome.query_scores))
 
     def _add(self, name: str, value: Tensor) -> None:
         sums = self.progress.sums
@@ -195,7 +180,7 @@ class Training:
         for epoch, record, support, query in self.pending:
             record.check()
             if record.step % self.config.log.every_steps == 0:
-                self.latest = step_values(record, self.suite.tasks, support, query)
+                self.latest = step_values(record, self.suite.tasks, support, query, self.step.optimizer)
                 self.latest |= self.compositions.values(record.step)
                 self._write(record.step, self.latest, epoch)
         self.pending.clear()

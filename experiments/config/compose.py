@@ -16,6 +16,7 @@ from experiments.config import schema
 from experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
 from experiments.config.library import load_library
 from experiments.config.overrides import check_choice, check_key, is_choice, is_open, parse
+from experiments.config.sharing import ModelConfig, SharingConfig
 from lossbank import LOSSES
 from lossrag import ConfigError, did_you_mean
 from tasks import parse_corruption
@@ -113,6 +114,12 @@ def build_config(settings: Mapping[str, Any]) -> schema.Config:
             f"weighting={config.weighting.name} trains one model per task: add model.sharing=none "
             f"(got model.sharing={sharing})."
         )
+    if config.weighting.options.representation is not None and sharing != "hard":
+        raise ConfigError(
+            f"weighting={config.weighting.name} weighs the gradients of the features that all tasks share, but with "
+            f"model.sharing={sharing} a task has features of its own: set model.sharing=hard, or choose another "
+            "weighting."
+        )
     return config
 
 
@@ -135,11 +142,12 @@ def _choice(group: str, values: Mapping[str, Any]) -> schema.Choice:
     return schema.Choice(name, build(options_of(group, name), options, group))
 
 
-def _model(values: Mapping[str, Any]) -> schema.ModelConfig:
+def _model(values: Mapping[str, Any]) -> ModelConfig:
     options = dict(values)
-    sharing = str(options.pop("sharing"))
+    names = [field.name for field in dataclasses.fields(SharingConfig)]
+    sharing = build(SharingConfig, {name: options.pop(name) for name in names}, "model")
     encoder = _choice("model", options)
-    return schema.ModelConfig(encoder.name, sharing, encoder.options)
+    return ModelConfig(name=encoder.name, encoder=encoder.options, **dataclasses.asdict(sharing))
 
 
 def _check_loss(key: str, name: str | None, kind: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from experiments.config import schema
+from experiments.config.sharing import SharingConfig
 from lossrag import Registry
 from models import ENCODERS
 from tasks import SUITES, SuiteEntry
@@ -45,7 +46,7 @@ def options_of(group: str, name: str) -> Any:
 def defaults_of(group: str, name: str) -> dict[str, Any]:
     """The settings of a group when ``name`` is chosen and nothing else is said."""
     options = dataclasses.asdict(options_of(group, name)())
-    every: dict[str, dict[str, Any]] = {"model": {"sharing": "hard"}, "tasks": {"corrupt": {}}}
+    every: dict[str, dict[str, Any]] = {"model": dataclasses.asdict(SharingConfig()), "tasks": {"corrupt": {}}}
     extra = every.get(group, {})
     return {"name": name, **extra, **{key: FROM_ELSEWHERE.get(key, value) for key, value in options.items()}}
 

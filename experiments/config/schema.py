@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.config.checks import require as _require
+from experiments.config.sharing import ModelConfig
 from lossbank import ComposerConfig
 from lossrag import ConfigError, did_you_mean
 from tasks import Corruption
-
-
-def _require(holds: bool, key: str, expected: str, value: object) -> None:
-    if not holds:
-        raise ConfigError(f"{key} must be {expected}, got {value!r}.")
 
 
 def _lazy_allows(holds: bool, obstacle: str, remedy: str) -> None:
@@ -104,6 +101,8 @@ class OptimizerConfig:
 
     vectors: ``dense`` updates all of them in every step, ``lazy`` only those of the words in the support batch. With
     plain SGD that is the same; Adam's moments of the other words rest instead of decaying and moving them on.
+
+    hypergradient_lr: step size of the learning rate's own descent (Baydin et al., 2018); 0 keeps it as it is.
     """
 
     name: str = "adam"
@@ -112,6 +111,7 @@ class OptimizerConfig:
     momentum: float = 0.0
     vectors_lr_factor: float = 1.0
     vectors: str = "dense"
+    hypergradient_lr: float = 0.0
 
     def __post_init__(self) -> None:
         names = ("adam", "adamw", "sgd")
@@ -127,6 +127,18 @@ class OptimizerConfig:
             self.vectors_lr_factor,
         )
         _require(self.vectors in ("dense", "lazy"), "optimizer.vectors", "'dense' or 'lazy'", self.vectors)
+        beta = self.hypergradient_lr
+        _require(0 <= beta < float("inf"), "optimizer.hypergradient_lr", "0 or more", beta)
+        if beta and self.name == "adamw":
+            raise ConfigError(
+                f"optimizer.hypergradient_lr={beta} adapts the learning rate of sgd and adam; adamw's decay is no part "
+                "of its gradient: set optimizer.name=adam, or optimizer.hypergradient_lr=0."
+            )
+        _lazy_allows(
+            self.vectors != "lazy" or not beta,
+            f"optimizer.hypergradient_lr={beta} compares gradients of whole tables",
+            "optimizer.hypergradient_lr=0",
+        )
         for key in ("weight_decay", "momentum"):
             _lazy_allows(
                 self.vectors != "lazy" or not getattr(self, key),
@@ -205,18 +217,6 @@ class LogConfig:
     def __post_init__(self) -> None:
         _require(self.every_steps > 0, "log.every_steps", "a positive number", self.every_steps)
         _require(self.figures_every > 0, "log.figures_every", "a positive number", self.figures_every)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """name of the encoder, how tasks share it (hard or none), and the encoder's own options."""
-
-    name: str
-    sharing: str
-    encoder: Any
-
-    def __post_init__(self) -> None:
-        _require(self.sharing in ("hard", "none"), "model.sharing", "'hard' or 'none'", self.sharing)
 
 
 @dataclass(frozen=True)

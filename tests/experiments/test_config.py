@@ -14,19 +14,21 @@ from lossrag import ConfigError
 def test_every_preset_composes(name):
     config, settings = load_config([f"experiment={name}"])
     assert settings["preset"] == name
-    assert config.weighting.name == "metaweighting"
+    assert config.weighting.name == {"advmtl": "uniform"}.get(name, "metaweighting")
 
 
 def test_the_default_preset_is_the_quick_one():
     assert load_config([])[1] == load_config(["experiment=topic_quick"])[1]
 
 
-def test_the_paper_preset_has_the_numbers_of_the_paper():
-    _, settings = load_config(["experiment=topic_paper"])
+@pytest.mark.parametrize(("name", "alpha"), [("topic_paper", 0.5), ("sentiment_paper", 0.1)])
+def test_the_paper_presets_have_the_numbers_of_the_paper(name, alpha):
+    _, settings = load_config([f"experiment={name}"])
     assert settings["tasks"]["dim"] == 300
     assert settings["tasks"]["rho"] == 0.1
+    assert settings["model"]["kernel_sizes"] == [3, 5, 7]
     assert settings["train"] | {"epochs": 3000, "batch_size": 256} == settings["train"]
-    assert settings["weighting"] | {"alpha": 0.5, "scale": "paper", "constraint": "none"} == settings["weighting"]
+    assert settings["weighting"] | {"alpha": alpha, "scale": "paper", "constraint": "none"} == settings["weighting"]
     assert settings["optimizer"] | {"name": "adam", "lr": 1e-3} == settings["optimizer"]
 
 
@@ -43,7 +45,8 @@ def test_another_choice_starts_from_its_own_defaults():
     overrides = ["experiment=topic_quick", "tasks=digits", "tasks.rho=0.3", "model=mlp", "model.hidden=[5]", "seed=4"]
     _, settings = load_config(overrides)
     assert settings["tasks"] == {"name": "digits", "corrupt": {}, "rho": 0.3, "validation": 0.1, "seed": 4}
-    assert settings["model"] == {"name": "mlp", "sharing": "hard", "hidden": [5], "dropout": 0.0}
+    sharing = {"sharing": "hard", "adversarial": 0.0, "orthogonal": 0.0, "penalty": "paper"}
+    assert settings["model"] == {"name": "mlp", **sharing, "hidden": [5], "dropout": 0.0}
     assert settings["weighting"]["alpha"] == 0.02
 
 
@@ -129,7 +132,13 @@ IMPOSSIBLE = {
     "loss.regression=cross_entropy": "choose from squared_error",
     "outer.regression=one_minus_p": "choose from squared_error",
     "model.dropout=1": "dropout",
-    "model.sharing=soft": "'hard' or 'none'",
+    "model.sharing=soft": "'hard', 'none' or 'shared_private'",
+    "model.adversarial=0.05": "set model.sharing=shared_private, or model.adversarial=0",
+    "model.orthogonal=0.01": "set model.sharing=shared_private, or model.orthogonal=0",
+    "model.adversarial=-1": "model.adversarial must be a number from 0 up",
+    "model.orthogonal=nan": "model.orthogonal must be a number from 0 up",
+    "model.adversarial=abc": "model.adversarial",
+    "model.penalty=units": "'paper' or 'unit'",
     "weighting=single_task": "add model.sharing=none",
     "machine.threads=0": "machine.threads",
     "run.checkpoint_seconds=-1": "run.checkpoint_seconds",

@@ -32,6 +32,29 @@ DIGITS = {
     "adamw": ["optimizer.name=adamw", "optimizer.weight_decay=0.1"],
     "other losses": ["loss.classification=one_minus_p", "loss.regression=huber"],
     "nothing shared": ["model.sharing=none"],
+    "uncertainty": [
+        "weighting=uncertainty",
+        "weighting.likelihood=[classification,classification,classification,regression]",
+    ],
+    "dwa": ["weighting=dwa", "train.epochs=3"],
+    "random": ["weighting=random"],
+    "random, dirichlet": ["weighting=random", "weighting.distribution=dirichlet"],
+    "fixed": ["weighting=fixed", "weighting.weights=[2,1,0.5,0]"],
+    "tchebycheff": ["weighting=tchebycheff"],
+    "tchebycheff, smooth": ["weighting=tchebycheff", "weighting.mu=0.5", "weighting.preference=[1,1,1,2]"],
+    "bandit_mtl": ["weighting=bandit_mtl", "weighting.rho=0.01"],
+    "dtp": ["weighting=dtp"],
+    "dtp, as written": ["weighting=dtp", "weighting.scale=paper"],
+    "gradnorm": ["weighting=gradnorm", "weighting.alpha=0.5", "weighting.lr=0.1"],
+    "mgda_ub": ["weighting=mgda_ub"],
+    "mgda_ub, mean": ["weighting=mgda_ub", "weighting.align=mean", "weighting.normalization=loss+"],
+    "pareto_mtl": ["weighting=pareto_mtl", "weighting.preference=[1,1,1,2]", "weighting.start_steps=3"],
+    "pareto_mtl, bounded": ["weighting=pareto_mtl", "weighting.others=[[1,0,0,0],[0,1,0.5,0]]"],
+    "epo": ["weighting=epo", "weighting.preference=[1,3,2,2]"],
+    "multi_dds": ["weighting=multi_dds"],
+    "multi_dds, inner": ["weighting=multi_dds", "weighting.reward=inner", "weighting.update=sum"],
+    "hypergradient descent": ["optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.hypergradient_lr=1e-3"],
+    "hypergradient descent, adam": ["weighting.inner=adam", "optimizer.hypergradient_lr=1e-6"],
 }
 
 
@@ -42,7 +65,7 @@ def test_on_digits(train, name):
     assert summary["task_weights"].keys() == {"digit", "parity", "loops", "centre"}
     assert summary["refit"] == ("train.refit=true" in DIGITS[name])
     points = read_points(directory / "metrics.jsonl")
-    outer = "metaweighting" in directory.name
+    outer = any(name in directory.name for name in ("metaweighting", "multi_dds"))
     assert ("lambda/digit" in points[0]) == outer
     if outer:
         assert sum(points[0][f"lambda/{task}"] for task in summary["task_weights"]) == pytest.approx(1)
@@ -89,6 +112,13 @@ TOY = {
     "adam through trainable vectors": ["model.trainable_vectors=true", "weighting.inner=adam", "weighting.scale=paper"],
     "uniform": ["weighting=uniform"],
     "uniform, trainable": ["weighting=uniform", "model.trainable_vectors=true"],
+    "gradnorm": ["weighting=gradnorm"],
+    "mgda_ub": ["weighting=mgda_ub"],
+    "mgda_ub, trainable": ["weighting=mgda_ub", "weighting.align=mean", "model.trainable_vectors=true"],
+    "mgda_ub, lazy": ["weighting=mgda_ub", "model.trainable_vectors=true", "optimizer.vectors=lazy"],
+    "pareto_mtl": ["weighting=pareto_mtl"],
+    "epo": ["weighting=epo"],
+    "multi_dds": ["weighting=multi_dds", "weighting.parameters=shared"],
     "single task": ["weighting=single_task", "model.sharing=none"],
     "shared": ["weighting.parameters=shared", "weighting.constraint=simplex"],
     "one_minus_p, refit": ["outer.classification=one_minus_p", "train.refit=true"],
@@ -127,6 +157,20 @@ def test_only_trainable_vectors_change(lossrag, toy, tmp_path):
 @pytest.mark.parametrize(("override", "part"), [("model=mlp", "use model=textcnn"), ("train.batch_size=2", "batch")])
 def test_mistakes_on_own_inputs(lossrag, toy, override, part):
     assert part in lossrag("train", "tasks=toy", override).error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["weighting=mgda_ub", "model.sharing=none"], "set model.sharing=hard"),
+        (["weighting=mgda_ub", "model.sharing=shared_private"], "set model.sharing=hard"),
+        (["weighting=epo", "weighting.preference=[1,2]"], "one number for each of the 4 tasks"),
+        (["weighting=pareto_mtl", "weighting.others=[[1,2]]"], "one number for each of the 4 tasks"),
+        (["weighting=multi_dds", "train.memory=low"], "use memory='rows'"),
+    ],
+)
+def test_methods_that_do_not_apply(lossrag, overrides, part):
+    assert part in lossrag("train", "experiment=digits", *overrides).error
 
 
 def test_accuracy_is_far_above_chance(lossrag, tmp_path):

@@ -16,7 +16,7 @@ def text_model(sharing="hard"):
     return MultiTaskModel(lambda: TextCNN(vectors, filters=3, dropout=0.0), [2, 5], sharing)
 
 
-@pytest.mark.parametrize("sharing", ["hard", "none"])
+@pytest.mark.parametrize("sharing", ["hard", "none", "shared_private"])
 def test_joint_and_separate_passes_agree(sharing):
     model = text_model(sharing)
     batches = [torch.randint(1, 9, (3, 8)), torch.randint(1, 9, (2, 11))]
@@ -32,7 +32,7 @@ def test_joint_and_separate_passes_agree(sharing):
         assert torch.allclose(joint[t].logits, model(batch, t), atol=1e-6)
 
 
-@pytest.mark.parametrize("sharing", ["hard", "none"])
+@pytest.mark.parametrize("sharing", ["hard", "none", "shared_private"])
 def test_shared_input_pass(sharing):
     torch.manual_seed(0)
     model = MultiTaskModel(lambda: MLP((4,), [6]), [1, 3], sharing)
@@ -49,8 +49,36 @@ def test_no_sharing_means_disjoint_parameters():
     assert not torch.equal(model.encoders[0].convolutions[0].weight, model.encoders[1].convolutions[0].weight)
 
 
+def test_shared_private_reads_the_shared_encoder_and_one_of_its_own():
+    model = text_model("shared_private")
+    assert len(model.encoders) == 3
+    assert [head.in_features for head in model.heads] == [2 * 9] * 2
+    tokens = torch.randint(1, 9, (4, 8))
+    logits, features = model.outputs(tokens, 1)
+    shared, private = model.parts(features)
+    assert torch.equal(shared, model.encoders[0](tokens))
+    assert torch.equal(private, model.encoders[2](tokens))
+    logits.sum().backward()
+    touched = [any(p.grad is not None for p in encoder.parameters()) for encoder in model.encoders]
+    assert touched == [True, False, True]
+    assert model.segment_encoder() is None
+    assert model.discriminator is None
+
+
+def test_a_discriminator_needs_shared_and_private_features():
+    def encoder():
+        return MLP((4,), [6])
+
+    plain = MultiTaskModel(encoder, [1, 3], "shared_private")
+    assert MultiTaskModel(encoder, [1, 3], "shared_private", discriminated=True).discriminator.layer.in_features == 6
+    assert all(not name.startswith("discriminator") for name in plain.state_dict())
+    for sharing in ("hard", "none"):
+        with pytest.raises(ConfigError, match=r"needs model\.sharing=shared_private, got"):
+            MultiTaskModel(encoder, [1, 3], sharing, discriminated=True)
+
+
 def test_unknown_sharing():
-    with pytest.raises(ConfigError, match=r"model\.sharing must be 'hard' or 'none'"):
+    with pytest.raises(ConfigError, match=r"model\.sharing must be 'hard', 'none' or 'shared_private'"):
         MultiTaskModel(lambda: MLP((4,)), [1], "soft")
 
 
@@ -70,7 +98,7 @@ def test_mlp():
     assert ENCODERS["mlp"](hidden=[3]).build(None, (2,)).features == 3
 
 
-@pytest.mark.parametrize("sharing", ["hard", "none"])
+@pytest.mark.parametrize("sharing", ["hard", "none", "shared_private"])
 def test_precision_reaches_the_encoders_only(sharing):
     torch.manual_seed(0)
     vectors = torch.randn(9, 4)

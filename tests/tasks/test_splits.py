@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lossrag import ConfigError
-from tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
+from tasks.splits import check_seed, check_share, generator, split_query, split_train, stratified_mask
 
 STRATA = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 SHARE = st.floats(0.01, 0.99)
@@ -32,6 +32,17 @@ def test_splits_are_disjoint_complete_and_keep_copies_together(samples, rho, val
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=200), SHARE)
+def test_support_and_query_alone(samples, rho):
+    keys, strata = [key for key, _ in samples], [stratum for _, stratum in samples]
+    index = split_query(keys, strata, rho, seed=3)
+    assert sorted(np.concatenate([index["support"], index["query"]]).tolist()) == list(range(len(samples)))
+    assert not {keys[i] for i in index["support"]} & {keys[i] for i in index["query"]}
+    distinct = split_query(range(1000), [i % 4 for i in range(1000)], rho, seed=3)
+    assert abs(len(distinct["query"]) - 1000 * rho) <= 1
+    assert distinct["query"].tolist() != split_query(range(1000), [0] * 1000, rho, seed=4)["query"].tolist()
 
 
 def test_rho_is_the_query_share_of_what_validation_leaves():

@@ -10,7 +10,7 @@ from tasks import SUITES, load_suite
 
 
 def test_every_suite_has_settings_that_hydra_can_hold():
-    assert sorted(SUITES) == ["digits", "newsgroups"]
+    assert sorted(SUITES) == ["digits", "newsgroups", "sentiment"]
     for entry in SUITES.values():
         assert is_dataclass(entry.config)
         schema = OmegaConf.structured(entry.config)

@@ -1,0 +1,60 @@
+"""One step of a run: from the rows of its batches to what it reports, a function of (seed, step) and the tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.build import passes_route
+from experiments.composing import Composing
+from experiments.config import Config
+from experiments.problem import Problem
+from tasks import query_index
+from weighting import MultiTaskStep, StepRecord
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch."""
+
+    record: StepRecord
+    scores: Tensor
+    query_scores: Tensor | None
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """Feeds the batches of a run to its step, and to its learned losses if it has any."""
+
+    config: Config
+    problem: Problem
+    step: MultiTaskStep
+    composing: Composing | None
+
+    def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
+        """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
+        config, problem, composing = self.config, self.problem, self.composing
+        # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
+        torch.manual_seed((config.seed << 32) + self.step.count)
+        route = passes_route(config)
+        rows = problem.trained_rows(index) if route == "groups" else None
+        mixtures = composing.mixtures() if composing else None
+        old = composing.before(self.step.count + 1) if composing else None
+        keep = config.weighting.options.representation is not None
+        support, batch = problem.batch_losses(
+            "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
+        )
+        size = config.outer.batch_size or config.train.batch_size
+        query_rows = query_index(problem.suite, size, config.seed, self.step.count)
+        if config.weighting.options.hypergradient is None:
+            record = self.step(support, epoch=epoch, scores=batch.scores, representation=batch.representation)
+            query_scores = None
+        else:
+            query, query_batch = problem.batch_losses("query", query_rows, route=route, rows=rows)
+            record = self.step(support, query, epoch=epoch, scores=batch.scores)
+            query_scores = query_batch.scores()
+        if composing and old is not None:
+            composing.price(old, index, query_rows, record)
+        return StepOutcome(record, batch.scores(), query_scores)

@@ -1,0 +1,36 @@
+"""docs/methods.md: its commands can be run, and its tables of options are those of the methods."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments.config import load_config
+from experiments.config.groups import defaults_of
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "methods.md").read_text()
+COMMANDS = re.findall(r"^\$ lossrag train (.*?)(?:  #.*)?$", PAGE, flags=re.MULTILINE)
+READING_LOSSES = ("uncertainty", "dwa", "random", "fixed", "tchebycheff", "bandit_mtl", "dtp")
+READING_GRADIENTS = ("mgda", "mgda_ub", "gradnorm", "pareto_mtl", "epo", "multi_dds")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command):
+    config, _ = load_config(shlex.split(command))
+    assert config.weighting.name in command
+
+
+def section(name):
+    return re.search(rf"^### {name}\n(.*?)(?=^##)", PAGE, flags=re.DOTALL | re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("name", READING_LOSSES + READING_GRADIENTS)
+def test_every_option_has_a_row(name):
+    text = section(name)
+    assert f"weighting={name}" in text
+    assert set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) == defaults_of("weighting", name).keys() - {
+        "name"
+    }
