@@ -20,17 +20,21 @@ class BatchObjective:
     """``mixtures[t]`` of task t on ``targets[t]`` (B_t, ...); collects the tasks' scores without reading the device.
 
     by_class: the loss of a task is the mean over the classes of its batch of the mean of each, not that over samples.
+    keep_features: remember the features with their graph, for :meth:`representation`.
     """
 
     tasks: Sequence[Task]
     mixtures: Sequence[Mixture]
     targets: Sequence[Tensor]
     by_class: bool = False
+    keep_features: bool = False
     _scores: dict[int, Tensor] = field(default_factory=dict)
+    _features: dict[int, Tensor] = field(default_factory=dict)
 
     def one(self, task: int, outputs: Outputs) -> Tensor:
         """The scalar loss of a task from its outputs for B rows."""
         targets = self.targets[task]
+        self._keep(range(task, task + 1), outputs)
         with torch.no_grad():
             self._scores[task] = score(self.tasks[task], outputs.logits, targets).view(1)
         return self._mean(task, self.mixtures[task](outputs.logits, targets, outputs.features))
@@ -50,6 +54,7 @@ class BatchObjective:
     def many(self, tasks: range, outputs: Outputs, sizes: Sequence[int]) -> Tensor:
         """The losses (r,) of tasks that are alike, from the outputs for all their rows, task after task."""
         logits, targets = outputs.logits, torch.cat([self.targets[t] for t in tasks])
+        self._keep(tasks, outputs)
         with torch.no_grad():
             if all(metric_name(self.tasks[t]) == "accuracy" for t in tasks):
                 self._scores[tasks.start] = segment_means(hits(logits, targets), sizes)
@@ -61,6 +66,29 @@ class BatchObjective:
         task = torch.arange(len(sizes), device=logits.device).repeat_interleave(lengths, output_size=len(logits))
         values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task)
         return segment_means(values, sizes)
+
+    def _keep(self, tasks: range, outputs: Outputs) -> None:
+        if self.keep_features:
+            self._features.update(dict.fromkeys(tasks, outputs.features))
+
+    def representation(self) -> list[Tensor]:
+        """The features that each task's head read, with ``keep_features``: (B, F) of its own rows or of all of them,
+        the same tensor for tasks whose losses came from one."""
+        return [self._features[task] for task in sorted(self._features)]
+
+    def features(self) -> list[Tensor] | None:
+        """With ``keep_features``: what the head of each task read for its own rows (B_t, F), without a graph; None
+        before the losses of all tasks were computed."""
+        if len(self._features) < len(self.tasks):
+            return None
+        parts: list[Tensor] = []
+        start = 0
+        for t, targets in enumerate(self.targets):
+            joined = self._features[t].detach()
+            start = start if t and self._features[t] is self._features[t - 1] and len(joined) > len(targets) else 0
+            parts.append(joined[start : start + len(targets)])
+            start += len(targets)
+        return parts
 
     def scores(self) -> Tensor:
         """Scores (T,) in task order."""

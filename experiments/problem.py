@@ -78,6 +78,7 @@ class Problem:
         route: str,
         rows: Tensor | None = None,
         mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
     ) -> tuple[Losses, BatchObjective]:
         """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and the scores they fill in.
 
@@ -85,8 +86,9 @@ class Problem:
         that keep their gradients apart; ``single``, a pass for each.
         rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
         mixtures: what the tasks are trained with at this step, when it is not ``inner`` or ``outer``.
+        keep_features: for :meth:`BatchObjective.representation` and :meth:`BatchObjective.features`.
         """
-        inputs, objective = self.batch(split, index, mixtures)
+        inputs, objective = self.batch(split, index, mixtures, keep_features)
         if self.suite.shared_input:
             return partial(self._shared, objective, inputs[0]), objective
         if route == "joint":
@@ -96,14 +98,18 @@ class Problem:
         return task_losses(self.model, inputs, objective, rows, query=split == "query"), objective
 
     def batch(
-        self, split: str, index: Sequence[Tensor], mixtures: Sequence[Mixture] | None = None
+        self,
+        split: str,
+        index: Sequence[Tensor],
+        mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
     ) -> tuple[list[Tensor], BatchObjective]:
         """The inputs of one batch on the device, a single one for tasks on a shared input, and its losses."""
         query = split == "query"
         examples = self.suite.splits[split]
         targets = [e.targets[i].to(self.device) for e, i in zip(examples, index, strict=True)]
         losses = mixtures or (self.outer if query else self.inner)
-        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class)
+        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class, keep_features)
         read = list(zip(examples, index, strict=True))
         inputs = [e.inputs.gather(i).to(self.device) for e, i in (read[:1] if self.suite.shared_input else read)]
         return inputs, objective

@@ -93,6 +93,7 @@ class Training:
         self._say(f"run {directory.path} on {machine[1]}")
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
         self.composing = build_composing(config, self.problem, directory.run_id, steps)
+        self.step.keep_query_gradient = self.composing is not None
         self.progress: Progress = load_state(
             directory, self.suite.edition, self.problem.model, self.step, self.composing
         )
@@ -172,13 +173,15 @@ class Training:
         )
         query_rows = query_index(self.suite, size, self.config.seed, self.step.count)
         if self.config.weighting.options.hypergradient is None:
-            record, query_scores = self.step(support), None
+            record, query_scores, query_batch = self.step(support), None, None
         else:
-            query, query_batch = self.problem.batch_losses("query", query_rows, route=self.route, rows=rows)
+            query, query_batch = self.problem.batch_losses(
+                "query", query_rows, route=self.route, rows=rows, keep_features=self.composing is not None
+            )
             record = self.step(support, query)
             query_scores = query_batch.scores()
-        if self.composing and old is not None:
-            self.composing.price(old, index, query_rows, record)
+        if self.composing:
+            self.composing.after(old, index, query_rows, record, query_batch)
         self.compositions.observe(record.step)
         self._add("weights", record.weights)
         self._add("support", record.support_losses)

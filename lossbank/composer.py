@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lossbank.candidates import TaskSpec, library, spread
+from lossbank.candidates import TaskSpec, library, spread, suits
 from lossbank.composition import Composition
 from lossbank.contract import Loss
 from lossbank.geometry import geometry
@@ -71,7 +71,12 @@ class Composer:
         self.losses: list[Loss] = [LOSSES[name] for name in self.names]
         self.reference = [self.names.index(task.reference) for task in self.tasks]
         self.fitting = [
-            [i for i, loss in enumerate(self.losses) if loss.target_kind == task.target_kind] for task in self.tasks
+            [
+                i
+                for i, loss in enumerate(self.losses)
+                if suits(loss, task, config.candidates is not None) or loss.name == task.reference
+            ]
+            for task in self.tasks
         ]
         counts = [task.class_counts for task in self.tasks]
         device = next((count.device for count in counts if count is not None), torch.device("cpu"))
