@@ -184,9 +184,9 @@ class Composer:
         ranked = sorted((i for i in open_ if i not in kept), key=lambda i: (-expected[i], self.names[i]))
         self._tell_ranks(step, t, expected, doubt)
         room = max(self.config.k - len(kept), 0)
-        promising = ranked[: max(room - self.config.explore, 0)]
-        rest = sorted(ranked[len(promising) :], key=lambda i: (-(expected[i] + doubt[i]), self.names[i]))
-        explored = rest[: room - len(promising)]
+        promising = self._unlike(ranked, kept, max(room - self.config.explore, 0))
+        rest = sorted(set(ranked) - set(promising), key=lambda i: (-(expected[i] + doubt[i]), self.names[i]))
+        explored = self._unlike(rest, [*kept, *promising], room - len(promising))
         chosen = {*kept, *promising, *explored}
         for i in self._active[t]:
             if state.active[t, i] and i not in chosen:
