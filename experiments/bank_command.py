@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from experiments.config.library import load_library
 from lossbank import LOSSES, Loss, LossBank
 from lossbank.bank import check, merge
 from lossbank.contract import TARGET_KINDS
+from lossbank.leave_one_out import leave_one_out
 from lossbank.recall import history
 from lossrag import ConfigError, did_you_mean
+from lossrag.files import write_atomic
 
 FINDINGS = 1
 """Exit code of a check that has something to tell."""
@@ -165,6 +168,34 @@ def _merge(given: Sequence[str], values: Values, console: Console) -> int:
     return 0
 
 
+def _leave_one_out(given: Sequence[str], values: Values, console: Console) -> int:
+    if "bank" not in values:
+        raise ConfigError(f"bank leave-one-out needs bank=. Write: lossrag bank {COMMANDS['leave-one-out'][1]}")
+    k, by = _count(values, "k", 8), values.get("by", "knn")
+    if by not in ("knn", "towers"):
+        raise ConfigError(f"by must be knn or towers, got {by!r}.")
+    families = values.get("families", ["noise-robust", "imbalance"])
+    known = open_bank(values["bank"])
+    trials = leave_one_out(known, families, best=_count(values, "best", 3), by=by)
+    table = Table(title="losses hidden from the bank, where each was among the best")
+    for column in ("loss", "task", "run"):
+        table.add_column(column)
+    table.add_column("predicted rank", justify="right")
+    for trial in trials:
+        table.add_row(trial.loss, trial.task, trial.run, f"{trial.rank} of {trial.offered}")
+    console.print(table)
+    found = sum(trial.rank <= k for trial in trials)
+    chance = sum(min(k / trial.offered, 1) for trial in trials) / len(trials)
+    _say(
+        console,
+        f"among the {k} retrieved: {found} of {len(trials)} ({found / len(trials):.0%}); by chance {chance:.0%}",
+    )
+    if "output" in values:
+        rows = [vars(trial) | {"k": k, "by": by} for trial in trials]
+        write_atomic(writable(values["output"]), json.dumps(rows, indent=1).encode() + b"\n")
+    return 0
+
+
 def _check(given: Sequence[str], values: Values, console: Console) -> int:
     findings = check(folder_of(given[0]))
     _say(console, "\n".join(findings) if findings else "all is well")
@@ -179,6 +210,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
     "query": (_query, "query bank=FOLDER kind=classification classes=4 disagreement=0.4", None, 0),
     "export": (_export, "export bank=FOLDER output=records.csv", ("bank", "output"), 0),
     "merge": (_merge, "merge FOLDER FOLDER output=FOLDER", ("output",), 2),
+    "leave-one-out": (
+        _leave_one_out,
+        "leave-one-out bank=FOLDER [families=[noise-robust,imbalance]] [best=3] [k=8] [by=knn] [output=trials.json]",
+        ("bank", "families", "best", "k", "by", "output"),
+        0,
+    ),
     "check": (_check, "check FOLDER", (), 1),
 }
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""

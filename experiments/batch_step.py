@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,16 @@ from experiments.config import Config
 from experiments.problem import Problem
 from tasks import query_index
 from weighting import MultiTaskStep, StepRecord
+
+
+def step_seed(seed: int, step: int) -> int:
+    """What the random numbers of a step (dropout, say) are drawn from. All of its bits depend on both: the generator of
+    the CPU reads the lower 32 alone.
+
+    >>> len({step_seed(seed, step) % 2**32 for seed in range(20) for step in range(20)})
+    400
+    """
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class BatchStep:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
         config, problem, composing = self.config, self.problem, self.composing
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
-        torch.manual_seed((config.seed << 32) + self.step.count)
+        torch.manual_seed(step_seed(config.seed, self.step.count))
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
         mixtures = composing.mixtures() if composing else None
@@ -50,11 +61,13 @@ class BatchStep:
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
         if config.weighting.options.hypergradient is None:
             record = self.step(support, epoch=epoch, scores=batch.scores, representation=batch.representation)
-            query_scores = None
+            query_scores = query_batch = None
         else:
-            query, query_batch = problem.batch_losses("query", query_rows, route=route, rows=rows)
+            query, query_batch = problem.batch_losses(
+                "query", query_rows, route=route, rows=rows, keep_features=composing is not None
+            )
             record = self.step(support, query, epoch=epoch, scores=batch.scores)
             query_scores = query_batch.scores()
-        if composing and old is not None:
-            composing.price(old, index, query_rows, record)
+        if composing:
+            composing.after(old, index, query_rows, record, query_batch)
         return StepOutcome(record, batch.scores(), query_scores)

@@ -120,7 +120,7 @@ def build_composing(config: Config, problem: Problem, run: str, steps: int) -> C
     composer = Composer(
         tasks, config.loss.composer(), _retriever(config, run), config.seed, config.loss.bank is not None
     )
-    return Composing(problem, composer, steps, config.loss.outer == "lambda")
+    return Composing(problem, composer, steps, config.loss.outer == "lambda", config.loss.smoothing)
 
 
 def _retriever(config: Config, run: str) -> BankRetriever | None:

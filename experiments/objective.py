@@ -76,6 +76,20 @@ class BatchObjective:
         the same tensor for tasks whose losses came from one."""
         return [self._features[task] for task in sorted(self._features)]
 
+    def features(self) -> list[Tensor] | None:
+        """With ``keep_features``: what the head of each task read for its own rows (B_t, F), without a graph; None
+        before the losses of all tasks were computed."""
+        if len(self._features) < len(self.tasks):
+            return None
+        parts: list[Tensor] = []
+        start = 0
+        for t, targets in enumerate(self.targets):
+            joined = self._features[t].detach()
+            start = start if t and self._features[t] is self._features[t - 1] and len(joined) > len(targets) else 0
+            parts.append(joined[start : start + len(targets)])
+            start += len(targets)
+        return parts
+
     def scores(self) -> Tensor:
         """Scores (T,) in task order."""
         return torch.cat([self._scores[start] for start in sorted(self._scores)])

@@ -96,7 +96,7 @@ class Problem:
         that keep their gradients apart; ``single``, a pass for each.
         rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
         mixtures: what the tasks are trained with at this step, when it is not ``inner`` or ``outer``.
-        keep_features: for :meth:`BatchObjective.representation`.
+        keep_features: for :meth:`BatchObjective.representation` and :meth:`BatchObjective.features`.
         """
         inputs, objective = self.batch(split, index, mixtures, keep_features)
         if self.suite.shared_input:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from experiments.batch_step import step_seed
 from experiments.build import build_optimizer, build_problem, trains_on_query
 from experiments.config import Config
 from experiments.problem import Problem
@@ -26,6 +27,6 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
     for epoch, weights in enumerate(trajectory):
         step.state = {"weights": weights.to(step.task_weights)}
         for index in epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch):
-            torch.manual_seed((config.seed << 32) + step.count)
+            torch.manual_seed(step_seed(config.seed, step.count))
             step(problem.batch_losses("support", index, route="joint")[0]).check()
     return problem

@@ -15,6 +15,7 @@ from weighting import Closure, JointClosure, Rows, TaskGroup
 GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
 QUERY_BYTES = 8 * 2**20
+LEAST_QUERY_BYTES = 4 * 2**20
 """Of the gradients that one query pass makes: they are held beside the T x d matrix of the support."""
 
 
@@ -69,7 +70,9 @@ def task_losses(
     size = sum(p.numel() * p.element_size() for p in encoder.shared_parameters() if p is not encoder.table)
     if encoder.table is not None and rows is not None:
         size += len(rows) * encoder.table[0].numel() * encoder.table.element_size()
-    most = max(1, QUERY_BYTES // size) if query else len(inputs)
+    # half of the T x d matrix beside it, if that is much; few and small passes cost more than they save
+    held = min(max(len(inputs) * size // 2, LEAST_QUERY_BYTES), QUERY_BYTES)
+    most = max(1, held // size) if query else len(inputs)
     for tasks in _consecutive([len(batch) for batch in inputs], most):
         if len(tasks) == 1 and lookup is None:
             entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, objective))

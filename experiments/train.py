@@ -93,6 +93,7 @@ class Training:
         self._say(f"run {directory.path} on {machine[1]}")
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
         self.composing = build_composing(config, self.problem, directory.run_id, steps)
+        self.step.keep_query_gradient = self.composing is not None
         self.progress: Progress = load_state(
             directory, self.suite.edition, self.problem.model, self.step, self.composing
         )

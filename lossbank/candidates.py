@@ -43,6 +43,27 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, candidates: str) 
     return sorted({*offered, *(task.reference for task in tasks)})
 
 
+BALANCED = 2.0
+"""Samples of a task's most frequent class over those of its rarest, below which its priors are taken as even."""
+
+
+def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
+    """Whether a loss is offered to a task: of its target kind, and no correction of priors that are even anyway.
+
+    Where classes are about as frequent, what a loss makes of their counts is chance, which the small query split shares
+    and rewards. ``named``: the losses were chosen by hand, and all of them are offered.
+
+    >>> task = TaskSpec("TALK", "classification", "cross_entropy", torch.tensor([90.0, 100.0]))
+    >>> suits(LOSSES["logit_adjusted_1"], task, named=False), suits(LOSSES["mae"], task, named=False)
+    (False, True)
+    """
+    if loss.target_kind != task.target_kind:
+        return False
+    if named or task.class_counts is None or "class_counts" not in loss.needs:
+        return True
+    return bool(task.class_counts.max() >= BALANCED * task.class_counts.min())
+
+
 def spread(first: int, fitting: Sequence[int], losses: Sequence[Loss], k: int) -> list[int]:
     """k losses that look at a task in different ways: the reference, then always the one farthest from those chosen."""
     vectors = torch.stack([geometry(losses[i]) for i in fitting])

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lossbank.candidates import TaskSpec, library, spread
+from lossbank.candidates import TaskSpec, library, spread, suits
 from lossbank.composition import Composition
 from lossbank.contract import Loss
 from lossbank.geometry import geometry
@@ -71,7 +71,12 @@ class Composer:
         self.losses: list[Loss] = [LOSSES[name] for name in self.names]
         self.reference = [self.names.index(task.reference) for task in self.tasks]
         self.fitting = [
-            [i for i, loss in enumerate(self.losses) if loss.target_kind == task.target_kind] for task in self.tasks
+            [
+                i
+                for i, loss in enumerate(self.losses)
+                if suits(loss, task, config.candidates is not None) or loss.name == task.reference
+            ]
+            for task in self.tasks
         ]
         counts = [task.class_counts for task in self.tasks]
         device = next((count.device for count in counts if count is not None), torch.device("cpu"))
@@ -179,9 +184,9 @@ class Composer:
         ranked = sorted((i for i in open_ if i not in kept), key=lambda i: (-expected[i], self.names[i]))
         self._tell_ranks(step, t, expected, doubt)
         room = max(self.config.k - len(kept), 0)
-        promising = ranked[: max(room - self.config.explore, 0)]
-        rest = sorted(ranked[len(promising) :], key=lambda i: (-(expected[i] + doubt[i]), self.names[i]))
-        explored = rest[: room - len(promising)]
+        promising = self._unlike(ranked, kept, max(room - self.config.explore, 0))
+        rest = sorted(set(ranked) - set(promising), key=lambda i: (-(expected[i] + doubt[i]), self.names[i]))
+        explored = self._unlike(rest, [*kept, *promising], room - len(promising))
         chosen = {*kept, *promising, *explored}
         for i in self._active[t]:
             if state.active[t, i] and i not in chosen:

@@ -7,7 +7,8 @@ the derivative of the outer objective, up to -eta/T times the task's weight, wit
 taken as a central difference of l along u in float64: two evaluations, no graph, whatever the loss, to 1e-6 relative.
 
 Losses differ in scale, so a price is reported per unit of gradient on the logits: the cosine between the loss's
-gradient and u. A loss that works on features has its gradient there converted by what the reference loss shows.
+gradient and u, less where few samples make up the gradient. A loss that works on features has its gradient there
+converted by what the reference loss shows.
 """
 
 from __future__ import annotations
@@ -117,7 +118,12 @@ def _sides(lens: Lens) -> _Sides:
 
 
 def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> Tensor:
-    """Size (L,) float64 of the gradient of the mean of each loss, in units of a gradient on the logits."""
+    """How strongly each loss pulls at the samples it acts on (L,), float64, in units of a gradient on the logits.
+
+    With g_i the gradient of the mean loss at sample i of B: sqrt(B) sum |g_i|^2 / sum |g_i|. That is the length of the
+    gradient for a loss that pulls at all samples alike, and more for one that acts on few (a truncated loss, say):
+    brought to the same length it would pull at these few beyond anything that a first-order price can speak of.
+    """
     sizes = []
     for loss in losses:
         z = lens.logits.detach().clone().requires_grad_()
@@ -125,13 +131,16 @@ def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> Tensor:
         with torch.enable_grad():
             value = loss(z, lens.targets, features=f, class_counts=lens.class_counts).mean()
         gz, gf = torch.autograd.grad(value, (z, f), allow_unused=True)
-        on_logits = z.new_zeros(()) if gz is None else gz.norm()
-        on_features = z.new_zeros(()) if gf is None else gf.norm() * lens.per_feature
-        sizes.append(torch.hypot(on_logits, on_features).double())
+        on_logits = z.new_zeros(len(z)) if gz is None else gz.flatten(1).norm(dim=1)
+        on_features = z.new_zeros(len(z)) if gf is None else gf.norm(dim=1) * lens.per_feature
+        pull = torch.hypot(on_logits, on_features).double()
+        total = pull.sum()
+        sizes.append(torch.where(total > 0, pull.square().sum() / total, total) * len(pull) ** 0.5)
     return torch.stack(sizes)
 
 
 def cosines(lens: Lens, prices: Tensor, sizes: Tensor) -> Tensor:
-    """``prices`` (L,) per unit of gradient and of tangent, in [-1, 1]; 0 where there is no gradient."""
+    """``prices`` (L,) per unit of :func:`gradient_sizes` and of tangent, in [-1, 1]: at most the cosine between
+    gradient and tangent; 0 where there is no gradient."""
     reach = lens.logits_tangent.double().norm() * sizes
     return torch.where(reach > 0, prices / reach, torch.zeros_like(prices)).clamp(-1, 1)

@@ -61,6 +61,10 @@ class GradientRows:
         if self._blocks[position].ids is not ids:
             self._blocks[position] = SharedBlock(self.parameters[position], ids, position in self._sparse)
 
+    def table_rows(self, position: int) -> Tensor | None:
+        """The rows (U,) that :meth:`restrict` named for the parameter at ``position``; None for all of it."""
+        return self._blocks[position].ids
+
     def write(self, gradients: TaskGradients) -> None:
         """Store the gradients of some tasks; raises ConfigError for sparse ones."""
         for position, gradient in gradients.shared.items():

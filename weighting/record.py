@@ -16,7 +16,8 @@ class StepRecord:
 
     support_losses (T,) at the old point; weights (T,) used for the update; next_weights (T,) after the outer
     step. With an outer problem: query_losses (T,) at the new point, hypergradient D (T, T), lam (T,),
-    direction d_c (T,), gap () relative, iterations ().
+    direction d_c (T,), gap () relative, iterations (). On demand (``MultiTaskStep.keep_query_gradient``):
+    query_gradient, the mean over the tasks of the gradients of the query losses, per parameter and in its shape.
     """
 
     step: int
@@ -30,6 +31,7 @@ class StepRecord:
     direction: Tensor | None = None
     gap: Tensor | None = None
     iterations: Tensor | None = None
+    query_gradient: tuple[Tensor, ...] | None = None
 
     def check(self) -> None:
         """Raise DivergedError, naming the tasks, when a loss or a weight is not finite (reads the device)."""

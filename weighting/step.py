@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lossrag import ConfigError
 from weighting.base import HypergradientSpec, Outer, Signals, State, Weighting, check_choice
 from weighting.gradient_rows import GradientRows, TaskGradients
+from weighting.gradient_sum import GradientSum
 from weighting.inner import check_inner, inner_factors
 from weighting.linear_taps import LinearTaps
 from weighting.losses import Losses
@@ -37,6 +38,7 @@ class MultiTaskStep:
     tasks: their number or their names (names appear in records and errors).
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/low_memory.py).
+    keep_query_gradient: set it to have the mean query gradient of a step in its record (with ``memory="rows"``).
     model: lets the step watch the linear layers, so that tasks on one shared input need not form T gradients of each
         where there is a cheaper way (weighting/linear_block.py); results differ by rounding only.
 
@@ -95,6 +97,8 @@ class MultiTaskStep:
         wanted = {p for group in optimizer.param_groups if group.get("sparse", False) for p in group["params"]}
         sparse = frozenset(i for i, parameter in enumerate(self.parameters) if parameter in wanted)
         self._rows = GradientRows(self.parameters, len(self.tasks), sparse)
+        self._query_sum = GradientSum(self.parameters, self._rows.table_rows)
+        self.keep_query_gradient = False
         taps = None if model is None else LinearTaps(model, self.parameters)
         self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
         if weighting.hypergradient is not None:
@@ -160,6 +164,9 @@ class MultiTaskStep:
         return self._record(losses, weights, query_losses, D, outer)
 
     def _record(self, losses: Tensor, weights: Tensor, query_losses: Tensor, D: Tensor, outer: Outer) -> StepRecord:
+        keeps = self.keep_query_gradient and self.memory == "rows"
+        kept = self._query_sum.mean(len(self.tasks)) if keeps else None
+        self._query_sum.clear()
         return StepRecord(
             step=self.count,
             tasks=self.tasks,
@@ -172,6 +179,7 @@ class MultiTaskStep:
             direction=outer.direction,
             gap=outer.gap,
             iterations=outer.iterations,
+            query_gradient=kept,
         )
 
     def _update_joint(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
@@ -251,6 +259,8 @@ class MultiTaskStep:
         def add_rows(gradients: TaskGradients) -> None:
             rows = self._rows.inner(gradients, factors, shared=spec.parameters == "shared")
             D[gradients.tasks.start : gradients.tasks.stop] -= rows / divisor
+            if self.keep_query_gradient:
+                self._query_sum.add(gradients)
 
         return self._passes.gradients(query, add_rows), D
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from experiments.ablation.plan import Plan, load_plan, plan_names
 from experiments.ablation.table import as_csv, rich_table, rows_of
+from experiments.ablation.transfer import keep_tasks, transfer_rows, transfer_summary
 from experiments.config import load_config
 from experiments.config.compose import build
 from experiments.config.identity import run_id
@@ -69,11 +70,26 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
         if summary is not None:
             console.print(f"{row}, seed {seed}: {summary['test_score_mean']:.4f}", highlight=False, markup=False)
 
+    warm = plan.warm
     with ThreadPoolExecutor(options.processes) as pool:
-        list(pool.map(work, jobs))
+        list(pool.map(work, [job for job in jobs if warm is None or job[0] != warm.row]))
+        if warm is not None:
+            for seed in plan.seeds:
+                filled = paths[warm.source, plan.teacher(seed)]
+                if filled.exists():
+                    keep_tasks(filled.parent / "bank", warm.tasks, plan.bank(seed, folder))
+            list(pool.map(work, [job for job in jobs if job[0] == warm.row]))
     found = {job: summary for job in jobs if (summary := _summary(paths[job])) is not None}
     rows = rows_of(plan, found)
     report: dict[str, Any] = {"ablation": plan.name, "experiment": plan.experiment, "rows": rows, "failed": failed}
+    if warm is not None:
+        cold, started = (
+            {s: paths[row, s].parent for row_, s in found if row_ == row} for row in (warm.source, warm.row)
+        )
+        steps = transfer_rows(warm, cold, started)
+        if steps:
+            report |= {"steps": steps, "transfer": transfer_summary(steps)}
+            console.print(json.dumps(report["transfer"], indent=1), highlight=False)
     write_atomic(folder / "ablation.json", json.dumps(report, indent=2).encode() + b"\n")
     write_atomic(folder / "runs.csv", as_csv(found).encode())
     console.print(rich_table(plan, rows))

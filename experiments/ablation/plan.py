@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from experiments.ablation.transfer import Warm
 from lossrag import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parent.parent / "conf" / "ablation"
@@ -16,7 +17,8 @@ FOLDER = Path(__file__).parent.parent / "conf" / "ablation"
 @dataclass(frozen=True)
 class Plan:
     """rows: overrides by name. reference: the row that others are compared with. fixed: rows with a single given loss,
-    of which the best in hindsight is the second thing to compare with."""
+    of which the best in hindsight is the second thing to compare with. also: further pairs of rows to compare. warm:
+    the row that starts from the bank of another."""
 
     name: str
     experiment: str
@@ -25,11 +27,23 @@ class Plan:
     rows: dict[str, tuple[str, ...]]
     fixed: tuple[str, ...]
     overrides: tuple[str, ...] = ()
+    also: tuple[tuple[str, str], ...] = ()
+    warm: Warm | None = None
 
     def command(self, row: str, seed: int, root: Path) -> list[str]:
         """The overrides of `lossrag train` for one run."""
         own = [f"experiment={self.experiment}", *self.overrides, *self.rows[row]]
+        if self.warm is not None and row == self.warm.row:
+            own.append(f"loss.bank={self.bank(seed, root)}")
         return [*own, f"seed={seed}", f"run.root={root}"]
+
+    def bank(self, seed: int, root: Path) -> Path:
+        """The folder of the bank that the warm run of this seed starts from."""
+        return root / "banks" / f"for-seed-{seed}"
+
+    def teacher(self, seed: int) -> int:
+        """The seed whose run fills that bank: the next one of the plan."""
+        return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
 
 
 def plan_names() -> list[str]:
@@ -57,6 +71,8 @@ def load_plan(name: str, seeds: list[int] | None = None, rows: list[str] | None 
     reference = values["reference"]
     kept = {row: all_rows[row] for row in all_rows if rows is None or row in rows or row == reference}
     fixed = tuple(row for row in values["fixed"] if row in kept)
+    also = tuple((a, b) for a, b in values.get("also", ()) if a in kept and b in kept)
+    warm = Warm(**{**values["warm"], "tasks": tuple(values["warm"]["tasks"])}) if "warm" in values else None
     return Plan(
         name,
         values["experiment"],
@@ -65,4 +81,6 @@ def load_plan(name: str, seeds: list[int] | None = None, rows: list[str] | None 
         kept,
         fixed,
         tuple(values.get("overrides", ())),
+        also,
+        warm if warm and {warm.row, warm.source} <= kept.keys() else None,
     )

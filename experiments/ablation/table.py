@@ -59,7 +59,8 @@ def rows_of(plan: Plan, summaries: Summaries) -> list[dict[str, Any]]:
         for task in summaries[row, seeds[0]]["metric"]:
             tasks[task] = mean(_task_score(summaries[row, seed], task) for seed in seeds)
         entry: dict[str, Any] = {"row": row, "seeds": list(seeds), "scores": of[row], "mean": mean(of[row]), **tasks}
-        for what, other in (("reference", plan.reference), ("best fixed", best)):
+        also = [(f"row {other}", other) for one, other in plan.also if one == row]
+        for what, other in (("reference", plan.reference), ("best fixed", best), *also):
             if other is not None and other in of and other != row:
                 found = interval([a - b for a, b in zip(of[row], of[other], strict=True)])
                 entry[f"vs {what}"] = {"row": other, "mean": found.mean, "half": found.half}
@@ -75,17 +76,21 @@ def _task_score(summary: Mapping[str, Any], task: str) -> float:
 def rich_table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
     """For the terminal."""
     table = Table(title=f"ablation {plan.name}: mean test score over {len(plan.seeds)} seeds, 95 % intervals")
-    fixed = {"row", "seeds", "scores", "mean", "vs reference", "vs best fixed", "seconds"}
-    tasks = [key for key in (rows[0] if rows else ()) if key not in fixed]
+    fixed = {"row", "seeds", "scores", "mean", "seconds"}
+    tasks = [key for key in (rows[0] if rows else ()) if key not in fixed and not key.startswith("vs ")]
     for column in ("row", *tasks, "mean", f"minus {plan.reference}", "minus best fixed"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row in rows:
-        shown = [
-            str(Interval(row[key]["mean"], row[key]["half"])) if key in row else ""
-            for key in ("vs reference", "vs best fixed")
-        ]
+        shown = [_shown(row[key]) if key in row else "" for key in ("vs reference", "vs best fixed")]
+        for key in row:
+            if key.startswith("vs row "):
+                table.caption = f"{table.caption or ''}{row['row']} {key.replace('row ', '')}: {_shown(row[key])}  "
         table.add_row(row["row"], *(f"{row[task]:.4f}" for task in tasks), f"{row['mean']:.4f}", *shown)
     return table
+
+
+def _shown(difference: Mapping[str, Any]) -> str:
+    return str(Interval(difference["mean"], difference["half"]))
 
 
 def as_csv(summaries: Summaries) -> str:

@@ -130,6 +130,7 @@ class _Loop:
         method = MetaWeighting(scale="unit")
         model = self.problem.model
         self.step = MultiTaskStep(trained(model), adam(model), method, self.problem.suite.task_names)
+        self.step.keep_query_gradient = names is not None
 
     def one(self, *, priced: bool = False) -> None:
         """A step; ``priced`` whether it is due or not."""
@@ -139,11 +140,13 @@ class _Loop:
         if priced and composing and old is None:
             old = {name: parameter.detach().clone() for name, parameter in composing.parameters.items()}
         support, _ = self.problem.batch_losses("support", self.index, route="groups", mixtures=mixtures)
-        query, _ = self.problem.batch_losses("query", self.index, route="groups")
+        keep = composing is not None
+        query, batch = self.problem.batch_losses("query", self.index, route="groups", keep_features=keep)
         record = self.step(support, query)
-        if composing and old is not None:
-            composing.price(old, self.index, self.index, record)
-            self.last = (old, record)
+        if composing:
+            composing.after(old, self.index, self.index, record, batch)
+            if old is not None:
+                self.last = (old, record, batch)
 
 
 def _pricing(options: LossbankBenchmark, names: Sequence[str]) -> Pricing:
@@ -163,9 +166,9 @@ class Pricing:
         """One pricing."""
         composing = self.loop.composing
         assert composing is not None
-        old, record = self.loop.last
+        old, record, batch = self.loop.last
         composing.composer.pricings = 1  # never a review, always a usual turn of measured gradients
-        composing.price(old, self.loop.index, self.loop.index, record)
+        composing.after(old, self.loop.index, self.loop.index, record, batch)
 
 
 def _run(options: LossbankBenchmark, names: Sequence[str] | None, every: int) -> Run:

@@ -32,6 +32,7 @@ def plot_costs(files: Sequence[Path], target: Path) -> None:
     figure.suptitle("A MetaWeighting step beside a uniform step: medians of paired ratios, bars: quartile distance")
     for axes, sweep in zip(figure.subplots(1, len(swept), squeeze=False, sharey=True).flat, swept, strict=True):
         _panel(axes, sweep, [row for row in rows if row.get("sweep") == sweep])
+    figure.axes[0].set_ylim(bottom=0)  # shared, and fixed from here on: not before all panels are drawn
     lines, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
     try:
@@ -76,7 +77,6 @@ def _panel(axes: Axes, sweep: str, rows: Sequence[Row]) -> None:
     axes.set_xlabel(AXES[sweep])
     axes.set_ylabel("step time / uniform step time")
     axes.set_title(_held(sweep, rows), fontsize=9)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
 
 

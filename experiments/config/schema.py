@@ -37,6 +37,7 @@ class LossConfig:
     library: Python files of one's own that register losses; they are run before any name is looked up.
     candidates: names to choose from, null for the whole library. bank: folder to retrieve from and to write to.
     outer: losses are priced for the ``mean`` of the tasks' outer losses, or for their ``lambda``-weighted sum.
+    smoothing: share of the running query gradient, which losses are priced against, that a new one leaves in place.
     """
 
     classification: str = "cross_entropy"
@@ -54,11 +55,13 @@ class LossConfig:
     retry: int = 4
     relational: bool = True
     outer: str = "mean"
+    smoothing: float = 0.9
     bank: str | None = None
     library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _require(self.outer in ("mean", "lambda"), "loss.outer", "'mean' or 'lambda'", self.outer)
+        _require(0 <= self.smoothing < 1, "loss.smoothing", "in [0, 1)", self.smoothing)
         self.composer()
 
     def composer(self) -> ComposerConfig:

@@ -27,6 +27,7 @@ def run(monkeypatch, group_rows, trainable, method, outputs=(2,) * 5, sizes=(3, 
     model = MultiTaskModel(lambda: TextCNN(vectors, filters=3, dropout=0.0, trainable=trainable), outputs).double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = MultiTaskStep(parameters, torch.optim.Adam(parameters, lr=0.01, eps=1e-3), method, 5, memory)
+    step.keep_query_gradient = method.hypergradient is not None
 
     def batch():
         words = [torch.randint(60, (n, 9), generator=generator) for n in sizes]
@@ -68,6 +69,11 @@ def test_groups_equal_single_passes(monkeypatch, group_rows, trainable, method, 
         assert torch.allclose(a.next_weights, b.next_weights, rtol=1e-9)
         if a.hypergradient is not None:
             assert torch.allclose(a.hypergradient, b.hypergradient, rtol=1e-8, atol=1e-12)
+            for whole, part in zip(a.query_gradient, b.query_gradient, strict=True):
+                # of a trained word table only the rows of the support batch
+                table = trainable and len(whole) == 60
+                assert part.any()
+                assert torch.allclose(torch.where(part == 0, 0, whole) if table else whole, part, rtol=1e-8, atol=1e-12)
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(expected, parameters, strict=True))
     if trainable and method.hypergradient:
         assert step.nbytes < plain.nbytes, "only the rows of the batch are held"
@@ -91,6 +97,7 @@ def test_low_memory_computes_the_same(monkeypatch, method):
         assert torch.allclose(a.next_weights, b.next_weights, rtol=1e-10)
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(expected, parameters, strict=True))
     assert step.nbytes == 0
+    assert low[0].query_gradient is None
 
 
 def test_groups_may_differ_between_support_and_query(monkeypatch):

@@ -86,10 +86,32 @@ def test_sizes_and_cosines():
     (gf,) = torch.autograd.grad(LOSSES["centre"](lens.logits, targets, features=f).mean(), f)
     losses = [LOSSES["cross_entropy"], LOSSES["centre"]]
     sizes = gradient_sizes(lens, losses)
-    assert sizes.tolist() == pytest.approx([float(g.norm()), 2 * float(gf.norm())])
+
+    def pull(gradient):
+        rows = [float(row.norm()) for row in gradient]
+        return len(rows) ** 0.5 * sum(r * r for r in rows) / sum(rows)
+
+    assert sizes.tolist() == pytest.approx([pull(g), 2 * pull(gf)])
     cosine = cosines(lens, contributions(lens, losses), sizes)
     u = lens.logits_tangent
-    assert float(cosine[0]) == pytest.approx(float((g * u).sum() / g.norm() / u.norm()), rel=1e-6)
+    assert float(cosine[0]) == pytest.approx(float((g * u).sum() / pull(g) / u.norm()), rel=1e-6)
+
+
+def test_the_size_of_a_gradient_is_that_at_the_samples_it_acts_on():
+    """Alike at all samples: its length. At one of four: as if it were alike at all of them, twice its length."""
+    u, f = torch.randn(4, 3), torch.zeros(4, 2)
+    mae, truncated = LOSSES["mae"], LOSSES["truncated_generalised_ce"]
+    alike = Lens(torch.zeros(4, 3), u, f, f, torch.tensor([0, 1, 2, 0]), None, torch.tensor(1.0))
+    z = alike.logits.clone().requires_grad_()
+    (g,) = torch.autograd.grad(mae(z, alike.targets).mean(), z)
+    assert float(gradient_sizes(alike, [mae])) == pytest.approx(float(g.norm()))
+    logits = torch.zeros(4, 3)
+    logits[0, 0] = 2.0  # the only sample above the truncation
+    few = Lens(logits, u, f, f, alike.targets, None, torch.tensor(1.0))
+    z = logits.clone().requires_grad_()
+    (g,) = torch.autograd.grad(truncated(z, few.targets).mean(), z)
+    assert [bool(row.any()) for row in g] == [True, False, False, False]
+    assert float(gradient_sizes(few, [truncated])) == pytest.approx(2 * float(g.norm()))
 
 
 def test_a_direction_that_moves_nothing_has_no_price():
