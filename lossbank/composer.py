@@ -123,10 +123,17 @@ class Composer:
             if self.retriever is not None:
                 self.retriever.remember(context, [self.names[i] for i in priced], centred, self.tasks[t].name, step)
         self.pricings += 1
-        if self.pricings % self.config.review == 0 or (self.pricings == 1 and self.warm):
+        if self._review_due():
             self.reviews += 1
             for t, context in enumerate(contexts):
                 self._review(t, context, step)
+
+    def _review_due(self) -> bool:
+        """Every ``review`` pricings; in a run that begins with a guess after 4, 8 and 16 too, and after the first where
+        there is a memory of other runs."""
+        done, every = self.pricings, self.config.review
+        early = 4 <= done < every and done & (done - 1) == 0
+        return early or done % every == 0 or (done == 1 and self.warm)
 
     def _measure(self, t: int, lens: Lens, priced: list[int]) -> None:
         waiting = [i for i in priced if i not in self._active[t]]
@@ -223,11 +230,12 @@ class Composer:
             return
         shares = state.shares[t]
         level = float((shares * state.scores[t]).sum())
-        typical = float((shares * state.mean[t]).sum())
+        better = (expected - float((shares * state.mean[t]).sum())) / float(state.typical(t))
+        lasting = self.config.review if self.config.decay == 0 else min(self.config.review, 1 / self.config.decay)
         learned = self.policy.learned and self.config.learn
-        gain = self.config.step * self.config.review if learned else 10.0
+        gain = self.config.step * lasting if learned else 1.0
         scores = state.scores.clone()
-        scores[t, i] = level + gain * max(min(expected - typical, 0.1), -0.1)
+        scores[t, i] = level + gain * max(min(better, 2.0), -2.0)
         self.composition = _with_active(replace(state, scores=scores), t, i, True)
 
     def _first(self, device: torch.device) -> Tensor:

@@ -80,6 +80,8 @@ class Composition:
     def observe_prices(self, task: int, losses: list[int], centred: Tensor, step: float, decay: float) -> Composition:
         """With the :meth:`centred` prices (n,) of some losses of a task at one moment; ``step`` 0 leaves the scores.
 
+        Scores move by prices in units of their running root mean square over the task's losses: where one lens is far
+        better than the rest, large steps would swing from one extreme to the other.
         Losses that are not active keep score as well, so that one that comes back stands where it would had it never
         been away.
         decay: share in [0, 1) by which scores are drawn together at each pricing, so that old prices are forgotten.
@@ -89,8 +91,14 @@ class Composition:
         mean[task, losses] = torch.where(seen, MEMORY * mean[task, losses] + (1 - MEMORY) * centred, centred)
         square[task, losses] = torch.where(seen, MEMORY * square[task, losses] + (1 - MEMORY) * centred**2, centred**2)
         count[task, losses] += 1
-        scores[task, losses] = (1 - decay) * scores[task, losses] + step * centred
-        return replace(self, mean=mean, square=square, count=count, scores=scores)
+        known = replace(self, mean=mean, square=square, count=count)
+        scores[task, losses] = (1 - decay) * scores[task, losses] + step * centred / known.typical(task)
+        return replace(known, scores=scores)
+
+    def typical(self, task: int) -> Tensor:
+        """Root mean square () of the prices of a task's losses, from their running means."""
+        priced = self.count[task] > 0
+        return (self.square[task].sum() / priced.sum().clamp(min=1)).sqrt().clamp(min=1e-12)
 
     @property
     def advantage(self) -> Tensor:

@@ -35,7 +35,7 @@ class ComposerConfig:
     candidates: names to choose from, None for the whole library.
     k: losses of a task at a time, with a random or retrieved choice. explore: how many of them are tried for being
         uncertain rather than promising.
-    step: how far a price of 1 moves a score. decay: see :meth:`Composition.observe_prices`.
+    step: how far a price of typical size moves a score. decay: see :meth:`Composition.observe_prices`.
     every: training steps between two pricings. review: pricings between two choices of candidates.
     confidence: standard errors that a price must lie below the mixture's for its loss to be switched off. retry:
         reviews it stays off. relational: whether losses on pairs of samples, which cost a batch squared, are offered.
@@ -46,8 +46,8 @@ class ComposerConfig:
     candidates: tuple[str, ...] | None = None
     k: int = 8
     explore: int = 2
-    step: float = 1.25
-    decay: float = 0.0
+    step: float = 0.15
+    decay: float = 0.1
     every: int = 2
     review: int = 25
     confidence: float = 2.0

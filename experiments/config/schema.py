@@ -47,8 +47,8 @@ class LossConfig:
     candidates: list[str] | None = None
     k: int = 8
     explore: int = 2
-    step: float = 1.25
-    decay: float = 0.0
+    step: float = 0.15
+    decay: float = 0.1
     every: int = 2
     review: int = 25
     confidence: float = 2.0
