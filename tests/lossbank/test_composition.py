@@ -26,16 +26,26 @@ class TestComposition:
         state = start([True, True, False])
         prices = state.centred(0, [0, 1, 2], torch.tensor([0.4, 0.1, 0.1]).double())
         state = state.observe_prices(0, [0, 1, 2], prices, 2.0, 0.0)
-        assert state.scores[0].tolist() == pytest.approx([0.4, -0.2, -0.2])
-        assert state.shares[0, :2].tolist() == pytest.approx(torch.softmax(torch.tensor([0.4, -0.2]), 0).tolist())
+        # .2, -.1 and -.1, in units of their root mean square
+        unit = (0.06 / 3) ** 0.5
+        assert state.scores[0].tolist() == pytest.approx([0.4 / unit, -0.2 / unit, -0.2 / unit])
+        expected = torch.softmax(torch.tensor([0.4 / unit, -0.2 / unit]), 0)
+        assert state.shares[0, :2].tolist() == pytest.approx(expected.tolist())
         assert state.shares[0, 2] == 0
 
     def test_decay_forgets(self):
         state = start([True, True])
         for _ in range(200):
-            state = state.observe_prices(0, [0, 1], torch.tensor([0.1, -0.1]).double(), 1.0, 0.1)
-        # the fixed point of a <- 0.9 a + 0.1
+            state = state.observe_prices(0, [0, 1], torch.tensor([0.2, -0.2]).double(), 0.1, 0.1)
+        # the fixed point of a <- 0.9 a + 0.1: prices are of typical size
         assert state.scores[0].tolist() == pytest.approx([1.0, -1.0], abs=1e-6)
+
+    def test_the_unit_of_prices_does_not_matter(self):
+        few, many = start([True, True, True]), start([True, True, True])
+        for prices in ([0.3, -0.1, -0.2], [0.1, 0.1, -0.2]):
+            few = few.observe_prices(0, [0, 1, 2], torch.tensor(prices).double(), 0.15, 0.1)
+            many = many.observe_prices(0, [0, 1, 2], 20 * torch.tensor(prices).double(), 0.15, 0.1)
+        assert torch.allclose(few.scores, many.scores)
 
     def test_losses_enter_at_the_size_of_the_reference(self):
         state = start([True, True]).observe_sizes(0, [0, 1], torch.tensor([0.5, 0.1]).double(), torch.tensor(0.5))
@@ -99,7 +109,7 @@ class TestComposer:
     @pytest.mark.parametrize("name", ["mae", "brier", "logit_adjusted_1"])
     def test_the_loss_whose_gradient_is_wanted_wins(self, name):
         learner = composer(
-            policy="gradient", candidates=("cross_entropy", "mae", "brier", "logit_adjusted_1"), review=5
+            policy="gradient", candidates=("cross_entropy", "mae", "brier", "logit_adjusted_1"), review=5, decay=0.0
         )
         for step in range(1, 60):
             learner.price([lens(gradient_of(name))], [torch.zeros(1)], step)
@@ -107,6 +117,48 @@ class TestComposer:
         assert learner.names[int(shares.argmax())] == name
         assert float(shares.max()) > 0.9
         assert any(event.what == "off" and "mixture" in event.reason for event in learner.events)
+
+    def test_of_twins_one_is_retrieved(self):
+        """mae and one_minus_p have the same shape: both at once would bring nothing, and take a place."""
+        names = ("cross_entropy", "mae", "one_minus_p", "brier", "focal_2", "multiclass_hinge")
+
+        class Knows:
+            def remember(self, *_):
+                pass
+
+            def predict(self, task, context, asked):
+                mean = {"mae": 0.5, "one_minus_p": 0.5, "brier": 0.4}
+                return torch.tensor([mean.get(name, -0.5) for name in asked]).double(), torch.zeros(len(asked)).double()
+
+        config = ComposerConfig(policy="knn", candidates=names, k=3, explore=1, review=3)
+        learner = Composer([TaskSpec("only", "classification", REFERENCE)], config, Knows())
+        for step in range(1, 4):
+            learner.price([lens(gradient_of("mae"))], [torch.zeros(1)], step)
+        retrieved = {event.loss for event in learner.events if event.what in ("retrieved", "explored")}
+        active = {loss.name for loss in learner.mixtures()[0].losses}
+        assert len({"mae", "one_minus_p"} & active) == 1
+        assert "brier" in active or "brier" in retrieved
+
+    def test_reviews_come_early_at_first(self):
+        learner = composer(policy="gradient", review=20)
+        found = []
+        for step in range(1, 42):
+            before = learner.reviews
+            learner.price([lens(gradient_of("mae"))], [torch.zeros(1)], step)
+            found += [step] * (learner.reviews - before)
+        assert found == [4, 8, 16, 20, 40]
+
+    def test_priors_are_corrected_where_they_are_uneven(self):
+        def offered(counts, **options):
+            spec = [TaskSpec("only", "classification", REFERENCE, torch.tensor(counts))]
+            learner = Composer(spec, ComposerConfig(policy="gradient", relational=False, **options), None)
+            return {loss.name for loss in learner.mixtures()[0].losses}
+
+        assert "logit_adjusted_1" in offered([10.0, 5.0, 2.0])
+        even = offered([10.0, 9.0, 8.0])
+        assert {"logit_adjusted_1", "class_balanced_ce_0.99"} & even == set()
+        assert {"cross_entropy", "mae", "multiclass_hinge"} <= even
+        assert "logit_adjusted_1" in offered([10.0, 9.0, 8.0], candidates=("cross_entropy", "logit_adjusted_1"))
 
     def test_uniform_learns_nothing(self):
         learner = composer(policy="uniform", candidates=("cross_entropy", "mae"))
