@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments import exits
-from experiments.help import BANK_HELP, MAIN_HELP, TRAIN_HELP
+from experiments.help import BANK_HELP, COMPARE_HELP, MAIN_HELP, TRAIN_HELP
+from experiments.help_paper import FIGURES_HELP, SWEEP_HELP, THEORY_HELP
 from lossrag import ConfigError, LossRAGError, __version__, did_you_mean
 
 
@@ -40,7 +41,16 @@ def run(arguments: list[str]) -> int:
 
 
 def _subcommand(name: str) -> Callable[[list[str]], int]:
-    commands = {"train": _train, "benchmark": _benchmark, "bank": _bank, "ablate": _ablate}
+    commands = {
+        "train": _train,
+        "benchmark": _benchmark,
+        "bank": _bank,
+        "ablate": _ablate,
+        "compare": _compare,
+        "sweep": _sweep,
+        "figures": _figures,
+        "theory": _theory,
+    }
     if name not in commands:
         raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, commands)}")
     return commands[name]
@@ -75,6 +85,46 @@ def _ablate(arguments: list[str]) -> int:
     from experiments.ablation import ablate  # noqa: PLC0415
 
     return ablate(arguments, Console())
+
+
+def _compare(arguments: list[str]) -> int:
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+        print(COMPARE_HELP, end="")
+        return 0
+    from experiments.compare import compare  # noqa: PLC0415
+
+    return compare(arguments, Console())
+
+
+def _sweep(arguments: list[str]) -> int:
+    if _asks_for_help(arguments, SWEEP_HELP):
+        return 0
+    from experiments.sweep import sweep  # noqa: PLC0415
+
+    return sweep(arguments, Console())
+
+
+def _figures(arguments: list[str]) -> int:
+    if _asks_for_help(arguments, FIGURES_HELP):
+        return 0
+    from experiments.paper_figures import figures  # noqa: PLC0415
+
+    return figures(arguments, Console())
+
+
+def _theory(arguments: list[str]) -> int:
+    if _asks_for_help(arguments, THEORY_HELP):
+        return 0
+    from experiments.theory.command import theory  # noqa: PLC0415
+
+    return theory(arguments, Console())
+
+
+def _asks_for_help(arguments: list[str], text: str) -> bool:
+    asks = not arguments or any(argument in ("-h", "--help") for argument in arguments)
+    if asks:
+        print(text, end="")
+    return asks
 
 
 def _bank(arguments: list[str]) -> int:

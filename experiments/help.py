@@ -9,6 +9,10 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
   lossrag benchmark step               what a step costs beside a uniform step
   lossrag benchmark --help
   lossrag ablate smoke                 compare settings over seeds; `lossrag ablate --help`
+  lossrag compare experiment=smoke     weighting methods, equally tuned, over seeds; `lossrag compare --help`
+  lossrag sweep key=weighting.alpha values=[0.01,0.1]    one setting over several values and seeds
+  lossrag figures root=runs            the paper's figures from finished runs; `lossrag figures --help`
+  lossrag theory run=runs/<run id>     the paper's theorems beside the gaps of a run
   lossrag bank list                    the losses there are; `lossrag bank --help`: look at them, ask for them
 
 Results go to runs/<run id>/: summary.json, metrics.jsonl, trajectories.png, tensorboard/, checkpoints/.
@@ -25,7 +29,9 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=sentiment_quick           14 sentiment tasks in minutes, with the corpus at hand (docs/data.md)
   experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
 
-  weighting=metaweighting | uniform | mgda | single_task   (single_task needs model.sharing=none)
+  weighting=metaweighting | uniform | single_task          (single_task needs model.sharing=none)
+  weighting=uncertainty | dwa | random | fixed | tchebycheff | bandit_mtl | dtp            (docs/methods.md)
+  weighting=mgda | mgda_ub | gradnorm | pareto_mtl | epo | multi_dds
   weighting=torchjd/upgrad             a Gramian weighting of torchjd (extra baselines)
   weighting.alpha=0.5                  step size of the task weights
   weighting.scale=paper | unit         keep eta/T in the hypergradient (Eq. 10), or absorb it in alpha
@@ -72,4 +78,24 @@ The losses of the library, and what a bank remembers of them. A run directory st
   check FOLDER                         what to know about a bank; exit code 1 if there is something
 
   library=[my_losses.py]               with any of them: your own losses, too
+"""
+
+COMPARE_HELP = """\
+lossrag compare experiment=NAME [key=value ...]
+
+Weighting methods by suites by seeds: every method gets the same number of tuning runs, judged on validation, and runs
+with every seed at the setting that they chose. The same command goes on after an interruption; finished runs stay.
+
+  experiment=smoke                     three methods on the digits, under a minute
+  experiment=topic_small               nine methods on four topic tasks, three seeds: within the hour on two cores
+  experiment=paper                     the paper's length on both corpora, for larger machines
+  experiment=mine.yaml                 a plan of your own (docs/compare.md)
+
+  methods=[uniform,metaweighting]      some of the plan's methods; the one that others are compared with always stays
+  seeds=[0,1,2]                        other seeds than the plan's
+  tune=false                           no tuning: every method with the preset's own values
+  processes=2                          runs side by side, each with one thread
+  root=runs/compare                    where runs and tables go, in a folder of the plan's name
+
+Tables: NAME/table.md, table.tex, compare.json, runs.csv, tuning.csv (every setting tried), seconds.csv.
 """

@@ -16,6 +16,7 @@ from experiments.config import Config
 from experiments.problem import Evaluation
 from experiments.rundir import RunDirectory
 from experiments.score import metric_name
+from experiments.theory.descent import descent_sentence
 from lossrag import __version__
 from lossrag.files import write_atomic
 from tasks import Suite
@@ -31,12 +32,13 @@ def write_summary(
     best_score: float,
     task_weights: Tensor,
     seconds: float,
-    losses: Mapping[str, Any],
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
 
     ``test_accuracy`` holds the classification tasks, ``test_r2`` the regressions; ``test_score_mean`` is the mean
-    over all. ``losses`` is what else there is to say of runs that compose theirs: ``compositions`` and ``off``.
+    over all. ``further`` is what else there is to say of some runs: ``compositions`` and ``off`` where losses are
+    composed, ``theorem_1`` with an outer problem.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -59,7 +61,7 @@ def write_summary(
         "validation_score_mean": best_score,
         "epochs": config.train.epochs,
         "refit": config.train.refit,
-        **losses,
+        **further,
         "seconds": round(seconds, 3),
         "versions": {"lossrag": __version__, "torch": torch.__version__},
     }
@@ -87,6 +89,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for task, shares in summary.get("compositions", {}).items():
         console.print(sentence(task, shares, len(summary["off"][task])), highlight=False, markup=False, soft_wrap=True)
+    if "theorem_1" in summary:
+        console.print(descent_sentence(summary["theorem_1"]), highlight=False, soft_wrap=True)
     console.print(
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"

@@ -30,6 +30,7 @@ from experiments.rundir import RunDirectory, open_run
 from experiments.series import D_TAG, Values, split_values, step_values
 from experiments.state import Best, Progress, is_finite, load_state, save_state
 from experiments.summary import print_summary, write_summary
+from experiments.theory.descent import descent_checks, descent_shares, descent_summary
 from lossrag import DivergedError, RunDirectoryError
 from tasks import Suite, epoch_plan
 from weighting import MultiTaskStep, StepRecord
@@ -170,6 +171,8 @@ class Training:
         self._add("support", record.support_losses)
         if record.hypergradient is not None:
             self._add("hypergradient", record.hypergradient)
+        if record.hypergradient is not None and record.direction is not None:
+            self._add("descent", descent_checks(record.hypergradient, record.direction))
         self.pending.append((self.progress.epoch + 1, record, outcome.scores, outcome.query_scores))
 
     def _add(self, name: str, value: Tensor) -> None:
@@ -201,6 +204,7 @@ class Training:
         values = self._evaluated("validation", self.problem)[1]
         if self.config.weighting.options.hypergradient is None and self.config.train.query_for_baselines == "support":
             values |= self._evaluated("query", self.problem)[1]
+        values |= descent_shares(means["descent"]) if "descent" in means else {}
         extra = {D_TAG: means["hypergradient"].tolist()} if "hypergradient" in means else {}
         self._write(self.step.count, values, progress.epoch, **extra)
         if self.board is not None and extra:
@@ -240,7 +244,7 @@ class Training:
             best.score,
             best.tensors["task_weights"],
             time.monotonic() - self.started,
-            self.compositions.finish(self.step.count),
+            self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics)),
         )
 
     def _evaluated(self, split: str, problem: Problem) -> tuple[Evaluation, Values]:

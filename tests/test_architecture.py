@@ -127,7 +127,11 @@ def test_no_overlong_file():
 def test_every_configuration_starts_with_its_command(path):
     head = re.match(r"(?:#.*\n)+", path.read_text())
     assert head, "no comment at the top"
-    by_folder = {"experiment": f"lossrag train experiment={path.stem}", "ablation": f"lossrag ablate {path.stem}"}
+    by_folder = {
+        "experiment": f"lossrag train experiment={path.stem}",
+        "ablation": f"lossrag ablate {path.stem}",
+        "compare": f"lossrag compare experiment={path.stem}",
+    }
     command = by_folder.get(path.parent.name, "lossrag train")
     assert command in head.group()
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,14 @@ from rich.console import Console
 from experiments.ablation.plan import Plan, load_plan, plan_names
 from experiments.ablation.table import as_csv, rich_table, rows_of
 from experiments.ablation.transfer import keep_tasks, transfer_rows, transfer_summary
-from experiments.config import load_config
 from experiments.config.compose import build
-from experiments.config.identity import run_id
 from experiments.config.overrides import plain_values
+from experiments.jobs import Job, claimed, make_job, run_jobs
 from lossrag import ConfigError
 from lossrag.files import write_atomic
+
+Jobs = Mapping[tuple[str, int], Job]
+"""By row and seed."""
 
 
 @dataclass(frozen=True)
@@ -56,35 +54,41 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
     options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
     plan = load_plan(arguments[0], options.seeds, options.rows)
     folder = Path(options.root) / plan.name
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(row, seed) for seed in plan.seeds for row in plan.rows]
     # a mistake in a row shows before anything runs
-    paths = {job: folder / run_id(load_config(plan.command(*job, folder))[1]) / "summary.json" for job in jobs}
-    failed: list[str] = []
+    jobs = {
+        (row, seed): make_job(f"{row}-s{seed}", plan.command(row, seed, folder), folder)
+        for seed in plan.seeds
+        for row in plan.rows
+    }
+    with claimed(folder):
+        return _run(plan, jobs, options.processes, folder, console)
 
-    def work(job: tuple[str, int]) -> None:
-        row, seed = job
-        if not paths[job].exists() and not _run(plan, row, seed, folder):
-            failed.append(f"{row}, seed {seed}")
-        summary = _summary(paths[job])
+
+def _run(plan: Plan, jobs: Jobs, processes: int, folder: Path, console: Console) -> int:
+    keys = {job: key for key, job in jobs.items()}
+    logs = folder / "logs"
+
+    def ended(job: Job, summary: Mapping[str, Any] | None) -> None:
         if summary is not None:
+            row, seed = keys[job]
             console.print(f"{row}, seed {seed}: {summary['test_score_mean']:.4f}", highlight=False, markup=False)
 
     warm = plan.warm
-    with ThreadPoolExecutor(options.processes) as pool:
-        list(pool.map(work, [job for job in jobs if warm is None or job[0] != warm.row]))
-        if warm is not None:
-            for seed in plan.seeds:
-                filled = paths[warm.source, plan.teacher(seed)]
-                if filled.exists():
-                    keep_tasks(filled.parent / "bank", warm.tasks, plan.bank(seed, folder))
-            list(pool.map(work, [job for job in jobs if job[0] == warm.row]))
-    found = {job: summary for job in jobs if (summary := _summary(paths[job])) is not None}
+    first = [job for (row, _), job in jobs.items() if warm is None or row != warm.row]
+    summaries = run_jobs(first, processes, logs, ended)
+    if warm is not None:
+        for seed in plan.seeds:
+            filled = jobs[warm.source, plan.teacher(seed)]
+            if summaries[filled] is not None:
+                keep_tasks(filled.directory / "bank", warm.tasks, plan.bank(seed, folder))
+        summaries |= run_jobs([jobs[warm.row, seed] for seed in plan.seeds], processes, logs, ended)
+    found = {key: summary for key, job in jobs.items() if (summary := summaries[job]) is not None}
+    failed = [f"{row}, seed {seed}" for row, seed in jobs if (row, seed) not in found]
     rows = rows_of(plan, found)
     report: dict[str, Any] = {"ablation": plan.name, "experiment": plan.experiment, "rows": rows, "failed": failed}
     if warm is not None:
         cold, started = (
-            {s: paths[row, s].parent for row_, s in found if row_ == row} for row in (warm.source, warm.row)
+            {s: jobs[row, s].directory for row_, s in found if row_ == row} for row in (warm.source, warm.row)
         )
         steps = transfer_rows(warm, cold, started)
         if steps:
@@ -95,27 +99,5 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
     console.print(rich_table(plan, rows))
     console.print(f"written to {folder}/ablation.json and runs.csv", highlight=False)
     for name in failed:
-        console.print(f"failed: {name}; see its log in {folder}/logs", highlight=False, markup=False)
+        console.print(f"failed: {name}; see its log in {logs}", highlight=False, markup=False)
     return 1 if failed else 0
-
-
-def _run(plan: Plan, row: str, seed: int, folder: Path) -> bool:
-    log = folder / "logs" / f"{row.replace(' ', '_')}-s{seed}.log"
-    log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", "from experiments.cli import main; main()", "train"]
-    with log.open("ab") as output:
-        done = subprocess.run(
-            [*command, *plan.command(row, seed, folder)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-    return done.returncode == 0
-
-
-def _summary(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    summary: dict[str, Any] = json.loads(path.read_text())
-    return summary

@@ -35,7 +35,7 @@ class Plan:
         own = [f"experiment={self.experiment}", *self.overrides, *self.rows[row]]
         if self.warm is not None and row == self.warm.row:
             own.append(f"loss.bank={self.bank(seed, root)}")
-        return [*own, f"seed={seed}", f"run.root={root}"]
+        return [*own, f"seed={seed}"]
 
     def bank(self, seed: int, root: Path) -> Path:
         """The folder of the bank that the warm run of this seed starts from."""

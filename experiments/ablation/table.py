@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from rich.table import Table
-from scipy.stats import t as student
 
 from experiments.ablation.plan import Plan
+from experiments.intervals import Interval, interval
+from experiments.run_csv import RUN_COLUMNS, csv_text, run_cells, task_score
 
 Summaries = Mapping[tuple[str, int], Mapping[str, Any]]
 """By (row, seed): the summary.json of a finished run."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the half width of its 95 % interval (Student's t); infinite for a single value."""
-
-    mean: float
-    half: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.half:.4f}"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of paired differences.
-
-    >>> print(interval([0.01, 0.02, 0.03]))
-    +0.0200 ± 0.0248
-    """
-    if len(values) < 2:
-        return Interval(mean(values), math.inf)
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean(values), half)
 
 
 def scores(summaries: Summaries, row: str, seeds: Sequence[int]) -> list[float]:
@@ -57,7 +31,7 @@ def rows_of(plan: Plan, summaries: Summaries) -> list[dict[str, Any]]:
     for row in done:
         tasks: dict[str, float] = {}
         for task in summaries[row, seeds[0]]["metric"]:
-            tasks[task] = mean(_task_score(summaries[row, seed], task) for seed in seeds)
+            tasks[task] = mean(task_score(summaries[row, seed], task) for seed in seeds)
         entry: dict[str, Any] = {"row": row, "seeds": list(seeds), "scores": of[row], "mean": mean(of[row]), **tasks}
         also = [(f"row {other}", other) for one, other in plan.also if one == row]
         for what, other in (("reference", plan.reference), ("best fixed", best), *also):
@@ -67,10 +41,6 @@ def rows_of(plan: Plan, summaries: Summaries) -> list[dict[str, Any]]:
         entry["seconds"] = mean(float(summaries[row, seed]["seconds"]) for seed in seeds)
         result.append(entry)
     return result
-
-
-def _task_score(summary: Mapping[str, Any], task: str) -> float:
-    return float({**summary["test_accuracy"], **summary["test_r2"]}[task])
 
 
 def rich_table(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -95,14 +65,9 @@ def _shown(difference: Mapping[str, Any]) -> str:
 
 def as_csv(summaries: Summaries) -> str:
     """One line per run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for number, ((row, seed), summary) in enumerate(sorted(summaries.items())):
-        tasks = list(summary["metric"])
-        if number == 0:
-            writer.writerow(["row", "seed", "run_id", "best_epoch", "validation", "test", *tasks, "seconds"])
-        figures = [summary["validation_score_mean"], summary["test_score_mean"]]
-        figures += [_task_score(summary, task) for task in tasks]
-        cells = [f"{value:.6f}" for value in figures]
-        writer.writerow([row, seed, summary["run_id"], summary["best_epoch"], *cells, round(summary["seconds"])])
-    return text.getvalue()
+    tasks = list(next(iter(summaries.values()))["metric"]) if summaries else []
+    rows = [
+        [row, seed, *run_cells(summary, tasks), round(summary["seconds"])]
+        for (row, seed), summary in sorted(summaries.items())
+    ]
+    return csv_text(["row", "seed", *RUN_COLUMNS, *tasks, "seconds"], rows)

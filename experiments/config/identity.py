@@ -37,7 +37,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     >>> differing_keys({"tasks": {}, "train": {"epochs": 2}}, {"tasks": {}, "train": {"epochs": 3}})
     ['train.epochs: 2 -> 3']
     """
-    before, after = _flatten(identity(old)), _flatten(identity(new))
+    before, after = flatten(identity(old)), flatten(identity(new))
     return [
         f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}"
         for key in sorted(before.keys() | after.keys())
@@ -45,11 +45,16 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested settings by their dotted keys.
+
+    >>> flatten({"seed": 0, "train": {"epochs": 1}})
+    {'seed': 0, 'train.epochs': 1}
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

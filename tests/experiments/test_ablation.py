@@ -8,8 +8,9 @@ import math
 import pytest
 
 from experiments.ablation.plan import load_plan, plan_names
-from experiments.ablation.table import as_csv, interval, rows_of
+from experiments.ablation.table import as_csv, rows_of
 from experiments.config import load_config
+from experiments.intervals import interval
 
 TASKS = {"a": "accuracy", "b": "accuracy"}
 

@@ -89,7 +89,7 @@ def test_scalar_tags_are_those_of_the_table(ask):
     assert collapsed(set().union(*served.values())) == documented("scalar")
     composed = {tag for tag in documented("scalar") if tag.startswith(("compos", "contribution"))}
     assert len(composed) == 12
-    outer = {tag for tag in documented("scalar") if tag.split("/")[0] in ("lambda", "frank_wolfe")}
+    outer = {tag for tag in documented("scalar") if tag.split("/")[0] in ("lambda", "frank_wolfe", "theory")}
     assert set(served["meta/tensorboard"]) == documented("scalar") - {"query/score_mean"} - composed
     assert set(served["uniform/tensorboard"]) == documented("scalar") - outer - composed
     assert collapsed(served["learned/tensorboard"]) == documented("scalar") - {"query/score_mean"}

@@ -1,0 +1,1 @@
+"""The paper's three theorems on a run of one's own."""

@@ -1,0 +1,93 @@
+"""`lossrag theory run=DIR`: the paper's theorems beside the measured gaps of a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.build import build_problem, build_suite, trains_on_query
+from experiments.checkpoint import load_checkpoint, unpack
+from experiments.config.compose import build, build_config
+from experiments.config.overrides import plain_values
+from experiments.machine import apply_machine
+from experiments.paper_figures.runs import load_runs
+from experiments.theory.descent import descent_sentence
+from experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity, means
+from experiments.theory.report import theory_report, theory_sentences, theory_table
+from lossrag import CheckpointError, ConfigError, did_you_mean
+from lossrag.files import write_atomic
+
+
+@dataclass(frozen=True)
+class TheoryOptions:
+    """run: a finished run's directory. loss: ``one_minus_p`` or ``zero_one``. delta: how often a bound may fail.
+
+    draws: of the random signs, with a model each. epochs: of training on them.
+    """
+
+    run: str = ""
+    loss: str = "one_minus_p"
+    delta: float = 0.05
+    draws: int = 2
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise ConfigError("lossrag theory needs a finished run: say run=DIR, e.g. run=runs/<run id>.")
+        if self.loss not in BOUNDED:
+            raise ConfigError(f"loss={self.loss!r} is none in [0, 1]: {did_you_mean(self.loss, BOUNDED)}")
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"delta must be in (0, 1), got {self.delta}.")
+        for name, value in (("draws", self.draws), ("epochs", self.epochs)):
+            if value < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {value}.")
+
+
+def theory(arguments: Sequence[str], console: Console) -> int:
+    """Run `lossrag theory` with these arguments; the exit code."""
+    options: TheoryOptions = build(TheoryOptions, plain_values(arguments), "theory")
+    path = Path(options.run)
+    runs, unfinished = load_runs([path])
+    if unfinished:
+        raise ConfigError(f"{path} is not finished: resume it with the command that started it.")
+    (run,) = runs
+    config = build_config(run.settings)
+    device, _ = apply_machine(config.machine)
+    suite = build_suite(config)
+    if suite.edition != run.summary["edition"]:
+        raise CheckpointError(
+            f"{path} was trained on other data:\n  then: {run.summary['edition']}\n  now:  {suite.edition}\n"
+            "Restore the data."
+        )
+    problem = build_problem(config, suite, device)
+    tensors, _ = load_checkpoint(path / "checkpoints" / "best.safetensors")
+    problem.model.load_state_dict(unpack("model", tensors))
+    tasks = classifications(suite)
+    losses = {split: bounded_losses(problem, split, options.loss) for split in ("support", "query", "test")}
+    complexity = estimate_complexity(config, suite, device, options.loss, options.draws, options.epochs)
+    found = theory_report(
+        [suite.task_names[t] for t in tasks],
+        {split: means(values) for split, values in losses.items()},
+        {split: [len(each) for each in values] for split, values in losses.items()},
+        complexity,
+        options.delta,
+        suite.shared_input,
+        trains_on_query(config),
+    )
+    first = run.summary.get("theorem_1")
+    report = {"run_id": run.summary["run_id"], "loss": options.loss, "theorem_1": first, **found}
+    write_atomic(path / "theory.json", json.dumps(report, indent=2).encode() + b"\n")
+    console.print(theory_table(report))
+    lines = theory_sentences(report)
+    lines.insert(0, descent_sentence(first) if first else "theorem 1 is about runs with an outer problem: none here")
+    if left_out := [name for t, name in enumerate(suite.task_names) if t not in tasks]:
+        lines.append(f"left out: {', '.join(left_out)}, whose loss has no bound")
+    if config.train.refit:
+        lines.append("the model is that of the chosen epoch, before the refit")
+    for line in [*lines, f"numbers   {path}/theory.json"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,89 @@
+"""Bounded losses of a model on whole splits, and models of the same class trained on random signs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from experiments.build import build_optimizer, build_problem
+from experiments.config import Config
+from experiments.problem import EVALUATION_ROWS, Problem
+from experiments.score import hits
+from experiments.theory.rademacher import Complexity, draw_signs, fit_signs, sign_loss
+from lossrag import ConfigError
+from tasks import Suite, epoch_plan, ordered_batches
+
+BOUNDED = ("one_minus_p", "zero_one")
+"""Losses in [0, 1]: 1 - p_y, and 1 where the largest logit is another class's."""
+
+
+def classifications(suite: Suite) -> list[int]:
+    """The tasks that the theorems speak of, as positions; raises ConfigError when there are none."""
+    found = [t for t, task in enumerate(suite.tasks) if task.kind == "classification"]
+    if not found:
+        raise ConfigError(f"The theorems need a loss in [0, 1], but {suite.name} has regressions only.")
+    return found
+
+
+def bounded_losses(problem: Problem, split: str, loss: str) -> list[Tensor]:
+    """The loss (n_t,) in [0, 1] of every sample of the classification tasks, in evaluation mode, in float64 on the CPU;
+    ``loss`` is one of :data:`BOUNDED`."""
+    problem.model.eval()
+    with torch.no_grad():
+        found = [_task_losses(problem, split, t, loss) for t in classifications(problem.suite)]
+    problem.model.train()
+    return found
+
+
+def _task_losses(problem: Problem, split: str, t: int, loss: str) -> Tensor:
+    examples = problem.suite.splits[split][t]
+    values = torch.empty(len(examples), dtype=torch.float64)
+    for rows in ordered_batches(examples.inputs, EVALUATION_ROWS):
+        logits = problem.model(examples.inputs.gather(rows).to(problem.device), t).cpu()
+        targets = examples.targets[rows]
+        right = hits(logits, targets) if loss == "zero_one" else _probability(logits, targets)
+        values[rows] = 1 - right
+    return values
+
+
+def _probability(logits: Tensor, targets: Tensor) -> Tensor:
+    return torch.softmax(logits.double(), dim=1).gather(1, targets[:, None]).squeeze(1)
+
+
+def estimate_complexity(
+    config: Config, suite: Suite, device: torch.device, loss: str, draws: int, epochs: int
+) -> Complexity:
+    """R of the run's model class on its training split, from below: for each draw of the signs a fresh model, trained
+    on them with the run's optimiser and batch size."""
+    return Complexity(tuple(_one_draw(config, suite, device, loss, draw, epochs) for draw in range(draws)))
+
+
+def _one_draw(config: Config, suite: Suite, device: torch.device, loss: str, draw: int, epochs: int) -> float:
+    config = replace(config, seed=config.seed + draw)
+    problem = build_problem(config, suite, device)
+    optimizer = build_optimizer(config.optimizer, problem.model)
+    tasks = classifications(suite)
+    signs = draw_signs([len(suite.splits["support"][t]) for t in tasks], config.seed)
+
+    def epoch(number: int) -> None:
+        for index in epoch_plan(suite, "support", config.train.batch_size, config.seed, number):
+            inputs, batch = problem.batch("support", index)
+            model = problem.model
+            outputs = model.forward_shared(inputs[0]) if suite.shared_input else model.forward_joint(inputs)
+            losses = [
+                sign_loss(outputs[t].logits, batch.targets[t], each[index[t]].to(device))
+                for t, each in zip(tasks, signs, strict=True)
+            ]
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    return fit_signs(signs, lambda: bounded_losses(problem, "support", loss), epoch, epochs)
+
+
+def means(losses: Sequence[Tensor]) -> list[float]:
+    """The mean loss of every task."""
+    return [float(each.mean()) for each in losses]

@@ -1,0 +1,87 @@
+"""Theorems 2 and 3 beside what was measured, as numbers and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from rich.table import Table
+
+from experiments.theory.bounds import query_bound, train_bound, train_slack
+from experiments.theory.rademacher import Complexity
+
+
+def theory_report(
+    tasks: Sequence[str],
+    losses: Mapping[str, Sequence[float]],
+    sizes: Mapping[str, Sequence[int]],
+    complexity: Complexity,
+    delta: float,
+    shared_input: bool,
+    query_seen: bool,
+) -> dict[str, Any]:
+    """What theory.json holds: ``losses`` and ``sizes`` by split (support, query, test), a number per task.
+
+    query_seen: whether the query split was trained on, so that Theorem 3 has nothing to say about it.
+    """
+    rows = {
+        task: {
+            **{split: losses[split][t] for split in ("support", "query", "test")},
+            "test_minus_train": losses["test"][t] - losses["support"][t],
+            "test_minus_query": losses["test"][t] - losses["query"][t],
+            "query_samples": sizes["query"][t],
+            "query_bound": query_bound(sizes["query"][t], delta),
+        }
+        for t, task in enumerate(tasks)
+    }
+    bounds = [row["query_bound"] for row in rows.values()]
+    gaps = {gap: mean(row[gap] for row in rows.values()) for gap in ("test_minus_train", "test_minus_query")}
+    trained = sizes["support"]
+    return {
+        "delta": delta,
+        "tasks": rows,
+        "theorem_2": {
+            "gap": gaps["test_minus_train"],
+            "complexity_from_below": complexity.mean,
+            "draws": list(complexity.draws),
+            "slack": train_slack(trained, delta, shared_input),
+            "bound_from_below": train_bound(complexity.mean, trained, delta, shared_input),
+        },
+        "theorem_3": {"applies": not query_seen, "gap": gaps["test_minus_query"], "bound": mean(bounds)},
+    }
+
+
+def theory_table(report: Mapping[str, Any]) -> Table:
+    """For the terminal: a line per task and one for the mean over them."""
+    table = Table(title=f"gaps of the chosen model, {report['loss']}; delta {report['delta']:g}")
+    columns = ("train", "query", "test", "test - train", "test - query", "theorem 3")
+    table.add_column("task")
+    for column in columns:
+        table.add_column(column, justify="right")
+    keys = ("support", "query", "test", "test_minus_train", "test_minus_query", "query_bound")
+    for task, row in report["tasks"].items():
+        table.add_row(task, *(f"{row[key]:.4f}" for key in keys))
+    table.add_section()
+    table.add_row("mean", *(f"{mean(row[key] for row in report['tasks'].values()):.4f}" for key in keys))
+    return table
+
+
+def theory_sentences(report: Mapping[str, Any]) -> list[str]:
+    """What the theorems say of this run, a line each."""
+    two, three = report["theorem_2"], report["theorem_3"]
+    low = two["bound_from_below"]
+    lines = [
+        f"theorem 2: test - train is {two['gap']:.4f}; its bound is at least 2 x {two['complexity_from_below']:.4f} + "
+        f"{two['slack']:.4f} = {low:.4f}" + (", so it says nothing about a loss in [0, 1]" if low >= 1 else ""),
+    ]
+    if not three["applies"]:
+        lines.append(
+            "theorem 3 does not apply: this run trained on its query split; with "
+            "train.query_for_baselines=support it would not"
+        )
+    elif three["gap"] <= three["bound"]:
+        lines.append(f"theorem 3: test - query is {three['gap']:.4f}, within its bound of {three['bound']:.4f}")
+    else:
+        lines.append(f"theorem 3: test - query is {three['gap']:.4f}, more than its bound of {three['bound']:.4f}")
+    return lines

@@ -1,0 +1,196 @@
+"""The comparison through the command line: its plans, kills on the way, failed runs, mistakes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+
+import pytest
+
+from experiments.cli import run
+from experiments.compare.plan import label, load_plan, plan_names
+from experiments.config import load_config
+
+SAME = ["compare.json", "runs.csv", "tuning.csv", "table.md", "table.tex"]
+"""The files of a comparison that are the same, bit for bit, however it came about."""
+SMOKE = ["compare", "experiment=smoke", "methods=[tchebycheff]"]
+
+
+# -- plans
+
+
+@pytest.mark.parametrize("name", plan_names())
+def test_every_method_composes_and_gets_equal_tuning(name):
+    plan = load_plan(name)
+    assert {len(method.settings) for method in plan.methods.values()} == {plan.tuning_runs}
+    assert plan.tuning_seed not in plan.seeds
+    for method in plan.methods.values():
+        load_config(plan.command(plan.suites[-1], method.name, method.settings[-1], plan.seeds[0]))
+
+
+def test_topic_small_is_what_it_says():
+    plan = load_plan("topic_small")
+    assert (len(plan.methods), plan.seeds, plan.suites) == (9, (0, 1, 2), ("topic_small",))
+    assert "model.sharing=none" in plan.methods["single_task"].overrides
+    assert load_plan("topic_small", methods=["dwa"]).methods.keys() == {"uniform", "dwa"}
+
+
+def test_labels_tell_learning_rates_apart():
+    assert label(("optimizer.lr=0.001", "weighting.lr=0.01")) == "lr=0.001 weighting.lr=0.01"
+
+
+OWN = """
+experiments: [digits]
+seeds: [0]
+overrides: [train.epochs=1, train.batch_size=256, optimizer.name=sgd, log.tensorboard=false]
+tuning: {seed: 9, runs: 2, learning_rates: [0.1], learning_rates_without_knobs: [1e38, 0.1]}
+methods:
+  uniform:
+  fixed:
+    overrides: ["weighting.weights=[1,1]"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("runs: 2", "runs: 3"), "every method gets tuning.runs=3 settings, but uniform has 2"),
+        (("learning_rates:", "learning_rate:"), "did you mean 'learning_rates'"),
+        (("  fixed:", "  fixd:"), "did you mean 'fixed'"),
+        (("    overrides", "    override"), "did you mean 'overrides'"),
+        (("  uniform:", "  unifrm:"), "has no method 'uniform'"),
+        (("experiments: [digits]", ""), "must have experiments"),
+        (("methods:", "methods: ["), "cannot be read"),
+        (("experiments: [digits]", "experiments: [digit]"), "did you mean 'digits'"),
+        (("  uniform:", "  single_task:\n  uniform:"), "model.sharing=none"),
+    ],
+)
+def test_mistakes_in_a_plan(lossrag, tmp_path, change, message):
+    (tmp_path / "own.yaml").write_text(OWN.replace(*change))
+    assert message in lossrag("compare", f"experiment={tmp_path}/own.yaml").error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment=topic_smal"], "did you mean 'topic_small'"),
+        (["experiment=smoke", "methods=[tchebychef]"], "did you mean 'tchebycheff'"),
+        (["experiment=smoke", "seeds=[1,1]"], "distinct"),
+        (["experiment=smoke", "seeds=[-1]"], "from 0"),
+        (["experiment=smoke", "processes=0"], "1 or more"),
+        (["experiment=smoke", "process=2"], "did you mean 'processes'"),
+        (["processes=2"], "experiment=NAME"),
+        (["experiment=absent.yaml"], "cannot be read"),
+        (["topic_small"], "key=value"),
+    ],
+)
+def test_mistakes(lossrag, tmp_path, arguments, message):
+    assert message in lossrag("compare", *arguments).error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["experiment=smoke", "-h"]])
+def test_help(lossrag, arguments):
+    shown = lossrag("compare", *arguments)
+    assert shown.code == 0
+    for name in plan_names():
+        assert f"experiment={name} " in shown.out
+
+
+# -- whole comparisons
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Two methods, two settings and two seeds each: eight runs, and what the command said."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    with redirect_stdout(io.StringIO()) as out:
+        assert run([*SMOKE, f"root={root}"]) == 0
+    return root / "smoke", out.getvalue()
+
+
+def test_what_a_comparison_leaves(undisturbed):
+    folder, out = undisturbed
+    report = json.loads((folder / "compare.json").read_text())
+    (suite,) = report["suites"]
+    assert [row["method"] for row in suite["rows"]] == ["uniform", "tchebycheff"]
+    for row in suite["rows"]:
+        trials = suite["tuning"]["methods"][row["method"]]
+        assert len(trials) == 2
+        best = max(trials, key=lambda trial: trial["validation"])
+        assert best["chosen"]
+        assert row["setting"] == best["setting"]
+        assert row["failed"] == 0
+    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 4
+    assert len((folder / "tuning.csv").read_text().splitlines()) == 1 + 4
+    assert len((folder / "seconds.csv").read_text().splitlines()) == 1 + 8
+    assert "(2 of 2, mean" in out
+    assert "uniform" in (folder / "table.md").read_text()
+
+
+def test_the_second_time_nothing_runs(undisturbed, lossrag):
+    folder, _ = undisturbed
+    files = [*SAME, "seconds.csv"]
+    before = {name: (folder / name).read_bytes() for name in files}
+    runs = {path: path.stat().st_mtime_ns for pattern in ("logs/*", "*/metrics.jsonl") for path in folder.glob(pattern)}
+    assert len(runs) == 16
+    assert lossrag(*SMOKE, f"root={folder.parent}").code == 0
+    assert {path: path.stat().st_mtime_ns for path in runs} == runs
+    assert {name: (folder / name).read_bytes() for name in files} == before
+
+
+def test_killed_thrice(undisturbed, tmp_path, lossrag):
+    """The parent alone, all of its group, the parent by SIGTERM; every time a run further."""
+    folder, line = tmp_path / "smoke", [*SMOKE, f"root={tmp_path}"]
+    for stop, number in (("parent", 1), ("group", 3), ("terminate", 5)):
+        with (tmp_path / "out").open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from experiments.cli import main; main()", *line],
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(folder, number, process)
+            if stop == "group":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.send_signal(signal.SIGKILL if stop == "parent" else signal.SIGTERM)
+            assert process.wait(timeout=60) == (143 if stop == "terminate" else -signal.SIGKILL)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        assert not (folder / "compare.json").exists()
+    assert "the same command goes on" in (tmp_path / "out").read_text()
+    assert lossrag(*line).code == 0
+    for name in SAME:
+        assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+
+
+def _wait_for(folder, summaries, process):
+    deadline = time.monotonic() + 240
+    while len(list(folder.glob("*/summary.json"))) < summaries:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_failed_runs_are_reported_and_the_rest_goes_on(tmp_path, lossrag):
+    (tmp_path / "own.yaml").write_text(OWN)
+    done = lossrag("compare", f"experiment={tmp_path}/own.yaml", f"root={tmp_path}")
+    assert done.code == 1
+    assert "failed: digits-fixed-lr=0.1-s9: " in done.out
+    (suite,) = json.loads((tmp_path / "own" / "compare.json").read_text())["suites"]
+    uniform, fixed = suite["rows"]
+    assert (uniform["failed"], uniform["setting"]) == (0, ["optimizer.lr=0.1"])
+    assert suite["tuning"]["methods"]["uniform"][0]["validation"] is None
+    assert (fixed["failed"], fixed["setting"], fixed["test"]) == (1, None, None)
+    assert "failed: 1 of 1" in (tmp_path / "own" / "table.md").read_text()

@@ -1,0 +1,165 @@
+"""The arithmetic of a comparison by hand: tests, ranks, rows, the choice of settings, and what the tables show."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from experiments.compare.live import LiveTable
+from experiments.compare.plan import load_plan
+from experiments.compare.render import cells, header, latex, markdown
+from experiments.compare.result import SuiteRuns, runs_csv, suite_report
+from experiments.compare.statistics import holm, mean_ranks, paired_p
+from experiments.compare.tuning import Trial, choose, tuning_csv
+
+
+def summary(name, scores, validation=0.5):
+    metric = dict.fromkeys("ab", "accuracy")
+    return {
+        "run_id": name,
+        "metric": metric,
+        "test_accuracy": dict(zip(metric, scores, strict=True)),
+        "test_r2": {},
+        "test_score_mean": sum(scores) / 2,
+        "validation_score_mean": validation,
+        "best_epoch": 1,
+        "seconds": 2.0,
+    }
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .2: times 4, 3, 2, 1, then never below the one before
+    assert holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([None, 0.02]) == [None, 0.02]
+    assert holm([]) == []
+
+
+def test_paired_p_by_hand():
+    # mean 2, standard error 1 / sqrt(3): t = 3.4641 with 2 degrees of freedom, 1 - t / sqrt(t^2 + 2)
+    assert paired_p([1.0, 2.0, 3.0]) == pytest.approx(1 - 3.4641016 / (12 + 2) ** 0.5, rel=1e-6)
+    assert paired_p([0.1]) is None
+    assert paired_p([0.0, 0.0]) == 1.0
+    assert paired_p([0.5, 0.5]) == 0.0
+
+
+def test_ranks_by_hand():
+    found = mean_ranks({"a": [0.9, 0.5, float("-inf")], "b": [0.8, 0.5, 0.1], "c": [0.7, 0.6, float("-inf")]})
+    assert found == pytest.approx({"a": (1 + 2.5 + 2.5) / 3, "b": (2 + 2.5 + 1) / 3, "c": (3 + 1 + 2.5) / 3})
+
+
+SCORES = {
+    ("uniform", 0): (0.5, 0.6),
+    ("uniform", 1): (0.7, 0.8),
+    ("uniform", 2): (0.6, 0.7),
+    ("tchebycheff", 0): (0.6, 0.7),
+    ("tchebycheff", 1): (0.7, 0.9),
+    ("tchebycheff", 2): (0.6, 0.9),
+    ("metaweighting", 0): (0.4, 0.5),
+    ("metaweighting", 2): (0.6, 0.9),
+}
+"""Seed 1 of metaweighting failed."""
+
+
+@pytest.fixture
+def plan():
+    return load_plan("smoke", seeds=[0, 1, 2])
+
+
+@pytest.fixture
+def suite(plan):
+    tried = {name: [Trial(setting, None) for setting in method.settings] for name, method in plan.methods.items()}
+    tried["uniform"] = [
+        Trial(setting, summary("trial", (0.5, 0.5), score))
+        for setting, score in zip(plan.methods["uniform"].settings, (0.7, 0.8), strict=True)
+    ]
+    settings = {name: method.settings[-1] for name, method in plan.methods.items()}
+    return SuiteRuns("digits", tried, settings, {key: summary("run", scores) for key, scores in SCORES.items()})
+
+
+def test_rows_by_hand(plan, suite):
+    report = suite_report(plan, suite)
+    uniform, tchebycheff, meta = report["rows"]
+    assert report["best"] == "tchebycheff"
+    assert uniform["test"]["mean"] == pytest.approx(0.65)
+    assert uniform["test"]["half"] == pytest.approx(4.30265 * 0.1 / 3**0.5, rel=1e-5)
+    assert uniform["tasks"]["a"]["mean"] == pytest.approx(0.6)
+    assert "minus reference" not in uniform
+    assert "minus best" not in tchebycheff
+    # differences .1 .05 .1: mean 1/12, standard error 1/60, t = 5 with 2 degrees of freedom
+    difference = tchebycheff["minus reference"]
+    assert (difference["method"], difference["pairs"]) == ("uniform", 3)
+    assert difference["mean"] == pytest.approx(1 / 12)
+    assert difference["half"] == pytest.approx(4.30265 / 60, rel=1e-5)
+    assert difference["p"] == pytest.approx(1 - 5 / 27**0.5, rel=1e-6)
+    # metaweighting pairs seeds 0 and 2: -.1 and .1, so p is 1, and the smaller of the two is doubled
+    assert meta["minus reference"]["pairs"] == 2
+    assert meta["minus reference"]["p"] == pytest.approx(1.0)
+    assert difference["p_holm"] == pytest.approx(2 * difference["p"])
+    assert (meta["failed"], meta["runs"], meta["scores"]["1"]) == (1, 3, None)
+    # cells (seed, task) 0a 0b 1a 1b 2a 2b
+    assert uniform["rank"] == pytest.approx((2 + 2 + 1.5 + 2 + 2 + 3) / 6)
+    assert tchebycheff["rank"] == pytest.approx((1 + 1 + 1.5 + 1 + 2 + 1.5) / 6)
+    assert meta["rank"] == pytest.approx((3 + 3 + 3 + 3 + 2 + 1.5) / 6)
+
+
+def test_tables_show_failures_and_tuning(plan, suite):
+    report = suite_report(plan, suite)
+    rows = [dict(zip(header(report), cells(report, row), strict=True)) for row in report["rows"]]
+    assert [row["runs"] for row in rows] == ["3", "3", "failed: 1 of 3"]
+    assert rows[1]["minus uniform"].startswith("+0.0833 ± 0.0717")
+    text = markdown("smoke", [report], plan.seeds)
+    assert "| **tchebycheff** | 0.6333 | 0.8333 | 0.7333 ± " in text
+    assert "| uniform | lr=0.003 | 0.8000 | chosen |" in text
+    assert "| tchebycheff | lr=0.003 mu=0 | failed |  |" in text
+    tex = latex([report], plan.seeds)
+    assert r"failed: 1 of 3 \\" in tex
+    assert r"95 \% intervals" in tex
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
+    runs = runs_csv(plan, [suite]).splitlines()
+    assert runs[0] == "suite,method,setting,seed,run_id,best_epoch,validation,test,a,b"
+    assert runs[1] == "digits,uniform,lr=0.003,0,run,1,0.500000,0.550000,0.500000,0.600000"
+    assert "digits,metaweighting,lr=0.003 alpha=0.2,1,failed" in runs
+    tried = tuning_csv(plan, {"digits": suite.tuning}).splitlines()
+    assert tried[2] == "digits,uniform,lr=0.003,100,0.800000,yes,trial"
+
+
+def test_one_seed_has_no_interval_and_no_test():
+    plan = load_plan("smoke", seeds=[0])
+    settings = dict.fromkeys(plan.methods, ())
+    runs = {(name, 0): summary("run", (0.5, 0.6)) for name in plan.methods}
+    report = suite_report(plan, SuiteRuns("digits", {}, settings, runs))
+    assert json.loads(json.dumps(report, allow_nan=False))["rows"][1]["minus reference"]["p_holm"] is None
+    assert "± ∞" in markdown("smoke", [report], plan.seeds)
+    assert "Not tuned" in markdown("smoke", [report], plan.seeds)
+
+
+def test_a_suite_whose_runs_all_failed(plan):
+    report = suite_report(plan, SuiteRuns("digits", {}, dict.fromkeys(plan.methods), {}))
+    assert "failed: 3 of 3" in markdown("smoke", [report], plan.seeds)
+
+
+def test_choice_on_validation():
+    trials = [Trial((name,), summary("x", (0, 0), score)) for name, score in (("a", -1.0), ("b", 0.3), ("c", 0.3))]
+    assert choose([Trial(("failed",), None), *trials]) == ("b",)
+    assert choose(trials[:1]) == ("a",)
+    assert choose([Trial(("failed",), None)]) is None
+
+
+def test_live_table():
+    screen = io.StringIO()
+    with LiveTable(Console(file=screen, width=100), [("digits", "uniform")], 2, 3) as live:
+        live.ended(("digits", "uniform"), "tuning", "lr=1", summary("x", (0.5, 0.5), 0.25))
+        live.ended(("digits", "uniform"), "test", "seed 0", summary("x", (0.5, 0.6)))
+        live.ended(("digits", "uniform"), "test", "seed 1", None)
+    lines = screen.getvalue().splitlines()
+    assert lines[0].endswith("lr=1: validation 0.2500  (1 of 2)")
+    assert lines[2].endswith("seed 1: failed  (1 of 3, failed: 1, mean 0.5500)")
+    terminal = io.StringIO()
+    with LiveTable(Console(file=terminal, width=100, force_terminal=True), [("digits", "uniform")], 0, 3) as live:
+        live.ended(("digits", "uniform"), "test", "seed 0", summary("x", (0.5, 0.6)))
+    assert "1 of 3, mean 0.5500" in terminal.getvalue()
+    assert "tuning" not in terminal.getvalue()
