@@ -140,8 +140,9 @@ class Composer:
         start = self.pricings * ROTATION % max(len(waiting), 1)
         turn = waiting if self.pricings == 0 else (waiting + waiting)[start : start + min(ROTATION, len(waiting))]
         wanted = [*self._active[t], *turn]
-        sizes = gradient_sizes(lens, [self.losses[i] for i in [*wanted, self.reference[t]]])
-        self.composition = self.composition.observe_sizes(t, wanted, sizes[:-1], sizes[-1])
+        sizes, coverage = gradient_sizes(lens, [self.losses[i] for i in [*wanted, self.reference[t]]])
+        beside = coverage[:-1] / coverage[-1].clamp(min=1e-12)
+        self.composition = self.composition.observe_sizes(t, wanted, sizes[:-1], sizes[-1], beside)
 
     def _review(self, t: int, context: Tensor, step: int) -> None:
         """Switch off what harms, and choose the candidates anew where they are retrieved."""

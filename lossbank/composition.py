@@ -15,6 +15,8 @@ from torch import Tensor
 
 MEMORY = 0.9
 """Share of the running estimates that a new value leaves in place."""
+LEAST_COVERAGE = 0.5
+"""Share of the samples that the reference acts on, which a loss has to act on for its price to count."""
 LARGEST_SCALE = 10.0
 """Of a loss, to bring its gradient to the size of the reference's."""
 
@@ -25,6 +27,7 @@ class Composition:
 
     scores: a. active: bool, whether the loss is part of the task's mixture.
     sizes: running size of the loss's gradient, 0 where never measured. reference: (T,) that of the task's reference.
+    coverage: running share of the samples that it acts on, as a share of what the reference acts on.
     mean, square: running mean of the centred price and of its square. count: how often it was priced.
     off_until: pricings before which a switched-off loss stays off.
     """
@@ -33,6 +36,7 @@ class Composition:
     active: Tensor
     sizes: Tensor
     reference: Tensor
+    coverage: Tensor
     mean: Tensor
     square: Tensor
     count: Tensor
@@ -43,7 +47,7 @@ class Composition:
         """Equal shares of the ``active`` (T, L) losses, nothing known."""
         zeros = torch.zeros(active.shape, dtype=torch.float64, device=active.device)
         whole = torch.zeros(active.shape, dtype=torch.int64, device=active.device)
-        return cls(zeros, active.clone(), zeros, zeros[:, 0], zeros, zeros, whole, whole)
+        return cls(zeros, active.clone(), zeros, zeros[:, 0], zeros, zeros, zeros, whole, whole)
 
     @property
     def shares(self) -> Tensor:
@@ -62,18 +66,27 @@ class Composition:
         scale[torch.arange(len(reference)), reference] = 1.0
         return self.shares * scale.clamp(max=LARGEST_SCALE)
 
-    def observe_sizes(self, task: int, losses: list[int], sizes: Tensor, reference: Tensor) -> Composition:
-        """With the measured gradient sizes (n,) of some losses of a task, and that of its reference ()."""
-        table, row = self.sizes.clone(), self.reference.clone()
+    def observe_sizes(
+        self, task: int, losses: list[int], sizes: Tensor, reference: Tensor, coverage: Tensor
+    ) -> Composition:
+        """With the measured gradient sizes (n,) of some losses of a task and that of its reference (), and the share of
+        the samples (n,) that each acts on, beside what the reference acts on."""
+        table, row, covered = self.sizes.clone(), self.reference.clone(), self.coverage.clone()
         table[task, losses] = _running(self.sizes[task, losses], sizes)
         row[task] = _running(self.reference[task], reference)
-        return replace(self, sizes=table, reference=row)
+        covered[task, losses] = _running(self.coverage[task, losses], coverage)
+        return replace(self, sizes=table, reference=row, coverage=covered)
 
     def centred(self, task: int, losses: list[int], prices: Tensor) -> Tensor:
         """``prices`` (n,) less their mean: how well a batch agrees with the query batch as a whole says nothing about
-        the losses, and is most of the noise. 0 for losses with so small a gradient that it is not worth its direction.
+        the losses, and is most of the noise.
+
+        0 for losses with so small a gradient that it is not worth its direction, and for those that act on so few
+        samples that what they learn from is what they believe already: one step ahead that always looks good.
         """
-        worth = (self.sizes[task, losses] * LARGEST_SCALE >= self.reference[task]).to(prices.dtype)
+        worth = self.sizes[task, losses] * LARGEST_SCALE >= self.reference[task]
+        unknown = self.sizes[task, losses] == 0
+        worth = (worth & (unknown | (self.coverage[task, losses] >= LEAST_COVERAGE))).to(prices.dtype)
         mean = (prices * worth).sum() / worth.sum().clamp(min=1)
         return (prices - mean) * worth
 

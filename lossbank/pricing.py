@@ -117,14 +117,16 @@ def _sides(lens: Lens) -> _Sides:
     return _Sides(logits, features, torch.cat([targets, targets]), counts, h, speed > 0)
 
 
-def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> Tensor:
+def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> tuple[Tensor, Tensor]:
     """How strongly each loss pulls at the samples it acts on (L,), float64, in units of a gradient on the logits.
 
     With g_i the gradient of the mean loss at sample i of B: sqrt(B) sum |g_i|^2 / sum |g_i|. That is the length of the
     gradient for a loss that pulls at all samples alike, and more for one that acts on few (a truncated loss, say):
     brought to the same length it would pull at these few beyond anything that a first-order price can speak of.
+
+    And the share of the samples that each acts on (L,), (sum |g_i|)^2 / (B sum |g_i|^2), in [0, 1]; 0 without gradient.
     """
-    sizes = []
+    sizes, coverage = [], []
     for loss in losses:
         z = lens.logits.detach().clone().requires_grad_()
         f = lens.features.detach().clone().requires_grad_()
@@ -134,9 +136,10 @@ def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> Tensor:
         on_logits = z.new_zeros(len(z)) if gz is None else gz.flatten(1).norm(dim=1)
         on_features = z.new_zeros(len(z)) if gf is None else gf.norm(dim=1) * lens.per_feature
         pull = torch.hypot(on_logits, on_features).double()
-        total = pull.sum()
-        sizes.append(torch.where(total > 0, pull.square().sum() / total, total) * len(pull) ** 0.5)
-    return torch.stack(sizes)
+        total, squares = pull.sum(), pull.square().sum()
+        sizes.append(torch.where(total > 0, squares / total, total) * len(pull) ** 0.5)
+        coverage.append(torch.where(squares > 0, total.square() / squares, total) / len(pull))
+    return torch.stack(sizes), torch.stack(coverage)
 
 
 def cosines(lens: Lens, prices: Tensor, sizes: Tensor) -> Tensor:

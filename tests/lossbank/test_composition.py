@@ -14,6 +14,10 @@ from lossrag import ConfigError
 REFERENCE = "cross_entropy"
 
 
+def ones(count):
+    return torch.ones(count, dtype=torch.float64)
+
+
 def start(active):
     return Composition.start(torch.tensor([active]))
 
@@ -48,11 +52,15 @@ class TestComposition:
         assert torch.allclose(few.scores, many.scores)
 
     def test_losses_enter_at_the_size_of_the_reference(self):
-        state = start([True, True]).observe_sizes(0, [0, 1], torch.tensor([0.5, 0.1]).double(), torch.tensor(0.5))
+        state = start([True, True]).observe_sizes(
+            0, [0, 1], torch.tensor([0.5, 0.1]).double(), torch.tensor(0.5), ones(2)
+        )
         assert state.coefficients([0])[0].tolist() == pytest.approx([0.5, 0.5 * 5])
 
     def test_a_loss_without_gradient_is_not_blown_up(self):
-        state = start([True, True]).observe_sizes(0, [0, 1], torch.tensor([0.5, 1e-9]).double(), torch.tensor(0.5))
+        state = start([True, True]).observe_sizes(
+            0, [0, 1], torch.tensor([0.5, 1e-9]).double(), torch.tensor(0.5), ones(2)
+        )
         assert state.coefficients([0])[0, 1] == 0.5 * LARGEST_SCALE
 
     def test_uncertainty_by_hand(self):
@@ -74,11 +82,17 @@ class TestComposition:
 
     def test_a_direction_of_next_to_nothing_is_not_followed(self):
         state = start([True] * 3).observe_sizes(
-            0, [0, 1, 2], torch.tensor([0.5, 0.4, 0.01]).double(), torch.tensor(0.5)
+            0, [0, 1, 2], torch.tensor([0.5, 0.4, 0.01]).double(), torch.tensor(0.5), ones(3)
         )
         assert state.centred(0, [0, 1, 2], torch.tensor([0.1, 0.3, 0.9]).double()).tolist() == pytest.approx(
             [-0.1, 0.1, 0]
         )
+
+    def test_a_loss_that_acts_on_few_samples_is_not_followed(self):
+        coverage = torch.tensor([1.0, 0.8, 0.2]).double()
+        state = start([True] * 3).observe_sizes(0, [0, 1, 2], 0.5 * ones(3), torch.tensor(0.5), coverage)
+        prices = torch.tensor([0.1, 0.3, 0.9]).double()
+        assert state.centred(0, [0, 1, 2], prices).tolist() == pytest.approx([-0.1, 0.1, 0])
 
 
 def lens(direction, rows=32):

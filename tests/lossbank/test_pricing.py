@@ -85,7 +85,7 @@ def test_sizes_and_cosines():
     f = lens.features.clone().requires_grad_()
     (gf,) = torch.autograd.grad(LOSSES["centre"](lens.logits, targets, features=f).mean(), f)
     losses = [LOSSES["cross_entropy"], LOSSES["centre"]]
-    sizes = gradient_sizes(lens, losses)
+    sizes, _ = gradient_sizes(lens, losses)
 
     def pull(gradient):
         rows = [float(row.norm()) for row in gradient]
@@ -104,14 +104,16 @@ def test_the_size_of_a_gradient_is_that_at_the_samples_it_acts_on():
     alike = Lens(torch.zeros(4, 3), u, f, f, torch.tensor([0, 1, 2, 0]), None, torch.tensor(1.0))
     z = alike.logits.clone().requires_grad_()
     (g,) = torch.autograd.grad(mae(z, alike.targets).mean(), z)
-    assert float(gradient_sizes(alike, [mae])) == pytest.approx(float(g.norm()))
+    size, coverage = gradient_sizes(alike, [mae])
+    assert (float(size), float(coverage)) == pytest.approx((float(g.norm()), 1.0))
     logits = torch.zeros(4, 3)
     logits[0, 0] = 2.0  # the only sample above the truncation
     few = Lens(logits, u, f, f, alike.targets, None, torch.tensor(1.0))
     z = logits.clone().requires_grad_()
     (g,) = torch.autograd.grad(truncated(z, few.targets).mean(), z)
     assert [bool(row.any()) for row in g] == [True, False, False, False]
-    assert float(gradient_sizes(few, [truncated])) == pytest.approx(2 * float(g.norm()))
+    size, coverage = gradient_sizes(few, [truncated])
+    assert (float(size), float(coverage)) == pytest.approx((2 * float(g.norm()), 0.25))
 
 
 def test_a_direction_that_moves_nothing_has_no_price():
