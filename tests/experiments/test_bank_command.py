@@ -78,7 +78,7 @@ def test_the_page_has_every_option_family_and_command():
     }
     policies = set(re.findall(r"^\| `(\w+)` \| .+ \| (?:yes|no) \|", page, flags=re.MULTILINE))
     assert policies == set(POLICIES)
-    commands = set(re.findall(r"^\| `(\w+)[^|]*` \| [^|]+ \|$", page, flags=re.MULTILINE))
+    commands = set(re.findall(r"^\| `([\w-]+)[^|]*` \| [^|]+ \|$", page, flags=re.MULTILINE))
     assert commands == set(COMMANDS)
 
 
@@ -212,7 +212,8 @@ def test_a_loss_of_ones_own(lossrag, folder, own, train):
     assert "(1 - p_y)^[2]" in lossrag("bank", "show", "my_squared_miss", f"library=[{own}]").out
     found = lossrag("bank", "query", f"bank={folder}", "sure_and_wrong=0.4", "k=30", f"library={own}").out
     assert "my_squared_miss" in found
-    run = train("loss.policy=gradient", f"loss.library=[{own}]", "loss.candidates=[cross_entropy,my_squared_miss,l1]")
+    both = ["loss.policy=gradient", "loss.candidates=[cross_entropy,my_squared_miss,l1]", "loss.confidence=100"]
+    run = train(*both, f"loss.library=[{own}]")
     shares = json.loads((run / "summary.json").read_text())["compositions"]["digit"]
     assert shares.keys() == {"cross_entropy", "my_squared_miss"}
     used = train(f"loss.library=[{own}]", "loss.classification=my_squared_miss", "train.epochs=1")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
-import itertools
 import json
 import random
 
-import matplotlib.axes
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 from omegaconf import OmegaConf
 
 from experiments.config import load_config, run_id
@@ -20,8 +16,8 @@ from experiments.paper_figures.drawing import Drawing, Skipped
 from experiments.paper_figures.evolution import WINDOWS, draw_weights, weights_over_epochs
 from experiments.paper_figures.gaps import draw_gaps, losses_at
 from experiments.paper_figures.runs import by_method, load_runs, main_setting, run_directories
-from experiments.paper_figures.style import LOOK
 from experiments.paper_figures.sweeps import draw_sweep
+from tests.experiments.legible import assert_legible
 
 PRODUCTS = ["books", "electronics", "dvd", "kitchen_housewares", "apparel", "camera_photo", "health_personal_care"]
 PRODUCTS += ["music", "toys_games", "video", "baby", "magazines", "software", "sports_outdoors"]
@@ -86,57 +82,6 @@ def write(settings, tmp_path):
         return path
 
     return call
-
-
-def rendered(figure):
-    """The visible texts of a figure with what they occupy, in pixels."""
-    canvas = FigureCanvasAgg(figure)
-    with matplotlib.rc_context(LOOK):
-        canvas.draw()
-    renderer = canvas.get_renderer()
-    shown = [axes for axes in figure.axes if axes.get_visible()]
-    texts = {text for axes in shown for text in axes.findobj(Text)} | set(figure.findobj(Text))
-    hidden = {text for axes in figure.axes if not axes.get_visible() for text in axes.findobj(Text)}
-    return [
-        (text.get_text(), text.get_window_extent(renderer), text)
-        for text in texts - hidden
-        if text.get_text().strip() and text.get_visible() and drawn(text, figure, renderer)
-    ]
-
-
-def drawn(text, figure, renderer):
-    """Ticks beyond the limits of an axis, and those that a shared axis hides, exist as texts but are not drawn."""
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            labels = [label for tick in [*axis.majorTicks, *axis.minorTicks] for label in (tick.label1, tick.label2)]
-            if text in labels:
-                return text in [label for label in axis.get_ticklabels() if label.get_visible()] and any(
-                    text is tick.label1 for tick in axis._update_ticks()
-                )
-    return True
-
-
-def assert_legible(drawing, tasks):
-    """Every task is named, no text lies on another or leaves the page, none is smaller than 8 points."""
-    figure = drawing.figure
-    found = rendered(figure)
-    assert set(tasks) <= {text for text, _, _ in found}
-    page = figure.bbox
-    for text, box, artist in found:
-        assert artist.get_fontsize() >= 8, text
-        assert page.x0 - 1 <= box.x0, text
-        assert box.x1 <= page.x1 + 1, text
-        assert page.y0 - 1 <= box.y0, text
-        assert box.y1 <= page.y1 + 1, text
-    for (one, a, _), (other, b, _) in itertools.combinations(found, 2):
-        inner = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert min(inner) <= 1, f"{one!r} lies on {other!r}"
-    assert figure.get_figwidth() in (3.3, 7.0)
-
-
-def axes_have_units(drawing):
-    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in drawing.figure.axes if axes.get_visible()]
-    return labels
 
 
 @pytest.fixture(params=[TOPICS, PRODUCTS], ids=["4 tasks", "14 tasks"])
