@@ -15,8 +15,9 @@ from weighting import Closure, JointClosure, Rows, TaskGroup
 GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
 QUERY_BYTES = 8 * 2**20
-LEAST_QUERY_BYTES = 4 * 2**20
 """Of the gradients that one query pass makes: they are held beside the T x d matrix of the support."""
+LEAST_QUERY_BYTES = 4 * 2**20
+"""Of them, however small that matrix is."""
 
 
 def table_rows(model: MultiTaskModel, inputs: Sequence[Tensor]) -> Tensor | None:

@@ -71,6 +71,10 @@ def leave_one_out(
         order = sorted(range(len(offered)), key=lambda i: (-float(mean[i]), offered[i]))
         rank = 1 + [offered[i] for i in order].index(name)
         trials.append(Trial(name, records.runs[run], records.tasks[task], rank, len(offered)))
+    if not trials:
+        raise ConfigError(
+            "This bank remembers one task of one run: there is nothing left to predict from. Merge more banks."
+        )
     return trials
 
 

@@ -63,5 +63,10 @@ def test_on_a_simulated_world_most_are_found():
 def test_mistakes():
     with pytest.raises(ConfigError, match="No loss of the families margin"):
         leave_one_out(hand_made(), ["margin"])
+    alone = LossBank.create(["mae", "cross_entropy"])
+    context = torch.zeros(2, len(CONTEXT_NAMES)).numpy()
+    alone.memory.add(context, ["mae", "cross_entropy"], [0.2, -0.2], run="r", task="only", step=0)
+    with pytest.raises(ConfigError, match="one task of one run"):
+        leave_one_out(alone, FAMILIES)
     with pytest.raises(ConfigError, match="best must be 1"):
         leave_one_out(hand_made(), FAMILIES, best=0)
