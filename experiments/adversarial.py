@@ -10,7 +10,7 @@ The step divides the sum over tasks by T, and the same is done here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,11 @@ from models import MultiTaskModel, Outputs, orthogonality
 from tasks import Suite
 from weighting import Losses
 
+DISCRIMINATOR_LOSS = "discriminator/loss"
+DISCRIMINATOR_ACCURACY = "discriminator/accuracy"
+ORTHOGONALITY = "orthogonality"
+"""Series of a run, one for each task."""
+
 
 class Adversary:
     """Adds (1/T) sum_t (adversarial L_adv,t + orthogonal ||S_t^T P_t||^2) to what an optimiser minimises.
@@ -35,17 +40,38 @@ class Adversary:
     def __init__(self, model: MultiTaskModel, adversarial: float, orthogonal: float, penalty: str = "paper") -> None:
         self.model, self.adversarial, self.orthogonal, self.penalty = model, adversarial, orthogonal, penalty
         self._gradients: dict[Tensor, Tensor] = {}
+        self._measured: dict[int, dict[str, Tensor]] = {}
         self._collecting = False
 
     def term(self, task: int, features: Tensor) -> Tensor:
         """What a task adds: a scalar from its features (B, 2 F), its loss beside it not included."""
+        return self._weighted(self._measure(task, features))
+
+    def _measure(self, task: int, features: Tensor) -> dict[str, Tensor]:
+        """The scalars of a task by the names of their series, without lambda and gamma; those that are off left out."""
         shared, private = self.model.parts(features)
-        total = features.new_zeros(())
+        found = {}
         if self.adversarial and self.model.discriminator is not None:
-            total = total + self.adversarial * self.model.discriminator.loss(shared, task)
+            found[DISCRIMINATOR_LOSS] = self.model.discriminator.loss(shared, task)
+            found[DISCRIMINATOR_ACCURACY] = self.model.discriminator.accuracy(shared, task)
         if self.orthogonal:
-            total = total + self.orthogonal * orthogonality(shared, private, self.penalty)
-        return total
+            found[ORTHOGONALITY] = orthogonality(shared, private, self.penalty)
+        return found
+
+    def _weighted(self, found: Mapping[str, Tensor]) -> Tensor:
+        weights = {DISCRIMINATOR_LOSS: self.adversarial, ORTHOGONALITY: self.orthogonal}
+        return torch.stack([weights[name] * value for name, value in found.items() if name in weights]).sum()
+
+    def series(self) -> list[str]:
+        """The names in :meth:`measured`."""
+        told = [DISCRIMINATOR_LOSS, DISCRIMINATOR_ACCURACY] if self.adversarial else []
+        return told + ([ORTHOGONALITY] if self.orthogonal else [])
+
+    def measured(self) -> dict[str, Tensor]:
+        """What the latest support batch showed before the update, (T,) by the name of the series; not yet read off the
+        device."""
+        each = [self._measured[task] for task in sorted(self._measured)]
+        return {name: torch.stack([found[name] for found in each]) for name in self.series()}
 
     def losses(self, inputs: Sequence[Tensor], objective: BatchObjective, *, joint: bool) -> Losses:
         """The task losses of one support batch, ``inputs[t]`` (B_t, ...); while they are computed for the first time,
@@ -53,7 +79,7 @@ class Adversary:
 
         joint: one forward pass for all tasks, and one backward pass for their terms.
         """
-        self._gradients, self._collecting = {}, True
+        self._gradients, self._measured, self._collecting = {}, {}, True
         if joint:
             return partial(self._every, inputs, objective)
         return [partial(self._one, task, batch, objective) for task, batch in enumerate(inputs)]
@@ -76,10 +102,12 @@ class Adversary:
         if not self._collecting:  # train.memory=low computes the losses again after the update
             return
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        terms = torch.stack([self.term(task, each.features) for task, each in outputs.items()])
-        total = terms.sum() / len(self.model.heads)
-        found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(parameters, found, strict=True):
+        found = {task: self._measure(task, each.features) for task, each in outputs.items()}
+        for task, values in found.items():
+            self._measured[task] = {name: value.detach() for name, value in values.items()}
+        total = torch.stack([self._weighted(values) for values in found.values()]).sum() / len(self.model.heads)
+        gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 held = self._gradients.get(parameter)
                 self._gradients[parameter] = gradient if held is None else held + gradient

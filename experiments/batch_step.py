@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,11 +29,15 @@ def step_seed(seed: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch."""
+    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
+
+    terms: what an adversarial model adds to training, (T,) by the names of their series (:meth:`Adversary.measured`).
+    """
 
     record: StepRecord
     scores: Tensor
     query_scores: Tensor | None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,4 +75,5 @@ class BatchStep:
             query_scores = query_batch.scores()
         if composing:
             composing.after(old, index, query_rows, record, query_batch)
-        return StepOutcome(record, batch.scores(), query_scores)
+        terms = problem.adversary.measured() if problem.adversary else {}
+        return StepOutcome(record, batch.scores(), query_scores, terms)

@@ -15,9 +15,10 @@ from experiments.config.schema import Config, OptimizerConfig
 from experiments.hypergradient_lr import SGDHD, AdamHD
 from experiments.lazy_adam import LazyAdam
 from experiments.machine import require_bf16
+from experiments.pretrained import load_pieces
 from experiments.problem import Problem
 from lossbank import BankRetriever, Composer, TaskSpec, starting_retriever
-from models import MultiTaskModel, TextCNN
+from models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
 from tasks import SUITES, Suite, corrupt, pool_query
 from weighting import MultiTaskStep
 
@@ -30,7 +31,11 @@ def trains_on_query(config: Config) -> bool:
 
 def build_suite(config: Config) -> Suite:
     """The suite of a run, its query split added to the support split for methods that have no use for one."""
-    suite = SUITES[config.tasks.name].load(config.tasks.options)
+    options = config.model.encoder
+    if isinstance(options, BertOptions):
+        suite = load_pieces(config, options)
+    else:
+        suite = SUITES[config.tasks.name].load(config.tasks.options)
     if config.corrupt:
         suite, _ = corrupt(suite, config.corrupt, config.seed)
     if config.outer.metric == "macro_accuracy":
@@ -42,7 +47,7 @@ def build_model(config: Config, suite: Suite) -> MultiTaskModel:
     """A freshly initialised model; depends on the seed only."""
     torch.manual_seed(config.seed)
     model = MultiTaskModel(
-        lambda: config.model.encoder.build(suite.vectors, suite.input_shape),
+        lambda: _encoder(config, suite),
         [task.outputs for task in suite.tasks],
         config.model.sharing,
         torch.bfloat16 if config.train.precision == "bf16" else None,
@@ -53,9 +58,16 @@ def build_model(config: Config, suite: Suite) -> MultiTaskModel:
     return model
 
 
+def _encoder(config: Config, suite: Suite) -> nn.Module:
+    options: EncoderOptions = config.model.encoder
+    if isinstance(options, BertOptions) and suite.encoder is not None:
+        return options.load(suite.encoder)
+    return options.build(suite.vectors, suite.input_shape)
+
+
 def trained_tables(model: MultiTaskModel) -> list[nn.Embedding]:
-    """The embeddings of trainable word vectors: one, or one per task when nothing is shared."""
-    encoders = [module for module in model.modules() if isinstance(module, TextCNN)]
+    """The embeddings of trainable word vectors or word pieces: one, or one per task when nothing is shared."""
+    encoders = [module for module in model.modules() if isinstance(module, (TextCNN, BERT))]
     return [encoder.embedding for encoder in encoders if encoder.embedding.weight.requires_grad]
 
 
@@ -117,10 +129,9 @@ def build_composing(config: Config, problem: Problem, run: str, steps: int) -> C
         TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
-    composer = Composer(
-        tasks, config.loss.composer(), _retriever(config, run), config.seed, config.loss.bank is not None
-    )
-    return Composing(problem, composer, steps, config.loss.outer == "lambda", config.loss.smoothing)
+    composer = Composer(tasks, config.loss, _retriever(config, run), config.seed, config.loss.bank is not None)
+    loss = config.loss
+    return Composing(problem, composer, steps, loss.outer == "lambda", loss.smoothing, loss.rows, config.seed)
 
 
 def _retriever(config: Config, run: str) -> BankRetriever | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.objective import BatchObjective
+from experiments.outlook import outlook
 from experiments.problem import Problem
 from lossbank import BankRetriever, Composer, Lens, Mixture, push_forward
 from lossbank.context import TaskSignals, context_vector
@@ -38,15 +39,25 @@ class Composing:
     by_lambda: the outer objective of the losses is sum_t lambda_t L_t^q with the lambda that MetaWeighting found, as in
         its direction d_c; else the mean over tasks. Lambda is sparse: where it is 0, the losses of that task are judged
         by what they do to other tasks through the shared parameters alone.
+    rows: of a task's support and query split that a look far ahead sees, drawn by ``seed`` and step.
     """
 
     def __init__(
-        self, problem: Problem, composer: Composer, total_steps: int, by_lambda: bool = False, smoothing: float = 0.9
+        self,
+        problem: Problem,
+        composer: Composer,
+        total_steps: int,
+        by_lambda: bool = False,
+        smoothing: float = 0.9,
+        rows: int = 512,
+        seed: int = 0,
     ) -> None:
         self.problem, self.composer, self.total_steps = problem, composer, total_steps
         self.by_lambda, self.smoothing = by_lambda, smoothing
+        self.rows, self.seed = rows, seed
         self.parameters = {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
-        self.direction = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        followed = {} if composer.config.far else self.parameters
+        self.direction = {name: torch.zeros_like(parameter) for name, parameter in followed.items()}
         # losses (T,) at the last pricing, for the rates of change in the context; not a number before the first one
         self.previous = torch.full((2, len(problem.suite.tasks)), float("nan"), device=problem.device)
 
@@ -54,9 +65,14 @@ class Composing:
         """What every task is trained with at the next step."""
         return self.composer.mixtures()
 
+    @property
+    def follows(self) -> bool:
+        """Whether it reads the query gradient of every step."""
+        return not self.composer.config.far
+
     def before(self, step: int) -> dict[str, Tensor] | None:
-        """The parameters as they are before ``step``, if it is to be priced."""
-        if not self.composer.due(step):
+        """The parameters as they are before ``step``, if it is to be priced from them."""
+        if not self.follows or not self.composer.due(step):
             return None
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
@@ -69,10 +85,15 @@ class Composing:
         batch: BatchObjective | None = None,
     ) -> None:
         """Follow the query gradient; where ``old`` parameters are given, price every loss on the support batch at them.
+        With a longer horizon, price them by a look ahead when it is due.
 
         batch: that of the query with its features kept, where the step has computed it. Then nothing of the query has
         to be computed again: the record holds its gradient.
         """
+        if not self.follows:
+            if self.composer.due(record.step):
+                self._look_ahead(record)
+            return
         given = record.query_gradient if batch is not None and not self.by_lambda else None
         if given is not None:
             self._follow(given)
@@ -90,6 +111,15 @@ class Composing:
             found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
             self._follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in found])
         self._price(old, support, judged, record)
+
+    def _look_ahead(self, record: StepRecord) -> None:
+        seen = outlook(self.problem, self.rows, self.seed, record.step)
+        lenses = [each.lens for each in seen]
+        losses = torch.stack([each.query_loss for each in seen])
+        judged = _Judged(losses, [each.query.logits for each in seen], [each.query_targets for each in seen], [])
+        contexts = self._contexts(lenses, judged, record)
+        self.composer.judge(lenses, [each.view for each in seen], contexts, record.step)
+        self.previous = torch.stack([record.support_losses.detach(), losses]).to(self.previous)
 
     def _follow(self, gradient: Sequence[Tensor | None]) -> None:
         """The running mean of the query gradients, up to a factor: a batch has too few rows to judge losses by, and the

@@ -27,6 +27,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=topic_paper               the paper's own numbers (300-d GloVe, 3000 epochs)
   experiment=digits                    shared input, one regression among the tasks, seconds
   experiment=sentiment_quick           14 sentiment tasks in minutes, with the corpus at hand (docs/data.md)
+  experiment=bert_small                the topic tasks on a pre-trained encoder (docs/bert.md; extra bert)
   experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
 
   weighting=metaweighting | uniform | single_task          (single_task needs model.sharing=none)
@@ -45,11 +46,13 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
-  loss.k=8   loss.step=1.25   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
+  loss.horizon=1                       price losses by the hypergradient, not by a look ahead
+  loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private
+  model=bert model.encoder=minilm | FOLDER | NAME   model.pooling=cls | mean   model.frozen=true     (docs/bert.md)
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
@@ -87,6 +90,7 @@ Weighting methods by suites by seeds: every method gets the same number of tunin
 with every seed at the setting that they chose. The same command goes on after an interruption; finished runs stay.
 
   experiment=smoke                     three methods on the digits, under a minute
+  experiment=every_method              does every method run? one tiny run of each on both corpora, not tuned
   experiment=topic_small               nine methods on four topic tasks, three seeds: within the hour on two cores
   experiment=paper                     the paper's length on both corpora, for larger machines
   experiment=mine.yaml                 a plan of your own (docs/compare.md)

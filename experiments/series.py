@@ -11,24 +11,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from experiments.batch_step import StepOutcome
 from experiments.problem import Evaluation
 from experiments.score import metric_name
 from tasks import Task
-from weighting import StepRecord
 
 Values = dict[str, float]
 D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 
 
-def step_values(
-    record: StepRecord, tasks: Sequence[Task], support: Tensor, query: Tensor | None, optimizer: torch.optim.Optimizer
-) -> Values:
-    """The series of one step; ``support`` and ``query`` (T,) are the scores on its two batches, ``optimizer`` is as
-    that step left it.
+def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.optim.Optimizer) -> Values:
+    """The series of one step; ``optimizer`` is as that step left it.
 
     One transfer from the device for all of them.
     """
+    record = outcome.record
     names: list[str] = []
     tensors: list[Tensor] = []
 
@@ -38,11 +36,13 @@ def step_values(
             tensors.append(values.double().cpu() if values.device.type == "mps" else values.double())
 
     put("support/loss/{task}", record.support_losses)
-    put("support/{metric}/{task}", support)
+    put("support/{metric}/{task}", outcome.scores)
     put("query/loss/{task}", record.query_losses)
-    put("query/{metric}/{task}", query)
+    put("query/{metric}/{task}", outcome.query_scores)
     put("weight/{task}", record.weights)
     put("lambda/{task}", record.lam)
+    for name, each in outcome.terms.items():
+        put(f"{name}/{{task}}", each)
     if record.gap is not None and record.iterations is not None:
         names += ["frank_wolfe/gap", "frank_wolfe/iterations"]
         tensors += [record.gap.double().view(1), record.iterations.double().view(1)]
@@ -60,9 +60,9 @@ def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> V
     return values
 
 
-def layout(tasks: Sequence[Task], composed: bool = False) -> dict[str, dict[str, list[object]]]:
-    """TensorBoard's custom scalars: one chart per quantity, all tasks in it; where losses are composed one chart per
-    task as well, all its losses in it."""
+def layout(tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> dict[str, dict[str, list[object]]]:
+    """TensorBoard's custom scalars: one chart per quantity, the added ``terms`` of an adversarial model among them, all
+    tasks in it; where losses are composed one chart per task as well, all its losses in it."""
 
     def chart(*patterns: str) -> list[object]:
         return ["Multiline", list(patterns)]
@@ -76,6 +76,7 @@ def layout(tasks: Sequence[Task], composed: bool = False) -> dict[str, dict[str,
         charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
         for metric in metrics:
             charts[f"{split} {metric}"] = chart(rf"^{split}/{metric}/.*")
+    charts |= {name.replace("/", " "): chart(rf"^{name}/.*") for name in terms}
     categories = {"All tasks": charts}
     if composed:
         charts["active losses"] = chart(r"^composition_active/.*")

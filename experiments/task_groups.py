@@ -73,7 +73,8 @@ def task_losses(
         size += len(rows) * encoder.table[0].numel() * encoder.table.element_size()
     # half of the T x d matrix beside it, if that is much; few and small passes cost more than they save
     held = min(max(len(inputs) * size // 2, LEAST_QUERY_BYTES), QUERY_BYTES)
-    most = max(1, held // size) if query else len(inputs)
+    most = max(1, held // size) if query and size else len(inputs)
+    most = 1 if encoder.one_task_a_pass else most
     for tasks in _consecutive([len(batch) for batch in inputs], most):
         if len(tasks) == 1 and lookup is None:
             entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, objective))

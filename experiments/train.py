@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from experiments.batch_step import BatchStep
+from experiments.batch_step import BatchStep, StepOutcome
 from experiments.build import build_composing, build_problem, build_step, build_suite
 from experiments.checkpoint import pack, unpack
 from experiments.config import Config, build_config
@@ -33,7 +33,7 @@ from experiments.summary import print_summary, write_summary
 from experiments.theory.descent import descent_checks, descent_shares, descent_summary
 from lossrag import DivergedError, RunDirectoryError
 from tasks import Suite, epoch_plan
-from weighting import MultiTaskStep, StepRecord
+from weighting import MultiTaskStep
 
 
 def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Training:
         self._say(f"run {directory.path} on {machine[1]}")
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
         self.composing = build_composing(config, self.problem, directory.run_id, steps)
-        self.step.keep_query_gradient = self.composing is not None
+        self.step.keep_query_gradient = self.composing is not None and self.composing.follows
         self.progress: Progress = load_state(
             directory, self.suite.edition, self.problem.model, self.step, self.composing
         )
@@ -104,7 +104,7 @@ class Training:
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
         self.terminating = self.finishing = False
-        self.pending: list[tuple[int, StepRecord, Tensor, Tensor | None]] = []
+        self.pending: list[tuple[int, StepOutcome]] = []
         self.latest: Values = {}
 
     def _say(self, line: str) -> None:
@@ -131,7 +131,9 @@ class Training:
         resumed = self.step.count
         board = TensorBoard(self.directory.tensorboard, resumed)
         if not resumed:
-            board.describe(self.settings, self.suite.tasks, self.composing is not None)
+            adversary = self.problem.adversary
+            terms = adversary.series() if adversary else []
+            board.describe(self.settings, self.suite.tasks, self.composing is not None, terms)
             return board
         for point in read_points(self.directory.metrics):
             if point["step"] == resumed:
@@ -173,7 +175,7 @@ class Training:
             self._add("hypergradient", record.hypergradient)
         if record.hypergradient is not None and record.direction is not None:
             self._add("descent", descent_checks(record.hypergradient, record.direction))
-        self.pending.append((self.progress.epoch + 1, record, outcome.scores, outcome.query_scores))
+        self.pending.append((self.progress.epoch + 1, outcome))
 
     def _add(self, name: str, value: Tensor) -> None:
         sums = self.progress.sums
@@ -181,10 +183,11 @@ class Training:
 
     def _flush(self) -> None:
         """Check every pending record, log the last one: the only place where a step's values are read."""
-        for epoch, record, support, query in self.pending:
+        for epoch, outcome in self.pending:
+            record = outcome.record
             record.check()
             if record.step % self.config.log.every_steps == 0:
-                self.latest = step_values(record, self.suite.tasks, support, query, self.step.optimizer)
+                self.latest = step_values(outcome, self.suite.tasks, self.step.optimizer)
                 self.latest |= self.compositions.values(record.step)
                 self._write(record.step, self.latest, epoch)
         self.pending.clear()

@@ -4,12 +4,14 @@
 from lossbank import losses
 from lossbank.bank import LossBank
 from lossbank.candidates import TaskSpec
-from lossbank.composer import Composer, Event, Retriever
+from lossbank.composer import Composer
 from lossbank.composition import Composition
 from lossbank.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossbank.contract import Loss, LossFunction
 from lossbank.embedding import EMBEDDING_VERSION, PATTERN_NAMES, loss_vectors
+from lossbank.events import Event, Retriever
 from lossbank.geometry import GEOMETRY_NAMES, gradient_curve
+from lossbank.lookahead import HeadView, calibrated, look_ahead, savings
 from lossbank.metric_learning import from_metric_learning
 from lossbank.mixture import Mixture, joined_mixture
 from lossbank.policies import POLICIES, ComposerConfig, Policy
@@ -33,6 +35,7 @@ __all__ = [
     "Composition",
     "Event",
     "FitReport",
+    "HeadView",
     "KnnPredictor",
     "Lens",
     "Loss",
@@ -47,6 +50,7 @@ __all__ = [
     "TaskSpec",
     "TowerPredictor",
     "Towers",
+    "calibrated",
     "context_vector",
     "contributions",
     "cosines",
@@ -54,9 +58,11 @@ __all__ = [
     "gradient_curve",
     "gradient_sizes",
     "joined_mixture",
+    "look_ahead",
     "loss_vectors",
     "losses",
     "push_forward",
     "register_loss",
+    "savings",
     "starting_retriever",
 ]

@@ -40,6 +40,11 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, candidates: str) 
                 f"Task {task.name!r}: its loss {task.reference!r} is for {LOSSES[task.reference].target_kind}, not "
                 f"{task.target_kind}."
             )
+        if config.far and candidates != "reference" and LOSSES[task.reference].relational:
+            raise ConfigError(
+                f"Task {task.name!r}: its loss {task.reference!r} works on pairs of samples, which a look ahead "
+                f"cannot compare others with. Set loss.horizon=1."
+            )
     return sorted({*offered, *(task.reference for task in tasks)})
 
 

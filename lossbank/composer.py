@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,38 +11,22 @@ from torch import Tensor
 from lossbank.candidates import TaskSpec, library, spread, suits
 from lossbank.composition import Composition
 from lossbank.contract import Loss
+from lossbank.events import Event, Retriever
 from lossbank.geometry import geometry
+from lossbank.lookahead import HeadView, look_ahead, savings
 from lossbank.mixture import Mixture
 from lossbank.policies import POLICIES, ComposerConfig
 from lossbank.pricing import Lens, cosines, gradient_sizes, joint_contributions
 from lossbank.registration import LOSSES
+from lossbank.schedule import price_due, review_due
 from lossrag import ConfigError
 
 TWIN = 0.995
 """Cosine of geometries above which two losses are one lens twice."""
 ROTATION = 16
 """Gradient sizes measured at a pricing besides those of the active losses: what is measured does not grow with L."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """A loss that was retrieved, dropped or switched off for a task at a step, and why."""
-
-    step: int
-    task: str
-    loss: str
-    what: str
-    reason: str
-
-
-class Retriever(Protocol):
-    """Predicts contributions from what is remembered."""
-
-    def remember(self, context: Tensor, names: Sequence[str], prices: Tensor, task: str, step: int) -> None:
-        """Keep the prices (n,) that losses had in a context (C,)."""
-
-    def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Mean and uncertainty (n,) of the prices to expect."""
+JUDGED = 64
+"""Losses that a look ahead judges for a task at a time."""
 
 
 class Composer:
@@ -78,15 +61,15 @@ class Composer:
             ]
             for task in self.tasks
         ]
-        counts = [task.class_counts for task in self.tasks]
-        device = next((count.device for count in counts if count is not None), torch.device("cpu"))
+        counts = [task.class_counts for task in self.tasks if task.class_counts is not None]
+        device = counts[0].device if counts else torch.device("cpu")
         self.composition = Composition.start(self._first(device))
         self.pricings = self.reviews = 0
         vectors = torch.nn.functional.normalize(torch.stack([geometry(loss) for loss in self.losses]), dim=1)
         self._likeness = vectors @ vectors.T
         self.prices = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
         self.events: list[Event] = []
-        self._active = [self._listed(t) for t in range(len(self.tasks))]
+        self._active = [self.composition.listed(t) for t in range(len(self.tasks))]
 
     def mixtures(self) -> list[Mixture]:
         """What every task is trained with at the next step."""
@@ -98,42 +81,72 @@ class Composer:
 
     def due(self, step: int) -> bool:
         """Whether the step of this number (from 1) is to be priced."""
-        return self.config.policy != "fixed" and (step - 1) % self.config.every == 0
+        return price_due(self.config, step)
 
     def price(self, lenses: Sequence[Lens], contexts: Sequence[Tensor], step: int) -> None:
         """Price the losses of every task at ``step``, move the shares, and review the candidates when it is time.
 
         lenses: one per task. contexts: one vector (C,) per task.
         """
-        learned = self.policy.learned and self.config.learn
-        priced_by_task = [
-            [i for i in self.fitting[t] if not self.losses[i].relational or i in self._active[t]]
-            for t in range(len(self.tasks))
+        priced = [
+            [i for i in fitting if not self.losses[i].relational or i in active]
+            for fitting, active in zip(self.fitting, self._active, strict=True)
         ]
-        raw = joint_contributions(lenses, [[self.losses[i] for i in priced] for priced in priced_by_task])
-        for t, (lens, context, priced) in enumerate(zip(lenses, contexts, priced_by_task, strict=True)):
-            self._measure(t, lens, priced)
-            found = cosines(lens, raw[t], self.composition.sizes[t, priced])
+        raw = joint_contributions(lenses, [[self.losses[i] for i in each] for each in priced])
+        for t, lens in enumerate(lenses):
+            self._measure(t, lens, priced[t])
+            raw[t] = cosines(lens, raw[t], self.composition.sizes[t, priced[t]])
+        self._learn(priced, raw, contexts, step)
+
+    def judge(self, lenses: Sequence[Lens], views: Sequence[HeadView], contexts: Sequence[Tensor], step: int) -> None:
+        """As :meth:`price`, by what the losses make of the tasks' heads in the long run (lossbank/lookahead.py)."""
+        priced = [self._to_judge(t, context) for t, context in enumerate(contexts)]
+        outer = look_ahead(views, [[self.losses[i] for i in each] for each in priced], self.config.horizon)
+        found = []
+        for t, view in enumerate(views):
+            self._measure(t, lenses[t], priced[t])
+            found.append(savings(view, outer[t], priced[t].index(self.reference[t])))
+        self._learn(priced, found, contexts, step)
+
+    def _to_judge(self, t: int, context: Tensor) -> list[int]:
+        """The losses that a look ahead judges: all that have something to say to a head; of a large library the
+        reference, the active ones, those that are retrieved, and the rest by turns."""
+        able = [i for i in self.fitting[t] if not self.losses[i].relational]
+        if len(able) <= JUDGED:
+            return able
+        chosen = dict.fromkeys([self.reference[t], *(i for i in self._active[t] if i in able)])
+        rest = [i for i in able if i not in chosen]
+        if self.retriever is not None:
+            mean, uncertainty = self.retriever.predict(self.tasks[t].name, context, [self.names[i] for i in rest])
+            order = (mean + uncertainty).argsort(descending=True, stable=True).tolist()
+            chosen.update(dict.fromkeys(rest[o] for o in order[: max(JUDGED - len(chosen), 0) // 2]))
+            rest = [i for i in rest if i not in chosen]
+        room = max(JUDGED - len(chosen), 0)
+        start = self.pricings * room % len(rest)
+        return sorted([*chosen, *(rest + rest)[start : start + min(room, len(rest))]])
+
+    def _learn(
+        self, priced: Sequence[list[int]], prices: Sequence[Tensor], contexts: Sequence[Tensor], step: int
+    ) -> None:
+        """From the prices (n_t,) of the losses ``priced[t]``."""
+        config = self.config
+        decay = config.pace.decay
+        gain, unit = (decay, config.temperature) if config.far else (config.step, None)
+        gain = gain if self.policy.learned and config.learn else 0.0
+        for t, (losses, found) in enumerate(zip(priced, prices, strict=True)):
             self.prices[t] = 0
-            self.prices[t, priced] = found
-            centred = self.composition.centred(t, priced, found)
-            self.composition = self.composition.observe_prices(
-                t, priced, centred, self.config.step if learned else 0.0, self.config.decay
-            )
+            self.prices[t, losses] = found
+            state = self.composition
+            seen = found * state.worth(t, losses) if config.far else state.centred(t, losses, found)
+            self.composition = state.observe_prices(t, losses, seen, gain, decay, unit)
             if self.retriever is not None:
-                self.retriever.remember(context, [self.names[i] for i in priced], centred, self.tasks[t].name, step)
+                names = [self.names[i] for i in losses]
+                self.retriever.remember(contexts[t], names, seen, self.tasks[t].name, step)
         self.pricings += 1
-        if self._review_due():
+        if review_due(config, self.pricings, self.warm):
             self.reviews += 1
             for t, context in enumerate(contexts):
                 self._review(t, context, step)
-
-    def _review_due(self) -> bool:
-        """Every ``review`` pricings; in a run that begins with a guess after 4, 8 and 16 too, and after the first where
-        there is a memory of other runs."""
-        done, every = self.pricings, self.config.review
-        early = 4 <= done < every and done & (done - 1) == 0
-        return early or done % every == 0 or (done == 1 and self.warm)
 
     def _measure(self, t: int, lens: Lens, priced: list[int]) -> None:
         waiting = [i for i in priced if i not in self._active[t]]
@@ -153,7 +166,7 @@ class Composer:
             self._retrieve(t, context, step)
         elif learned:
             self._retry(t, step)
-        self._active[t] = self._listed(t)
+        self._active[t] = self.composition.listed(t)
 
     def _switch_off(self, t: int, step: int) -> None:
         state = self.composition
@@ -173,9 +186,8 @@ class Composer:
 
     def _retry(self, t: int, step: int) -> None:
         state = self.composition
-        back = [
-            i for i in self._choices(t) if not state.active[t, i] and 0 < int(state.off_until[t, i]) <= self.reviews
-        ]
+        off = [i for i in self._choices(t) if not state.active[t, i]]
+        back = [i for i in off if 0 < int(state.off_until[t, i]) <= self.reviews]
         for i in back:
             self._enter(t, i, float(state.mean[t, i]))
             self._tell(step, t, i, "retry", f"off for {self.config.retry} reviews")
@@ -185,6 +197,9 @@ class Composer:
         state = self.composition
         open_ = [i for i in self.fitting[t] if int(state.off_until[t, i]) <= self.reviews]
         mean, uncertainty = self.retriever.predict(self.tasks[t].name, context, [self.names[i] for i in open_])
+        if self.config.far:  # what was seen n times here weighs as n against what is remembered of elsewhere
+            seen = state.count[t, open_].double().cpu()
+            mean = (mean + seen * state.scores[t, open_].cpu() * self.config.temperature) / (1 + seen)
         expected = dict(zip(open_, mean.tolist(), strict=True))
         doubt = dict(zip(open_, uncertainty.tolist(), strict=True))
         shares = state.shares[t].tolist()
@@ -198,7 +213,7 @@ class Composer:
         chosen = {*kept, *promising, *explored}
         for i in self._active[t]:
             if state.active[t, i] and i not in chosen:
-                self.composition = _with_active(self.composition, t, i, False)
+                self.composition = self.composition.switched(t, i, False)
                 self._tell(step, t, i, "dropped", f"expected {expected.get(i, 0.0):+.3f}, share {shares[i]:.3f}")
         for i in [*promising, *explored]:
             if not self.composition.active[t, i]:
@@ -213,7 +228,10 @@ class Composer:
             self._tell(step, t, best[0], "ranked", "\n".join(lines))
 
     def _unlike(self, ranked: Sequence[int], chosen: Sequence[int], count: int) -> list[int]:
-        """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already."""
+        """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already. A look far ahead tells
+        twins apart."""
+        if self.config.far:
+            return list(ranked[:count])
         found: list[int] = []
         for i in ranked:
             if len(found) == count:
@@ -225,19 +243,24 @@ class Composer:
     def _enter(self, t: int, i: int, expected: float) -> None:
         """Let a loss in. It stands at its own score if it was priced long enough, else where one review of learning
         at its expected price would have put it."""
-        state = self.composition
-        if int(state.count[t, i]) >= self.config.review:
-            self.composition = _with_active(state, t, i, True)
+        state, config = self.composition, self.config
+        pace = config.pace
+        learned = self.policy.learned and config.learn
+        if int(state.count[t, i]) >= pace.review and (learned or not config.far):
+            self.composition = state.switched(t, i, True)
+            return
+        scores = state.scores.clone()
+        if config.far:
+            scores[t, i] = expected / config.temperature
+            self.composition = replace(state, scores=scores).switched(t, i, True)
             return
         shares = state.shares[t]
         level = float((shares * state.scores[t]).sum())
         better = (expected - float((shares * state.mean[t]).sum())) / float(state.typical(t))
-        lasting = self.config.review if self.config.decay == 0 else min(self.config.review, 1 / self.config.decay)
-        learned = self.policy.learned and self.config.learn
-        gain = self.config.step * lasting if learned else 1.0
-        scores = state.scores.clone()
+        lasting = pace.review if pace.decay == 0 else min(pace.review, 1 / pace.decay)
+        gain = config.step * lasting if learned else 1.0
         scores[t, i] = level + gain * max(min(better, 2.0), -2.0)
-        self.composition = _with_active(replace(state, scores=scores), t, i, True)
+        self.composition = replace(state, scores=scores).switched(t, i, True)
 
     def _first(self, device: torch.device) -> Tensor:
         active = torch.zeros(len(self.tasks), len(self.names), dtype=torch.bool, device=device)
@@ -257,9 +280,6 @@ class Composer:
             return sorted(fitting[i] for i in torch.randperm(len(fitting), generator=generator)[:k].tolist())
         return spread(self.reference[t], fitting, self.losses, k)
 
-    def _listed(self, t: int) -> list[int]:
-        return self.composition.active[t].nonzero().flatten().tolist()
-
     def _tell(self, step: int, t: int, i: int, what: str, reason: str) -> None:
         self.events.append(Event(step, self.tasks[t].name, self.names[i], what, reason))
 
@@ -276,10 +296,4 @@ class Composer:
         self.pricings, self.reviews = int(state["pricings"]), int(state["reviews"])
         tensors = {name: state[name].to(own[name]) for name in self.composition.state_dict()}
         self.composition, self.prices = Composition(**tensors), state["prices"].to(self.prices)
-        self._active = [self._listed(t) for t in range(len(self.tasks))]
-
-
-def _with_active(state: Composition, t: int, i: int, value: bool) -> Composition:
-    active = state.active.clone()
-    active[t, i] = value
-    return replace(state, active=active)
+        self._active = [self.composition.listed(t) for t in range(len(self.tasks))]

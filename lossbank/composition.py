@@ -28,7 +28,7 @@ class Composition:
     scores: a. active: bool, whether the loss is part of the task's mixture.
     sizes: running size of the loss's gradient, 0 where never measured. reference: (T,) that of the task's reference.
     coverage: running share of the samples that it acts on, as a share of what the reference acts on.
-    mean, square: running mean of the centred price and of its square. count: how often it was priced.
+    mean, square: running mean of the price and of its square. count: how often it was priced.
     off_until: pricings before which a switched-off loss stays off.
     """
 
@@ -55,6 +55,16 @@ class Composition:
         hidden = self.scores.masked_fill(~self.active, float("-inf"))
         return torch.softmax(hidden, dim=1).nan_to_num(0.0)
 
+    def listed(self, task: int) -> list[int]:
+        """The active losses of a task, ascending."""
+        return self.active[task].nonzero().flatten().tolist()
+
+    def switched(self, task: int, loss: int, active: bool) -> Composition:
+        """With a loss of a task switched on or off."""
+        table = self.active.clone()
+        table[task, loss] = active
+        return replace(self, active=table)
+
     def coefficients(self, reference: list[int]) -> Tensor:
         """What each loss is multiplied with (T, L): its share at the gradient size of the ``reference[t]``-th loss.
 
@@ -77,24 +87,28 @@ class Composition:
         covered[task, losses] = _running(self.coverage[task, losses], coverage)
         return replace(self, sizes=table, reference=row, coverage=covered)
 
+    def worth(self, task: int, losses: list[int]) -> Tensor:
+        """1 for losses (n,) whose prices count, 0 for those with so small a gradient that it is not worth its
+        direction, and for those that act on so few samples that what they learn from is what they believe already: one
+        step ahead that always looks good."""
+        enough = self.sizes[task, losses] * LARGEST_SCALE >= self.reference[task]
+        unknown = self.sizes[task, losses] == 0
+        return (enough & (unknown | (self.coverage[task, losses] >= LEAST_COVERAGE))).double()
+
     def centred(self, task: int, losses: list[int], prices: Tensor) -> Tensor:
         """``prices`` (n,) less their mean: how well a batch agrees with the query batch as a whole says nothing about
-        the losses, and is most of the noise.
-
-        0 for losses with so small a gradient that it is not worth its direction, and for those that act on so few
-        samples that what they learn from is what they believe already: one step ahead that always looks good.
-        """
-        worth = self.sizes[task, losses] * LARGEST_SCALE >= self.reference[task]
-        unknown = self.sizes[task, losses] == 0
-        worth = (worth & (unknown | (self.coverage[task, losses] >= LEAST_COVERAGE))).to(prices.dtype)
+        the losses, and is most of the noise. 0 where they are not :meth:`worth` anything."""
+        worth = self.worth(task, losses)
         mean = (prices * worth).sum() / worth.sum().clamp(min=1)
         return (prices - mean) * worth
 
-    def observe_prices(self, task: int, losses: list[int], centred: Tensor, step: float, decay: float) -> Composition:
-        """With the :meth:`centred` prices (n,) of some losses of a task at one moment; ``step`` 0 leaves the scores.
+    def observe_prices(
+        self, task: int, losses: list[int], centred: Tensor, step: float, decay: float, unit: float | None = None
+    ) -> Composition:
+        """With the prices (n,) of some losses of a task at one moment; ``step`` 0 leaves the scores.
 
-        Scores move by prices in units of their running root mean square over the task's losses: where one lens is far
-        better than the rest, large steps would swing from one extreme to the other.
+        Scores move by prices in ``unit``, or in units of their running root mean square over the task's losses: where
+        one lens is far better than the rest, large steps would swing from one extreme to the other.
         Losses that are not active keep score as well, so that one that comes back stands where it would had it never
         been away.
         decay: share in [0, 1) by which scores are drawn together at each pricing, so that old prices are forgotten.
@@ -105,7 +119,8 @@ class Composition:
         square[task, losses] = torch.where(seen, MEMORY * square[task, losses] + (1 - MEMORY) * centred**2, centred**2)
         count[task, losses] += 1
         known = replace(self, mean=mean, square=square, count=count)
-        scores[task, losses] = (1 - decay) * scores[task, losses] + step * centred / known.typical(task)
+        size = known.typical(task) if unit is None else unit
+        scores[task, losses] = (1 - decay) * scores[task, losses] + step * centred / size
         return replace(known, scores=scores)
 
     def typical(self, task: int) -> Tensor:

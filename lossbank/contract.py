@@ -48,9 +48,17 @@ class Loss:
         object.__setattr__(self, "hyperparameters", MappingProxyType(dict(self.hyperparameters)))
 
     def __call__(
-        self, logits: Tensor, targets: Tensor, *, features: Tensor | None = None, class_counts: Tensor | None = None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        features: Tensor | None = None,
+        class_counts: Tensor | None = None,
+        chosen: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Per-sample losses (B,). What the loss does not need may be given and is ignored.
+
+        chosen: hyperparameters that stand in for its own; see :func:`lossbank.together.stackable`.
 
         Raises ConfigError when something that it needs is not given.
         """
@@ -64,7 +72,8 @@ class Loss:
                     f"without."
                 )
             more[need] = value
-        return self.function(logits, targets, **more, **self.hyperparameters)
+        hyperparameters = {**self.hyperparameters, **chosen} if chosen else self.hyperparameters
+        return self.function(logits, targets, **more, **hyperparameters)
 
 
 def read_arguments(name: str, function: LossFunction) -> tuple[frozenset[str], dict[str, float]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lossbank.contract import Loss
+from lossbank.together import Rows, loss_values
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,11 @@ class Mixture:
         >>> mixed(torch.zeros(1, 4), torch.tensor([2])).tolist()  # mae is 1.5, one_minus_p 0.75
         [2.25]
         """
-        values = [loss(logits, targets, features=features, class_counts=self.class_counts) for loss in self.losses]
+        rows = Rows(logits, targets, features, self.class_counts)
         if self.coefficients is None:
-            return values[0]
-        total = self.coefficients[0] * values[0]
-        for coefficient, value in zip(self.coefficients[1:], values[1:], strict=True):
-            total = total + coefficient * value
-        return total
+            return self.losses[0](**vars(rows))
+        values = loss_values(self.losses, rows)
+        return (self.coefficients.to(values.dtype)[:, None] * values).sum(dim=0)
 
 
 def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, task: Tensor) -> Tensor:
@@ -58,8 +57,4 @@ def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, tas
     for row, mixture in enumerate(mixtures):
         places = [union.index(loss) for loss in mixture.losses]
         table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table.dtype)
-    shares = table[task]
-    total = shares[:, 0] * union[0](logits, targets)
-    for k, loss in enumerate(union[1:], 1):
-        total = total + shares[:, k] * loss(logits, targets)
-    return total
+    return (table[task].T * loss_values(union, Rows(logits, targets))).sum(dim=0)

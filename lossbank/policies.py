@@ -28,6 +28,15 @@ POLICIES: dict[str, Policy] = {
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a composer forgets old prices, how often it prices and how often it reviews: see ComposerConfig."""
+
+    decay: float
+    every: int
+    review: int
+
+
+@dataclass(frozen=True)
 class ComposerConfig:
     """Options of a composer.
 
@@ -35,8 +44,12 @@ class ComposerConfig:
     candidates: names to choose from, None for the whole library.
     k: losses of a task at a time, with a random or retrieved choice. explore: how many of them are tried for being
         uncertain rather than promising.
-    step: how far a price of typical size moves a score. decay: see :meth:`Composition.observe_prices`.
-    every: training steps between two pricings. review: pricings between two choices of candidates.
+    horizon: how far a price looks ahead: 1, one step of all parameters (the hypergradient, lossbank/pricing.py); more,
+        so many steps of the task's head (lossbank/lookahead.py).
+    step: how far a price of typical size moves a score, with ``horizon=1``. temperature: with a longer one, the share
+        of its outer loss that a task has to save for the odds of a loss to change by a factor e.
+    decay: see :meth:`Composition.observe_prices`. every: training steps between two pricings. review: pricings between
+        two choices of candidates. None for what suits the horizon: .1, 2 and 25 for 1; .3, 32 and 1 for a longer one.
     confidence: standard errors that a price must lie below the mixture's for its loss to be switched off. retry:
         reviews it stays off. relational: whether losses on pairs of samples, which cost a batch squared, are offered.
     """
@@ -46,10 +59,12 @@ class ComposerConfig:
     candidates: tuple[str, ...] | None = None
     k: int = 8
     explore: int = 2
+    horizon: int = 20
     step: float = 0.15
-    decay: float = 0.1
-    every: int = 2
-    review: int = 25
+    temperature: float = 0.05
+    decay: float | None = None
+    every: int | None = None
+    review: int | None = None
     confidence: float = 2.0
     retry: int = 4
     relational: bool = True
@@ -58,12 +73,29 @@ class ComposerConfig:
         if self.policy not in POLICIES:
             raise ConfigError(f"loss.policy={self.policy!r} is unknown: {did_you_mean(self.policy, POLICIES)}")
         lowest = {"k": 1, "explore": 0, "every": 1, "review": 1, "retry": 0, "step": 0, "confidence": 0, "decay": 0}
-        for name, least in lowest.items():
-            if not least <= getattr(self, name) < float("inf"):
+        for name, least in {**lowest, "horizon": 1}.items():
+            if getattr(self, name) is not None and not least <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"loss.{name} must be {least} or more, got {getattr(self, name)}.")
-        if self.decay >= 1:
+        if self.decay is not None and self.decay >= 1:
             raise ConfigError(f"loss.decay must be below 1, got {self.decay}.")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"loss.temperature must be above 0, got {self.temperature}.")
         if self.explore >= self.k:
             raise ConfigError(f"loss.explore={self.explore} leaves none of loss.k={self.k} to what is promising.")
         if self.candidates is not None and not self.candidates:
             raise ConfigError("loss.candidates is empty: name at least one loss, or null for the whole library.")
+
+    @property
+    def far(self) -> bool:
+        """Whether prices look further ahead than one step."""
+        return self.horizon > 1
+
+    @property
+    def pace(self) -> Pace:
+        """What was chosen, and what suits the horizon where nothing was."""
+        suits = Pace(0.3, 32, 1) if self.far else Pace(0.1, 2, 25)
+        return Pace(
+            suits.decay if self.decay is None else self.decay,
+            suits.every if self.every is None else self.every,
+            suits.review if self.review is None else self.review,
+        )

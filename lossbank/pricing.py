@@ -13,13 +13,14 @@ converted by what the reference loss shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lossbank.contract import Loss
+from lossbank.together import Rows, loss_gradients, loss_values
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
@@ -55,34 +56,53 @@ def joint_contributions(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]
     operations costs, however many rows it gets.
     """
     sides = [_sides(lens) for lens in lenses]
-    found: list[dict[str, Tensor]] = [{} for _ in lenses]
-    alike: dict[tuple[int, bool], list[int]] = {}
-    for t, lens in enumerate(lenses):
-        alike.setdefault((lens.logits.shape[1], lens.targets.is_floating_point()), []).append(t)
+    result = [lens.logits.new_empty(len(losses[t]), dtype=torch.float64) for t, lens in enumerate(lenses)]
     with torch.no_grad():
-        for tasks in alike.values():
-            lengths = [len(lenses[t].logits) for t in tasks]
-            joined = torch.cat([sides[t].logits for t in tasks])  # (both sides of every task, K)
-            targets = torch.cat([sides[t].targets for t in tasks])
-            row_by_row = {loss: None for t in tasks for loss in losses[t] if not loss.relational and not loss.needs}
-            for loss in row_by_row:
-                parts = torch.split(loss(joined, targets), [2 * n for n in lengths])
-                for t, part in zip(tasks, parts, strict=True):
-                    found[t][loss.name] = _difference(part)
-            for t in tasks:
-                for loss in losses[t]:
-                    if loss not in row_by_row:
-                        found[t][loss.name] = _difference(sides[t].loss(loss))
-    result = []
-    for t, side in enumerate(sides):
-        values = torch.stack([found[t][loss.name] for loss in losses[t]]) / (2 * side.h)
-        result.append(torch.where(side.moves, values, torch.zeros_like(values)))
+        for tasks, union, places in _joined(lenses, losses):
+            rows = Rows(torch.cat([sides[t].logits for t in tasks]), torch.cat([sides[t].targets for t in tasks]))
+            parts = torch.split(loss_values(union, rows), [2 * len(lenses[t].logits) for t in tasks], dim=1)
+            for t, part in zip(tasks, parts, strict=True):
+                own, of_union = places[t]
+                result[t][own] = _difference(part)[of_union]
+        for t, side in enumerate(sides):
+            own = [i for i, loss in enumerate(losses[t]) if not _row_by_row(loss)]
+            if own:
+                result[t][own] = _difference(side.values([losses[t][i] for i in own]))
+            values = result[t] / (2 * side.h)
+            result[t] = torch.where(side.moves, values, torch.zeros_like(values))
     return result
 
 
+def _row_by_row(loss: Loss) -> bool:
+    return not loss.relational and not loss.needs
+
+
+Joined = tuple[list[int], list[Loss], dict[int, tuple[list[int], list[int]]]]
+"""Tasks whose rows may be joined; the losses of all of them that work row by row; by task, which of its own losses
+these are, and where each is among all."""
+
+
+def _joined(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]) -> Iterator[Joined]:
+    alike: dict[tuple[int, bool, torch.dtype], list[int]] = {}
+    for t, lens in enumerate(lenses):
+        kind = (lens.logits.shape[1], lens.targets.is_floating_point(), lens.logits.dtype)
+        alike.setdefault(kind, []).append(t)
+    for tasks in alike.values():
+        union = list(dict.fromkeys(loss for t in tasks for loss in losses[t] if _row_by_row(loss)))
+        if not union:
+            continue
+        place = {loss.name: i for i, loss in enumerate(union)}
+        places = {}
+        for t in tasks:
+            own = [i for i, loss in enumerate(losses[t]) if _row_by_row(loss)]
+            places[t] = own, [place[losses[t][i].name] for i in own]
+        yield tasks, union, places
+
+
 def _difference(values: Tensor) -> Tensor:
-    ahead, behind = values.chunk(2)
-    return (ahead - behind).mean()
+    """Mean (L,) over the samples of what values (L, 2 B) are ahead, less behind."""
+    ahead, behind = values.chunk(2, dim=1)
+    return (ahead - behind).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -96,12 +116,20 @@ class _Sides:
     h: Tensor
     moves: Tensor
 
-    def loss(self, loss: Loss) -> Tensor:
-        """Its values (2 B,) on both sides."""
-        if not loss.relational:
-            return loss(self.logits, self.targets, features=self.features, class_counts=self.class_counts)
-        halves = zip(self.logits.chunk(2), self.targets.chunk(2), self.features.chunk(2), strict=True)
-        return torch.cat([loss(z, y, features=f, class_counts=self.class_counts) for z, y, f in halves])
+    def values(self, losses: Sequence[Loss]) -> Tensor:
+        """Values (L, 2 B) on both sides."""
+        whole = [i for i, loss in enumerate(losses) if not loss.relational]
+        apart = [i for i, loss in enumerate(losses) if loss.relational]
+        result = self.logits.new_empty(len(losses), len(self.logits))
+        if whole:
+            rows = Rows(self.logits, self.targets, self.features, self.class_counts)
+            result[whole] = loss_values([losses[i] for i in whole], rows)
+        if apart:
+            halves = zip(self.logits.chunk(2), self.targets.chunk(2), self.features.chunk(2), strict=True)
+            chosen = [losses[i] for i in apart]
+            values = [loss_values(chosen, Rows(z, y, f, self.class_counts)) for z, y, f in halves]
+            result[apart] = torch.cat(values, dim=1)
+        return result
 
 
 def _sides(lens: Lens) -> _Sides:
@@ -126,20 +154,38 @@ def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> tuple[Tensor, Tensor]:
 
     And the share of the samples that each acts on (L,), (sum |g_i|)^2 / (B sum |g_i|^2), in [0, 1]; 0 without gradient.
     """
-    sizes, coverage = [], []
-    for loss in losses:
-        z = lens.logits.detach().clone().requires_grad_()
-        f = lens.features.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            value = loss(z, lens.targets, features=f, class_counts=lens.class_counts).mean()
-        gz, gf = torch.autograd.grad(value, (z, f), allow_unused=True)
-        on_logits = z.new_zeros(len(z)) if gz is None else gz.flatten(1).norm(dim=1)
-        on_features = z.new_zeros(len(z)) if gf is None else gf.norm(dim=1) * lens.per_feature
-        pull = torch.hypot(on_logits, on_features).double()
-        total, squares = pull.sum(), pull.square().sum()
-        sizes.append(torch.where(total > 0, squares / total, total) * len(pull) ** 0.5)
-        coverage.append(torch.where(squares > 0, total.square() / squares, total) / len(pull))
-    return torch.stack(sizes), torch.stack(coverage)
+    (found,) = joint_gradient_sizes([lens], [losses])
+    return found
+
+
+def joint_gradient_sizes(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]) -> list[tuple[Tensor, Tensor]]:
+    """:func:`gradient_sizes` of several tasks; ``losses[t]`` are those of task t. As :func:`joint_contributions`,
+    with one backward pass for all losses that work row by row."""
+    pulls = [lens.logits.new_empty(len(losses[t]), len(lens.logits)) for t, lens in enumerate(lenses)]
+    for tasks, union, places in _joined(lenses, losses):
+        rows = Rows(torch.cat([lenses[t].logits for t in tasks]), torch.cat([lenses[t].targets for t in tasks]))
+        found, _ = loss_gradients(union, rows)
+        parts = torch.split(found.norm(dim=2), [len(lenses[t].logits) for t in tasks], dim=1)
+        for t, part in zip(tasks, parts, strict=True):
+            own, of_union = places[t]
+            pulls[t][own] = part[of_union]
+    for t, lens in enumerate(lenses):
+        own = [i for i, loss in enumerate(losses[t]) if not _row_by_row(loss)]
+        if own:
+            rows = Rows(lens.logits, lens.targets, lens.features, lens.class_counts)
+            on_logits, on_features = loss_gradients([losses[t][i] for i in own], rows)
+            pull = on_logits.norm(dim=2)
+            if on_features is not None:
+                pull = torch.hypot(pull, on_features.norm(dim=2) * lens.per_feature)
+            pulls[t][own] = pull.to(lens.logits.dtype)
+    return [_strength(pull.double() / pull.shape[1]) for pull in pulls]
+
+
+def _strength(pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Size and coverage (L,), from the lengths (L, B) of the gradients of the mean."""
+    total, squares = pull.sum(dim=1), pull.square().sum(dim=1)
+    sizes = torch.where(total > 0, squares / total, total) * pull.shape[1] ** 0.5
+    return sizes, torch.where(squares > 0, total.square() / squares, total) / pull.shape[1]
 
 
 def cosines(lens: Lens, prices: Tensor, sizes: Tensor) -> Tensor:

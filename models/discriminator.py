@@ -33,3 +33,13 @@ class TaskDiscriminator(nn.Module):
         """
         logits = self(reverse(shared))
         return F.cross_entropy(logits, torch.full((len(shared),), task, device=shared.device))
+
+    @torch.no_grad()
+    def accuracy(self, shared: Tensor, task: int) -> Tensor:
+        """Share () of the features (B, F), all of one task, that are told to be of it; 1 / tasks is guessing.
+
+        >>> TaskDiscriminator(3, 1).accuracy(torch.ones(2, 3), 0).item()
+        1.0
+        """
+        told: Tensor = self(shared).argmax(dim=1) == task
+        return told.to(shared.dtype).mean()

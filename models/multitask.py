@@ -25,6 +25,9 @@ class Outputs(NamedTuple):
 class SegmentEncoder(Protocol):
     """An encoder that takes one expanded copy of its parameters per segment of the batch."""
 
+    one_task_a_pass: bool
+    """Whether a pass over several tasks gains nothing: it would only hold the graphs of all of them at once."""
+
     def shared_parameters(self) -> list[Tensor]: ...
 
     @property

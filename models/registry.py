@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
 
-from lossrag import ConfigError, Registry
+from lossrag import ConfigError, Registry, did_you_mean
+from models.bert import BERT, POOLINGS, Features
 from models.mlp import MLP
 from models.textcnn import TextCNN
 
@@ -68,6 +70,43 @@ class MLPOptions:
         return MLP(input_shape, self.hidden, self.dropout)
 
 
+@dataclass(frozen=True)
+class BertOptions:
+    """Which pre-trained encoder: ``minilm``, a folder, or a name of the Hugging Face hub (extra ``bert``). It
+    reads ``tasks.max_tokens`` word pieces of a text.
+
+    pooling: ``cls``, the first piece's last hidden state, or ``mean`` over the pieces. frozen: train the heads alone.
+    """
+
+    encoder: str = "minilm"
+    pooling: str = "cls"
+    dropout: float = 0.1
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        _check_dropout(dropout=self.dropout)
+        if self.pooling not in POOLINGS:
+            raise ConfigError(f"Unknown model.pooling {self.pooling!r}: {did_you_mean(self.pooling, POOLINGS)}")
+        if not self.encoder:
+            raise ConfigError("model.encoder is empty: name minilm, a folder, or a model of the Hugging Face hub.")
+
+    @property
+    def trainable_vectors(self) -> bool:
+        """Whether the table of word pieces is learned."""
+        return not self.frozen
+
+    def load(self, folder: Path) -> BERT:
+        """The encoder in ``folder``."""
+        return BERT(folder, self.pooling, self.dropout, self.frozen)
+
+    def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> Features:
+        """What takes the features of the frozen encoder, when they are the inputs."""
+        if not self.frozen or vectors is not None or len(input_shape) != 1:
+            raise ConfigError("model=bert reads word pieces, but this suite has none: use model=textcnn or model=mlp.")
+        return Features(input_shape[0], self.dropout)
+
+
 ENCODERS: Registry[Callable[..., EncoderOptions]] = Registry("model")
 ENCODERS.add("textcnn", TextCNNOptions)
 ENCODERS.add("mlp", MLPOptions)
+ENCODERS.add("bert", BertOptions)

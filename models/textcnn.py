@@ -22,6 +22,8 @@ class TextCNN(nn.Module):
     vector_dropout, dropout: shares in [0, 1) dropped from the embedded words and from the features.
     """
 
+    one_task_a_pass = False
+
     def __init__(
         self,
         vectors: Tensor,

@@ -3,6 +3,7 @@
 from tasks.batches import epoch_plan, ordered_batches, query_index
 from tasks.corruption import Corruption, CorruptionReport, corrupt, parse_corruption
 from tasks.digits import DigitsConfig
+from tasks.encoders import EncoderFiles, encoder_files
 from tasks.newsgroups import NewsgroupsConfig
 from tasks.sentiment import SentimentConfig
 from tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
@@ -15,6 +16,7 @@ __all__ = [
     "CorruptionReport",
     "DenseInputs",
     "DigitsConfig",
+    "EncoderFiles",
     "Examples",
     "Inputs",
     "NewsgroupsConfig",
@@ -24,6 +26,7 @@ __all__ = [
     "Task",
     "TokenInputs",
     "corrupt",
+    "encoder_files",
     "epoch_plan",
     "load_suite",
     "ordered_batches",

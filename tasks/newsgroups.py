@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ from lossrag import ConfigError, did_you_mean
 from tasks.corpus import NORMALISED_SHA256, Document, read_corpus
 from tasks.editions import EDITIONS
 from tasks.encoded import encoded_path, read_encoded, write_encoded
+from tasks.encoders import EncoderFiles
 from tasks.fetch import in_root, resolve
 from tasks.sources import newsgroups_sources
 from tasks.splits import check_share, split_train
 from tasks.suite import Suite, Task
 from tasks.text import tokenise
-from tasks.text_suite import Part, TextConfig, decode, encode, limit_mask
+from tasks.text_suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
 from tasks.vectors import available_vectors
 
 GROUPS = {
@@ -49,26 +50,27 @@ class NewsgroupsConfig(TextConfig):
             raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
 
 
-def load_newsgroups(config: NewsgroupsConfig) -> Suite:
-    """The suite, from the cache of encoded suites when it is there.
+def load_newsgroups(config: NewsgroupsConfig, encoder: EncoderFiles | None = None) -> Suite:
+    """The suite, from the cache of encoded suites when it is there; with an ``encoder``, in its word pieces.
 
     Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
     """
-    config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
-    config.check_vectors()  # damaged data of the user's is an error even if nothing is read
+    if encoder is None:
+        config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
+        config.check_vectors()  # damaged data of the user's is an error even if nothing is read
     if config.edition == "normalised":
         in_root(newsgroups_sources(config.edition), config.root)
         corpus = NORMALISED_SHA256
     else:
         corpus = "+".join(path.name for path in _corpus_files(config))
-    path = encoded_path("newsgroups", {**asdict(config), "root": None, "corpus": corpus})
+    path = encoded_path("newsgroups", cache_settings(config, encoder, corpus))
     encoded = read_encoded(path)
     if encoded is None:
-        encoded = _build(config)
+        encoded = _build(config, encoder)
         write_encoded(path, *encoded)
     tensors, edition = encoded
     tasks = [Task(name, "classification", len(groups), groups) for name, groups in GROUPS.items()]
-    return decode("newsgroups", edition, tasks, tensors)
+    return decode("newsgroups", edition, tasks, tensors, encoder)
 
 
 def _corpus_files(config: NewsgroupsConfig) -> tuple[Path, ...]:
@@ -90,10 +92,11 @@ def _part(documents: Sequence[Document], limit: int | None, seed: int) -> Part:
     tasks = np.array([row[1] for row in rows], dtype=np.int64)
     classes = np.array([row[2] for row in rows], dtype=np.int64)
     keep = limit_mask(tasks, classes, limit, seed)
-    return Part([tokenise(row[0]) for row, kept in zip(rows, keep, strict=True) if kept], tasks[keep], classes[keep])
+    texts = [row[0] for row, kept in zip(rows, keep, strict=True) if kept]
+    return Part([tokenise(text) for text in texts], texts, tasks[keep], classes[keep])
 
 
-def _build(config: NewsgroupsConfig) -> tuple[dict[str, Tensor], str]:
+def _build(config: NewsgroupsConfig, encoder: EncoderFiles | None) -> tuple[dict[str, Tensor], str]:
     corpus = read_corpus(_corpus_files(config), config.edition)
     test = _part(corpus["test"], config.limit, config.seed)
     train = _part(corpus["train"], config.limit, config.seed)
@@ -102,6 +105,6 @@ def _build(config: NewsgroupsConfig) -> tuple[dict[str, Tensor], str]:
     strata = (train.tasks * 4 + train.classes).tolist()
     index = split_train(train.keys, strata, config.rho, config.validation, config.seed)
     parts = {**{split: train.at(index[split].tolist()) for split in index}, "test": test}
-    tensors, content = encode(config, parts, tuple(GROUPS))
+    tensors, content = encode(config, parts, tuple(GROUPS), encoder)
     source = f"20 Newsgroups bydate, {config.edition} ({EDITIONS[config.edition]})"
     return tensors, f"{source}, 4 tasks of 4 groups, {content}"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from lossrag import ConfigError, did_you_mean
 from tasks.encoded import encoded_path, read_encoded, write_encoded
+from tasks.encoders import EncoderFiles
 from tasks.fetch import in_root, resolve
 from tasks.sentiment_corpus import DOMAINS, PRODUCTS, Review, Reviews, read_reviews, repeats
 from tasks.sources import SENTIMENT, sentiment_sources
 from tasks.splits import split_query
 from tasks.suite import Suite, Task
-from tasks.text_suite import Part, TextConfig, decode, encode, limit_mask
+from tasks.text_suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
 from tasks.vectors import available_vectors
 
 LABELS = ("negative", "positive")
@@ -51,27 +52,28 @@ class SentimentConfig(TextConfig):
             raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
 
 
-def load_sentiment(config: SentimentConfig) -> Suite:
-    """The suite, from the cache of encoded suites when it is there.
+def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None) -> Suite:
+    """The suite, from the cache of encoded suites when it is there; with an ``encoder``, in its word pieces.
 
     The published train part is split into support and query by ``rho``, copies kept together; dev is the validation
     split. Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
     """
-    config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
     # damaged data of the user's is an error even if nothing is read
-    config.check_vectors()
+    if encoder is None:
+        config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
+        config.check_vectors()
     in_root(sentiment_sources(), config.root)
-    path = encoded_path("sentiment", {**asdict(config), "root": None, "corpus": SENTIMENT.sha256})
+    path = encoded_path("sentiment", cache_settings(config, encoder, SENTIMENT.sha256))
     encoded = read_encoded(path)
     if encoded is None:
-        encoded = _build(config)
+        encoded = _build(config, encoder)
         write_encoded(path, *encoded)
     tensors, edition = encoded
     tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
-    return decode("sentiment", edition, tasks, tensors)
+    return decode("sentiment", edition, tasks, tensors, encoder)
 
 
-def _build(config: SentimentConfig) -> tuple[dict[str, Tensor], str]:
+def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> tuple[dict[str, Tensor], str]:
     (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
     names = CHOICES[config.domains]
     found = read_reviews(path)
@@ -86,7 +88,7 @@ def _build(config: SentimentConfig) -> tuple[dict[str, Tensor], str]:
     strata = (train.tasks * len(LABELS) + train.classes).tolist()
     index = split_query(train.keys, strata, config.rho, config.seed)
     split = {name: train.at(index[name].tolist()) for name in index}
-    tensors, content = encode(config, {**split, "validation": parts["dev"], "test": parts["test"]}, names)
+    tensors, content = encode(config, {**split, "validation": parts["dev"], "test": parts["test"]}, names, encoder)
     kept = "left out" if config.edition == "deduplicated" else "kept"
     source = (
         f"FDU-MTL, {config.edition} ({counts['test']} and {counts['dev']} reviews also stand in an earlier part of "
@@ -103,4 +105,4 @@ def _part(reviews: Sequence[Review], names: Sequence[str], config: SentimentConf
     classes = np.array([review.label for review in reviews], dtype=np.int64)
     keep = limit_mask(tasks, classes, config.limit, config.seed)
     words = [list(review.words) for review, kept in zip(reviews, keep, strict=True) if kept]
-    return Part(words, tasks[keep], classes[keep])
+    return Part(words, [" ".join(each) for each in words], tasks[keep], classes[keep])

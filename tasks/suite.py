@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -106,7 +107,8 @@ class Suite:
     """Tasks with their examples: ``splits[name][t]`` are those of task ``t``.
 
     With ``shared_input`` all tasks of a split share one inputs object and one row order; else every task has
-    its own. ``vectors`` (V, E) are the word vectors of a text suite (row 0 is padding), ``input_shape`` the
+    its own. ``vectors`` (V, E) are the word vectors of a text suite (row 0 is padding), ``encoder`` is the folder of
+    the pre-trained encoder whose word pieces it holds instead, ``input_shape`` the
     shape of one dense input. ``edition`` says in words which data this is, and is printed beside results.
 
     Raises DataError when a task has no samples or lacks a class in a split.
@@ -119,6 +121,7 @@ class Suite:
     splits: Mapping[str, tuple[Examples, ...]]
     vectors: Tensor | None = None
     input_shape: tuple[int, ...] = ()
+    encoder: Path | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:

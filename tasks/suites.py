@@ -8,6 +8,7 @@ from typing import Any
 
 from lossrag import ConfigError, Registry, did_you_mean
 from tasks.digits import DigitsConfig, load_digits
+from tasks.encoders import EncoderFiles
 from tasks.newsgroups import NewsgroupsConfig, load_newsgroups
 from tasks.sentiment import SentimentConfig, load_sentiment
 from tasks.suite import Suite
@@ -15,15 +16,19 @@ from tasks.suite import Suite
 
 @dataclass(frozen=True)
 class SuiteEntry:
-    """A suite that can be loaded: the dataclass of its settings, and the function that takes one."""
+    """A suite that can be loaded: the dataclass of its settings, and the function that takes one.
+
+    in_pieces: loads the suite in the word pieces of a pre-trained encoder; None for suites without texts.
+    """
 
     config: type[Any]
     load: Callable[[Any], Suite]
+    in_pieces: Callable[[Any, EncoderFiles], Suite] | None = None
 
 
 SUITES: Registry[SuiteEntry] = Registry("suite")
-SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups))
-SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment))
+SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups, load_newsgroups))
+SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment, load_sentiment))
 SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag import ConfigError, did_you_mean
+from tasks.encoders import EncoderFiles
 from tasks.fetch import in_root
+from tasks.pieces import encode_pieces
 from tasks.sources import glove_sources
 from tasks.splits import Index, check_seed, check_share, generator, stratified_mask
 from tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
@@ -21,6 +24,8 @@ from tasks.vectors import glove, table
 GLOVE_DIMS = (50, 100, 200, 300)
 VECTORS = ("glove", "random", "glove_or_random")
 _STREAM_LIMIT = 0x11
+_OF_WORDS = ("min_df", "vectors", "dim", "oov", "oov_min_df", "max_words")
+"""Settings without a meaning for word pieces."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,10 @@ class TextConfig:
     """Settings of every suite of texts.
 
     ``root``: folder with the data, else LOSSRAG_DATA, the cache, the network.
-    ``rho``: |query| / |support + query|, in (0, 1). ``max_tokens``: words a document is cut to. ``min_df``: documents
-    a word must occur in. ``vectors``: "glove", "random" of any ``dim``, or "glove_or_random": random where GloVe
-    cannot be reached, which the suite's ``edition`` then says. ``oov``: whether words without GloVe vector get a
-    random one, if they occur in ``oov_min_df`` documents. ``max_words``: the most frequent words only.
+    ``rho``: |query| / |support + query|, in (0, 1). ``max_tokens``: words, or word pieces, a document is cut to.
+    ``min_df``: documents a word must occur in. ``vectors``: "glove", "random" of any ``dim``, or "glove_or_random":
+    random where GloVe cannot be reached, which the suite's ``edition`` then says. ``oov``: whether words without GloVe
+    vector get a random one, if they occur in ``oov_min_df`` documents. ``max_words``: the most frequent words only.
     ``limit``: at most so many documents a task in every published part (train, dev, test).
 
     Raises ConfigError for a value that cannot work.
@@ -72,9 +77,10 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Part:
-    """N tokenised documents with their task and class numbers (N,)."""
+    """N documents with their task and class numbers (N,), as words and as they were read."""
 
     words: list[list[str]]
+    texts: list[str]
     tasks: Index
     classes: Index
 
@@ -85,7 +91,8 @@ class Part:
 
     def at(self, index: Sequence[int]) -> Part:
         """The documents at these positions."""
-        return Part([self.words[i] for i in index], self.tasks[list(index)], self.classes[list(index)])
+        at = list(index)
+        return Part([self.words[i] for i in at], [self.texts[i] for i in at], self.tasks[at], self.classes[at])
 
 
 def limit_mask(tasks: Index, classes: Index, limit: int | None, seed: int) -> NDArray[np.bool_]:
@@ -99,26 +106,56 @@ def limit_mask(tasks: Index, classes: Index, limit: int | None, seed: int) -> ND
     return keep
 
 
-def encode(config: TextConfig, parts: Mapping[str, Part], tasks: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+def cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
+    """What determines the suite of a corpus, as words or as the word pieces of ``encoder``: the key of its cache."""
+    settings = {**asdict(config), "root": None, "corpus": corpus}
+    if encoder is None:
+        return settings
+    for name in _OF_WORDS:
+        del settings[name]
+    return {**settings, "encoder": encoder.name, "pieces": encoder.digest}
+
+
+def encode(
+    config: TextConfig, parts: Mapping[str, Part], tasks: Sequence[str], encoder: EncoderFiles | None = None
+) -> tuple[dict[str, Tensor], str]:
     """The tensors of a suite from its ``parts``, one a split, and in words how many documents and which vectors.
 
-    The vocabulary is that of the support and query documents.
+    The vocabulary is that of the support and query documents, or that of the ``encoder`` whose word pieces are made.
     """
+    sizes = " / ".join(f"{len(parts[split].words):,}" for split in SPLITS)
+    counted = f"{sizes} documents ({' / '.join(SPLITS)})"
+    if encoder is not None:
+
+        def of(part: Part) -> TokenInputs:
+            return encode_pieces(encoder, part.texts, config.max_tokens)
+
+        said = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
+        return _tensors(parts, tasks, of), f"{counted}, {said}"
     vocabulary, vectors = _vocabulary(config, parts["support"].words + parts["query"].words)
-    tensors = {"vectors": torch.from_numpy(vectors)}
+    tensors = _tensors(parts, tasks, lambda part: vocabulary.encode(part.words, config.max_tokens))
+    source = f"GloVe 6B {config.dim}-d" if config.vectors == "glove" else f"random {config.dim}-d"
+    words = f"{source} vectors of {len(vocabulary.words):,} words"
+    return {"vectors": torch.from_numpy(vectors), **tensors}, f"{counted}, {words}"
+
+
+def _tensors(
+    parts: Mapping[str, Part], tasks: Sequence[str], encode_part: Callable[[Part], TokenInputs]
+) -> dict[str, Tensor]:
+    tensors = {}
     for split, part in parts.items():
         for task, name in enumerate(tasks):
             mine = part.at(np.flatnonzero(part.tasks == task).tolist())
-            inputs = vocabulary.encode(mine.words, config.max_tokens)
+            inputs = encode_part(mine)
             tensors[f"{split}.{name}.ids"] = inputs.ids.to(torch.int32)
             tensors[f"{split}.{name}.offsets"] = inputs.offsets
             tensors[f"{split}.{name}.targets"] = torch.from_numpy(mine.classes)
-    sizes = " / ".join(f"{len(parts[split].words):,}" for split in SPLITS)
-    source = f"GloVe 6B {config.dim}-d" if config.vectors == "glove" else f"random {config.dim}-d"
-    return tensors, (f"{sizes} documents ({' / '.join(SPLITS)}), {source} vectors of {len(vocabulary.words):,} words")
+    return tensors
 
 
-def decode(name: str, edition: str, tasks: Sequence[Task], tensors: Mapping[str, Tensor]) -> Suite:
+def decode(
+    name: str, edition: str, tasks: Sequence[Task], tensors: Mapping[str, Tensor], encoder: EncoderFiles | None = None
+) -> Suite:
     """The suite whose tensors :func:`encode` made."""
     return Suite(
         name=name,
@@ -126,7 +163,8 @@ def decode(name: str, edition: str, tasks: Sequence[Task], tensors: Mapping[str,
         tasks=tuple(tasks),
         shared_input=False,
         splits={split: tuple(_examples(tensors, f"{split}.{task.name}") for task in tasks) for split in SPLITS},
-        vectors=tensors["vectors"],
+        vectors=tensors.get("vectors"),
+        encoder=None if encoder is None else encoder.folder,
     )
 
 

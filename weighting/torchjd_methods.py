@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from lossrag import ConfigError
 from weighting.base import WEIGHTINGS, State, check_choice
 from weighting.torchjd_adapter import TorchJD
 
@@ -116,6 +117,16 @@ class Krum(TorchJD):
 
     n_byzantine: int = 1
     n_selected: int = 1
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1; raises ConfigError where there are too few tasks."""
+        least = max(self.n_byzantine + 3, self.n_selected)
+        if tasks < least:
+            raise ConfigError(
+                f"weighting=torchjd/krum: n_byzantine={self.n_byzantine} n_selected={self.n_selected} need at least "
+                f"{least} tasks (n_byzantine + 3 and n_selected), got {tasks}: lower them, or choose another weighting."
+            )
+        return super().init(tasks, device)
 
 
 @WEIGHTINGS.register("torchjd/gradvac")

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmark.bert import BertBenchmark, run_bert
 from experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
 from experiments.benchmark.memory import MemoryBenchmark, run_memory
@@ -43,6 +44,7 @@ SUBJECTS.add("scaling", Subject(ScalingBenchmark, run_scaling))
 SUBJECTS.add("peers", Subject(PeersBenchmark, run_peers))
 SUBJECTS.add("frank_wolfe", Subject(FrankWolfeBenchmark, run_frank_wolfe))
 SUBJECTS.add("lossbank", Subject(LossbankBenchmark, run_lossbank))
+SUBJECTS.add("bert", Subject(BertBenchmark, run_bert))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
@@ -93,7 +95,8 @@ def _table(subject: str, results: Sequence[Result]) -> Table:
         table.add_column(name.replace("_", " "), justify="left" if name == "case" else "right")
     for result in results:
         more = [str(result.more.get(key, "")) for key in columns]
-        table.add_row(result.case, f"{result.ratio:.3f}", f"{result.spread:.3f}", *more)
+        timed = ["" if value is None else f"{value:.3f}" for value in (result.ratio, result.spread)]
+        table.add_row(result.case, *timed, *more)
     return table
 
 

@@ -36,15 +36,16 @@ VARIED = {
 @dataclass(frozen=True)
 class LossbankBenchmark(TextOptions):
     """Options of `lossrag benchmark lossbank`: sizes of the library, the first of which the others are compared with;
-    a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library, the default policy, and a pricing at
-    each of the intervals ``every``."""
+    a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library and the default policy, once looking
+    ahead on ``rows`` support and query rows a task, and with ``loss.horizon=1`` and each of the intervals ``every``."""
 
     batch: int = 256
     sizes: tuple[int, ...] = (32, 64, 128, 256)
     run_losses: int = 32
     tasks: int = 4
     every: tuple[int, ...] = (2, 8)
-    steps: int = 48
+    rows: int = 512
+    steps: int = 96
     pairs: int = 5
 
     def __post_init__(self) -> None:
@@ -65,12 +66,15 @@ def run_lossbank(options: LossbankBenchmark) -> list[Result]:
             more = {"ms": round(timed.milliseconds[0], 1), f"ms_{first}": round(timed.milliseconds[1], 1)}
             unit = f"x pricing {first} losses"
             results.append(Result("lossbank", f"pricing {size} losses", timed.ratio, timed.spread, unit, more))
+        configs = {"as it comes": ComposerConfig(candidates=tuple(names[: options.run_losses]))}
         for every in options.every:
-            plain, learned = _run(options, None, every), _run(options, names[: options.run_losses], every)
-            timed = paired_ratio(learned, plain, options.pairs, warmup=1)
+            configs[f"loss.horizon=1, loss.every={every}"] = replace(configs["as it comes"], horizon=1, every=every)
+        for name, config in configs.items():
+            plain, learned = _run(options, None), _run(options, config)
+            timed = paired_ratio(learned, plain, options.pairs, warmup=0)
             more = {"ms": round(timed.milliseconds[0] / options.steps, 1)}
             more["ms_plain"] = round(timed.milliseconds[1] / options.steps, 1)
-            case = f"LossRAG with {options.run_losses} losses, loss.every={every}"
+            case = f"LossRAG with {options.run_losses} losses, {name}"
             results.append(Result("lossbank", case, timed.ratio, timed.spread, "x MetaWeighting run", more))
     return results
 
@@ -96,7 +100,7 @@ def library(size: int) -> Iterator[list[str]]:
 
 def _problem(options: LossbankBenchmark) -> Problem:
     generator = torch.Generator().manual_seed(0)
-    rows = options.batch // options.tasks
+    rows = max(options.rows, options.batch // options.tasks)
 
     def examples() -> Examples:
         words = torch.randint(1, options.words, (rows, options.length), generator=generator)
@@ -109,28 +113,27 @@ def _problem(options: LossbankBenchmark) -> Problem:
     return Problem(suite, text_model(options, options.tasks), losses, losses, torch.device(options.device))
 
 
-def _composing(options: LossbankBenchmark, problem: Problem, names: Sequence[str], every: int) -> Composing:
+def _composing(options: LossbankBenchmark, problem: Problem, config: ComposerConfig) -> Composing:
     tasks = [
         TaskSpec(task.name, task.kind, "cross_entropy", mixture.class_counts)
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
     retriever = starting_retriever(None, "two_tower", "benchmark", 0)
-    retriever.bank = type(retriever.bank).create(list(names))
-    config = ComposerConfig(candidates=tuple(names), every=every)
-    return Composing(problem, Composer(tasks, config, retriever), options.steps)
+    retriever.bank = type(retriever.bank).create(list(config.candidates or ()))
+    return Composing(problem, Composer(tasks, config, retriever), options.steps, rows=options.rows)
 
 
 class _Loop:
     """MetaWeighting steps on one batch, priced when they are due."""
 
-    def __init__(self, options: LossbankBenchmark, names: Sequence[str] | None, every: int = 2) -> None:
+    def __init__(self, options: LossbankBenchmark, config: ComposerConfig | None) -> None:
         self.problem = _problem(options)
         self.index = [torch.arange(options.batch // options.tasks)] * options.tasks
-        self.composing = None if names is None else _composing(options, self.problem, names, every)
+        self.composing = None if config is None else _composing(options, self.problem, config)
         method = MetaWeighting(scale="unit")
         model = self.problem.model
         self.step = MultiTaskStep(trained(model), adam(model), method, self.problem.suite.task_names)
-        self.step.keep_query_gradient = names is not None
+        self.step.keep_query_gradient = self.composing is not None and self.composing.follows
 
     def one(self, *, priced: bool = False) -> None:
         """A step; ``priced`` whether it is due or not."""
@@ -150,7 +153,7 @@ class _Loop:
 
 
 def _pricing(options: LossbankBenchmark, names: Sequence[str]) -> Pricing:
-    return Pricing(_Loop(options, names))
+    return Pricing(_Loop(options, ComposerConfig(candidates=tuple(names), horizon=1)))
 
 
 class Pricing:
@@ -171,17 +174,18 @@ class Pricing:
         composing.after(old, self.loop.index, self.loop.index, record, batch)
 
 
-def _run(options: LossbankBenchmark, names: Sequence[str] | None, every: int) -> Run:
-    return Run(_Loop(options, names, every), options.steps)
+def _run(options: LossbankBenchmark, config: ComposerConfig | None) -> Run:
+    return Run(options, config)
 
 
 class Run:
-    """So many steps in a row, reviews included."""
+    """So many steps in a row from the first on, looks ahead and reviews included."""
 
-    def __init__(self, loop: _Loop, steps: int) -> None:
-        self.loop, self.steps = loop, steps
+    def __init__(self, options: LossbankBenchmark, config: ComposerConfig | None) -> None:
+        self.options, self.config = options, config
 
     def __call__(self) -> None:
         """All steps."""
-        for _ in range(self.steps):
-            self.loop.one()
+        loop = _Loop(self.options, self.config)
+        for _ in range(self.options.steps):
+            loop.one()

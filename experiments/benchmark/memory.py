@@ -97,12 +97,12 @@ def peak_bytes(options: TextOptions, tasks: int, kind: str) -> int:
     if options.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     else:
-        _reset_high_water()
+        reset_high_water()
     for _ in range(STEPS):
         run()
     if options.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return _high_water_bytes()
+    return high_water_bytes()
 
 
 def row_bytes(options: TextOptions, tasks: int) -> int:
@@ -110,7 +110,7 @@ def row_bytes(options: TextOptions, tasks: int) -> int:
     return sum(p.numel() * p.element_size() for p in trained(text_model(options, tasks)))
 
 
-def _reset_high_water() -> None:
+def reset_high_water() -> None:
     """Forget the peak of importing and building, where Linux lets a process do so."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -118,7 +118,7 @@ def _reset_high_water() -> None:
         return  # then the peak counts from the start, the same for all methods
 
 
-def _high_water_bytes() -> int:
+def high_water_bytes() -> int:
     """Peak resident bytes of this process. Linux hands getrusage's figure down from parent to child, so the
     process's own status is asked first."""
     status = Path("/proc/self/status")

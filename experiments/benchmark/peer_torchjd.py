@@ -17,6 +17,10 @@ from experiments.benchmark.peer_problems import Case, Update
 from lossrag import ConfigError
 from weighting import MGDA, PCGrad, UPGrad, Weighting
 
+MTL_BACKWARD, ROW_BY_ROW, AUTOGRAM = "mtl_backward", "mtl_backward, row by row", "autogram"
+REASON = 200
+"""Characters of an error that are told."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -66,7 +70,7 @@ def _mtl_backward(chunk: int | None) -> Engine:
             library.autojac.jac_to_grad(shared, aggregator, optimize_gramian_computation=True)
             optimizer.step()
 
-        return Update("mtl_backward" if chunk is None else "mtl_backward, row by row", model, run)
+        return Update(MTL_BACKWARD if chunk is None else ROW_BY_ROW, model, run)
 
     return make
 
@@ -84,7 +88,7 @@ def _autogram(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
         losses.backward(weights)  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return Update("autogram", model, run)
+    return Update(AUTOGRAM, model, run)
 
 
 def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
@@ -113,34 +117,45 @@ def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None
     return Update("jac per task", model, run)
 
 
-ENGINES: tuple[Engine, ...] = (_mtl_backward(None), _mtl_backward(1), _autogram)
+ENGINES: dict[str, Engine] = {
+    MTL_BACKWARD: _mtl_backward(None),
+    ROW_BY_ROW: _mtl_backward(1),
+    AUTOGRAM: _autogram,
+}
 
 
 @dataclass(frozen=True)
 class Fastest:
-    """The engine that took least time, and the milliseconds of one step of every engine that can do the case."""
+    """The engine that took least time, the milliseconds of one step of every engine that can do the case, and why
+    the others cannot."""
 
     engine: Engine
     update: Update[None]
     milliseconds: dict[str, float]
+    failed: dict[str, str]
 
 
 def fastest(case: Case, method: Method) -> Fastest:
-    """Try every engine with torchjd's own defaults; one that does not support the model is left out."""
+    """Try every engine with torchjd's own defaults; one that does not support the model says why."""
     updates: list[tuple[float, Engine, Update[None]]] = []
-    for engine in ENGINES:
+    failed: dict[str, str] = {}
+    for name, engine in ENGINES.items():
         try:
             update = engine(case, aggregator(method), torch.float32)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # vmap names operations that it has no fast rule for
                 update.run()
-        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON]}"
             continue
         updates.append((milliseconds(update.run), engine, update))
     if not updates:
-        raise ConfigError(f"benchmark peers: no engine of torchjd can do {case.name}: is it torchjd>=0.18,<0.19?")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise ConfigError(
+            f"benchmark peers: no engine of torchjd can do {case.name}: is it torchjd>=0.18,<0.19? {reasons}"
+        )
     _, engine, update = min(updates, key=lambda entry: entry[0])
-    return Fastest(engine, update, {each.name: round(time, 1) for time, _, each in updates})
+    return Fastest(engine, update, {each.name: round(time, 1) for time, _, each in updates}, failed)
 
 
 def aggregator(method: Method, tight: bool = False) -> Any:

@@ -63,11 +63,13 @@ def run_peers(options: PeersBenchmark) -> list[Result]:
 
 
 def _beside_torchjd(options: PeersBenchmark, case: Case, name: str) -> Iterator[Result]:
-    """Its fastest engine; and, for own inputs, what a user could still write around it."""
+    """Its fastest engine, those that cannot do it and why; for own inputs, what a user could still write around it."""
     method = METHODS[name]
     found = fastest(case, method)
     tried = ", ".join(f"{engine} {time}" for engine, time in found.milliseconds.items())
     yield _timed(options, case, name, found.engine, {"engines_ms": tried})
+    for engine, reason in found.failed.items():
+        yield Result("peers", f"{case.name}, {name}", None, None, "x torchjd", {"engine": engine, "failed": reason})
     if case.alone is not None:
         yield _timed(options, case, name, jac_per_task, {})
 

@@ -8,12 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """``ratio`` in ``unit``, with the quartile distance of its paired repetitions, and further figures."""
+    """``ratio`` in ``unit``, with the quartile distance of its paired repetitions, and further figures. Both are None
+    where nothing could be timed: ``more`` then says why."""
 
     subject: str
     case: str
-    ratio: float
-    spread: float
+    ratio: float | None
+    spread: float | None
     unit: str
     more: dict[str, Any] = field(default_factory=dict)
 

@@ -80,7 +80,8 @@ class Comparison:
 
     def run(self) -> int:
         """Run what is not finished and write everything; 1 when a run failed, else 0."""
-        plan, tune = self.plan, self.options.tune
+        plan = self.plan
+        tune = self.options.tune and plan.tuning_runs > 0
         rows = [(suite, method) for suite in plan.suites for method in plan.methods]
         trials = [
             Task(*row, setting, plan.tuning_seed) for row in rows for setting in plan.methods[row[1]].settings if tune

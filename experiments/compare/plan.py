@@ -30,10 +30,12 @@ class TuningFile:
 
 @dataclass(frozen=True)
 class MethodFile:
-    """weighting: unless it is the method's name. overrides: what it needs. knobs: its own options to be tuned."""
+    """weighting: unless it is the method's name. overrides: what it needs. suites: what it needs on one of the
+    experiments alone, as a number for each task. knobs: its own options to be tuned."""
 
     weighting: str | None = None
     overrides: list[str] = field(default_factory=list)
+    suites: dict[str, list[str]] = field(default_factory=dict)
     knobs: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -49,16 +51,18 @@ class PlanFile:
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: its overrides, and the settings it is tuned over."""
+    """A row of the table: its overrides, those for a suite alone, and the settings it is tuned over."""
 
     name: str
     overrides: tuple[str, ...]
+    suites: Mapping[str, tuple[str, ...]]
     settings: tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """suites: experiment presets. reference: the method that others are compared with. methods: by name, in order."""
+    """suites: experiment presets. reference: the method that others are compared with. methods: by name, in order.
+    tuning_runs: 0 for a plan without tuning, whose methods have no settings to choose from."""
 
     name: str
     suites: tuple[str, ...]
@@ -71,7 +75,9 @@ class Plan:
 
     def command(self, suite: str, method: str, setting: Setting, seed: int) -> list[str]:
         """The overrides of `lossrag train` for one run."""
-        return [f"experiment={suite}", *self.overrides, *self.methods[method].overrides, *setting, f"seed={seed}"]
+        own = self.methods[method]
+        needs = (*self.overrides, *own.overrides, *own.suites.get(suite, ()))
+        return [f"experiment={suite}", *needs, *setting, f"seed={seed}"]
 
 
 def label(setting: Setting) -> str:
@@ -112,6 +118,13 @@ def load_plan(name: str, methods: Sequence[str] | None = None, seeds: Sequence[i
         )
     file, tuning, methods_file = _read(path)
     found = {method: _method(method, entry, tuning, path) for method, entry in methods_file.items()}
+    for method, entry in methods_file.items():
+        for suite in entry.suites:
+            if suite not in file.experiments:
+                raise ConfigError(
+                    f"The plan {path}: {method} has overrides for {suite!r}, which is none of its experiments: "
+                    f"{did_you_mean(suite, file.experiments)}"
+                )
     for method in (file.reference, *(methods or ())):
         if method not in found:
             raise ConfigError(f"Comparison {path.stem} has no method {method!r}: {did_you_mean(method, found)}")
@@ -125,13 +138,13 @@ def load_plan(name: str, methods: Sequence[str] | None = None, seeds: Sequence[i
         file.reference,
         kept,
         tuple(chosen),
-        tuning.seed,
-        tuning.runs,
+        tuning.seed if tuning else 0,
+        tuning.runs if tuning else 0,
         tuple(file.overrides),
     )
 
 
-def _read(path: Path) -> tuple[PlanFile, TuningFile, dict[str, MethodFile]]:
+def _read(path: Path) -> tuple[PlanFile, TuningFile | None, dict[str, MethodFile]]:
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
@@ -139,18 +152,24 @@ def _read(path: Path) -> tuple[PlanFile, TuningFile, dict[str, MethodFile]]:
     where = f"plan {path.stem}"
     if not isinstance(values, dict) or not isinstance(values.get("methods"), dict):
         raise ConfigError(f"The plan {path} must name its methods, see docs/compare.md.")
-    for key in ("experiments", "seeds", "tuning"):
-        if not values.get(key):
+    for key in ("experiments", "seeds"):
+        if values.get(key) in (None, []):
             raise ConfigError(f"The plan {path} must have {key}, see docs/compare.md.")
     methods = {
         str(name): build(MethodFile, entry or {}, f"{where}: {name}") for name, entry in values["methods"].items()
     }
-    tuning = build(TuningFile, values["tuning"], f"{where}: tuning")
+    tuning = build(TuningFile, values["tuning"] or {}, f"{where}: tuning") if "tuning" in values else None
     rest = {key: value for key, value in values.items() if key not in ("methods", "tuning")}
     return build(PlanFile, rest, where), tuning, methods
 
 
-def _method(name: str, entry: MethodFile, tuning: TuningFile, path: Path) -> Method:
+def _method(name: str, entry: MethodFile, tuning: TuningFile | None, path: Path) -> Method:
+    overrides = (f"weighting={entry.weighting or name}", *entry.overrides)
+    suites = {suite: tuple(own) for suite, own in entry.suites.items()}
+    if tuning is None:
+        if entry.knobs:
+            raise ConfigError(f"The plan {path}: {name} has knobs, but the plan has no tuning, see docs/compare.md.")
+        return Method(name, overrides, suites, ())
     rates = tuning.learning_rates if entry.knobs else tuning.learning_rates_without_knobs
     columns = [[f"optimizer.lr={rate:g}" for rate in rates]]
     columns += [[f"{key}={_written(value)}" for value in values] for key, values in entry.knobs.items()]
@@ -160,7 +179,7 @@ def _method(name: str, entry: MethodFile, tuning: TuningFile, path: Path) -> Met
             f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has {len(settings)} "
             "(learning rates times values of its knobs)."
         )
-    return Method(name, (f"weighting={entry.weighting or name}", *entry.overrides), settings)
+    return Method(name, overrides, suites, settings)
 
 
 def _written(value: object) -> str:

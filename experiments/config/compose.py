@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.config import schema
 from experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
 from experiments.config.library import load_library
+from experiments.config.lists import check_lists
 from experiments.config.overrides import check_choice, check_key, is_choice, is_open, parse
 from experiments.config.sharing import ModelConfig, SharingConfig
 from lossbank import LOSSES
@@ -59,13 +60,15 @@ def _without_leftovers(composed: DictConfig, preset: DictConfig, values: Sequenc
     """Undo what the preset said about a group when the user chose another entry of it.
 
     The alpha of the preset's MetaWeighting is no option of ``weighting=uniform``: the group starts from the entry's
-    own defaults, with the user's ``values`` over them.
+    own defaults, with the user's ``values`` over them. How tasks share a model is no option of its encoder, and stays.
     """
     for group in GROUPS:
         name = composed[group].name
         if name == preset[group].name:
             continue
         settings = OmegaConf.create(defaults_of(group, name))
+        if group == "model":
+            settings.update({field.name: preset[group][field.name] for field in dataclasses.fields(SharingConfig)})
         for override in values:
             section, _, option = override.key_or_group.partition(".")
             if section == group:
@@ -108,19 +111,32 @@ def build_config(settings: Mapping[str, Any]) -> schema.Config:
         weighting=_choice("weighting", settings["weighting"]),
         **sections,
     )
-    sharing = config.model.sharing
-    if not config.weighting.options.shares_parameters and sharing != "none":
+    _check_sharing(config)
+    return config
+
+
+def _check_sharing(config: schema.Config) -> None:
+    """Raise ConfigError for a weighting that has nothing to go by in a model that shares in this way."""
+    name, method, sharing = config.weighting.name, config.weighting.options, config.model.sharing
+    if not method.shares_parameters and sharing != "none":
         raise ConfigError(
-            f"weighting={config.weighting.name} trains one model per task: add model.sharing=none "
-            f"(got model.sharing={sharing})."
+            f"weighting={name} trains one model per task: add model.sharing=none (got model.sharing={sharing})."
         )
-    if config.weighting.options.representation is not None and sharing != "hard":
+    if method.representation is not None and sharing != "hard":
         raise ConfigError(
-            f"weighting={config.weighting.name} weighs the gradients of the features that all tasks share, but with "
+            f"weighting={name} weighs the gradients of the features that all tasks share, but with "
             f"model.sharing={sharing} a task has features of its own: set model.sharing=hard, or choose another "
             "weighting."
         )
-    return config
+    outer = method.hypergradient
+    compares_shared = (method.needs_gramian and method.gramian_of == "shared") or (
+        outer is not None and outer.parameters == "shared"
+    )
+    if compares_shared and sharing == "none":
+        raise ConfigError(
+            f"weighting={name} compares gradients on the parameters that tasks share, but with model.sharing=none they "
+            "share none: set model.sharing=hard or shared_private, or choose another weighting."
+        )
 
 
 def build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -129,6 +145,9 @@ def build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     for key in values:
         if key not in names:
             raise ConfigError(f"Unknown key {where}.{key}: {did_you_mean(str(key), names)}")
+    # a section's keys carry its name, the options of a command stand alone, a plan is a YAML file
+    form = f"{where}.{{key}}={{value}}" if where in (*SECTIONS, *GROUPS) else "{key}={value}"
+    check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else form)
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
     except OmegaConfBaseException as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,45 +29,38 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(ComposerConfig):
     """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
     the scale, and training composes its losses from the library (lossbank/policies.py explains the other options).
 
     library: Python files of one's own that register losses; they are run before any name is looked up.
-    candidates: names to choose from, null for the whole library. bank: folder to retrieve from and to write to.
-    outer: losses are priced for the ``mean`` of the tasks' outer losses, or for their ``lambda``-weighted sum.
-    smoothing: share of the running query gradient, which losses are priced against, that a new one leaves in place.
+    bank: folder to retrieve from and to write to.
+    outer: with ``horizon=1``, losses are priced for the ``mean`` of the tasks' outer losses, or for their
+        ``lambda``-weighted sum. smoothing: share of the running query gradient, which losses are then priced against,
+        that a new one leaves in place.
+    rows: with a longer horizon, how many of a task's support and query rows a look ahead sees.
     """
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
     policy: str = "fixed"
-    learn: bool = True
-    candidates: list[str] | None = None
-    k: int = 8
-    explore: int = 2
-    step: float = 0.15
-    decay: float = 0.1
-    every: int = 2
-    review: int = 25
-    confidence: float = 2.0
-    retry: int = 4
-    relational: bool = True
     outer: str = "mean"
     smoothing: float = 0.9
+    rows: int = 512
     bank: str | None = None
     library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
+        super().__post_init__()
         _require(self.outer in ("mean", "lambda"), "loss.outer", "'mean' or 'lambda'", self.outer)
         _require(0 <= self.smoothing < 1, "loss.smoothing", "in [0, 1)", self.smoothing)
-        self.composer()
-
-    def composer(self) -> ComposerConfig:
-        """The options of the composer; raises ConfigError for impossible ones."""
-        names = [option.name for option in dataclasses.fields(ComposerConfig)]
-        options = {name: getattr(self, name) for name in names}
-        return ComposerConfig(**{**options, "candidates": self.candidates and tuple(self.candidates)})
+        _require(self.rows >= 1, "loss.rows", "1 or more", self.rows)
+        if self.outer == "lambda" and self.far:
+            raise ConfigError(
+                f"loss.outer=lambda weighs what losses do to shared parameters; a look ahead with "
+                f"loss.horizon={self.horizon} sees every task's own head. Add loss.horizon=1."
+            )
 
 
 @dataclass(frozen=True)

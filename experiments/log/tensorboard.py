@@ -25,11 +25,13 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=resumed if any(folder.glob("*")) else None)
 
-    def describe(self, settings: Mapping[str, Any], tasks: Sequence[Task], composed: bool = False) -> None:
+    def describe(
+        self, settings: Mapping[str, Any], tasks: Sequence[Task], composed: bool, terms: Sequence[str]
+    ) -> None:
         """What the run is: the resolved configuration as text and hyperparameters, and the chart layout."""
         text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
-        self._writer.add_custom_scalars(layout(tasks, composed))
+        self._writer.add_custom_scalars(layout(tasks, composed, terms))
         # add_hparams would open a second run; its three summaries belong into this one
         for summary in hparams(_flat_hparams(settings), {HPARAM_METRIC: 0.0}):
             self._writer.file_writer.add_summary(summary)

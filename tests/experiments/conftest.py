@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +63,34 @@ def lossrag(capsys) -> Callable[..., Result]:
         return Result(code, captured.out, captured.err)
 
     return call
+
+
+class RunHere:
+    """Stands in for the process of a run of :mod:`experiments.jobs`: the same command line, without new imports."""
+
+    def __init__(self, line: list[str], stdout: Any, **_: Any) -> None:
+        self.stdin = io.BytesIO()
+        marker = line.index("experiments.worker")
+        with Path(stdout.name).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            self.returncode = run(line[marker + 1 :])
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.fixture(scope="session")
+def runs_here() -> Callable[[], AbstractContextManager[None]]:
+    """While its context lasts, comparisons and ablations do their runs in this process, one after the other: what is
+    not about processes need not wait for them. test_killed_thrice has real ones, and ends with the same files."""
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            parts = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "TimeoutExpired")}
+            patch.setattr("experiments.jobs.subprocess", SimpleNamespace(Popen=RunHere, **parts))
+            yield
+
+    return patched
 
 
 @pytest.fixture
@@ -250,7 +281,13 @@ def load_toy(config: ToyConfig) -> Suite:
     return Suite("toy", "made up", tasks, False, splits, vectors=vectors)
 
 
+@pytest.fixture(scope="session")
+def toy_entry() -> SuiteEntry:
+    """What :func:`toy` registers."""
+    return SuiteEntry(ToyConfig, load_toy)
+
+
 @pytest.fixture
-def toy(monkeypatch) -> None:
+def toy(monkeypatch, toy_entry) -> None:
     """The suite ``tasks=toy``."""
-    monkeypatch.setitem(SUITES._entries, "toy", SuiteEntry(ToyConfig, load_toy))
+    monkeypatch.setitem(SUITES._entries, "toy", toy_entry)

@@ -189,6 +189,33 @@ def test_the_unit_penalty_reaches_the_term(toy):
     assert problem.adversary.term(0, features).item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize(("route", "memory"), [("joint", "rows"), ("groups", "rows"), ("single", "low")])
+def test_the_terms_are_measured_before_the_update(toy, route, memory):
+    problem = make()
+    _, told, penalties = losses(problem)
+    right = []
+    for task in range(3):
+        tokens = problem.suite.splits["support"][task].inputs.gather(INDEX[task])
+        named = problem.model.discriminator.layer(problem.model.encoders[0](tokens)).argmax(dim=1)
+        right.append((named == task).double().mean())
+    method = Uniform() if route == "joint" else MetaWeighting()
+    stepped(problem, method, route, memory)
+    measured = problem.adversary.measured()
+    expected = {"discriminator/loss": told, "discriminator/accuracy": right, "orthogonality": penalties}
+    assert list(measured) == list(expected) == problem.adversary.series()
+    for name, values in expected.items():
+        assert not measured[name].requires_grad
+        assert torch.allclose(measured[name], torch.stack(values), rtol=1e-9, atol=1e-12), name
+    assert 0 < float(measured["discriminator/accuracy"].mean()) < 1
+
+
+def test_only_terms_that_are_on_are_measured(toy):
+    for weights, names in (((LAMBDA, 0.0), ["loss", "accuracy"]), ((0.0, GAMMA), ["orthogonality"])):
+        problem = make(*weights)
+        stepped(problem, Uniform(), "joint")
+        assert [name.removeprefix("discriminator/") for name in problem.adversary.measured()] == names
+
+
 def test_one_task_has_nothing_to_hide(toy):
     problem, plain = make(orthogonal=0.0, tasks=1), make(0.0, 0.0, tasks=1)
     before = problem.model.discriminator.layer.weight.detach().clone()

@@ -6,7 +6,7 @@ import json
 
 from lossbank import LOSSES
 
-SMALL = ["batch=16", "length=12", "vectors=4", "filters=2", "words=50", "tasks=2", "steps=2", "pairs=2"]
+SMALL = ["batch=16", "length=12", "vectors=4", "filters=2", "words=50", "tasks=2", "steps=2", "pairs=2", "rows=8"]
 
 
 def test_rows(lossrag, tmp_path):
@@ -15,7 +15,7 @@ def test_rows(lossrag, tmp_path):
     result = lossrag("benchmark", "lossbank", *SMALL, "sizes=[10,12]", "run_losses=10", f"output={output}")
     assert result.code == 0, result
     rows = json.loads(output.read_text())
-    assert [row["unit"] for row in rows] == ["x pricing 10 losses", *["x MetaWeighting run"] * 2]
+    assert [row["unit"] for row in rows] == ["x pricing 10 losses", *["x MetaWeighting run"] * 3]
     assert all(row["ratio"] > 0 for row in rows)
     assert list(LOSSES) == before
 

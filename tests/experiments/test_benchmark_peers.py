@@ -13,7 +13,7 @@ import torch
 from experiments.benchmark import peer_torchjd, peers
 from experiments.benchmark.own_input import TextOptions
 from experiments.benchmark.peer_problems import autograd_loop, our_hypergradient, our_step, own_case, shared_case
-from experiments.benchmark.peer_torchjd import ENGINES, METHODS, aggregator, fastest, jac_per_task
+from experiments.benchmark.peer_torchjd import ENGINES, METHODS, ROW_BY_ROW, aggregator, fastest, jac_per_task
 from experiments.benchmark.peers import PeersBenchmark, run_peers, shortest_by_nnls
 from experiments.benchmark.shared_input import require_equal
 from lossrag import ConfigError, LossRAGError
@@ -42,10 +42,9 @@ def without_upgrad(monkeypatch):
 @pytest.mark.parametrize("method", ["MGDA", "PCGrad"])
 def test_all_engines_agree_with_the_step(case, method):
     expected = our_step(case, METHODS[method].ours, torch.float64).gradient()
-    engines = [*ENGINES[1:], jac_per_task] if case is OWN else ENGINES
+    # vmap and autogram want layers to be called, and TextCNN computes with their weights
+    engines = [ENGINES[ROW_BY_ROW], jac_per_task] if case is OWN else ENGINES.values()
     for engine in engines:
-        if case is OWN and engine is ENGINES[2]:
-            continue  # autogram wants layers to be called, and TextCNN computes with their weights
         update = engine(case, aggregator(METHODS[method], tight=True), torch.float64)
         assert torch.allclose(update.gradient(), expected, atol=1e-6 * float(expected.norm())), update.name
 
@@ -53,9 +52,19 @@ def test_all_engines_agree_with_the_step(case, method):
 @needs_torchjd
 def test_the_fastest_engine_is_one_that_can_do_the_case():
     found = fastest(OWN, METHODS["PCGrad"])
-    assert found.update.name == "mtl_backward, row by row"
+    assert found.update.name == ROW_BY_ROW
     assert list(found.milliseconds) == [found.update.name]
-    assert len(fastest(SHARED, METHODS["PCGrad"]).milliseconds) == 3
+    assert found.failed.keys() == ENGINES.keys() - {ROW_BY_ROW}
+    assert all("Error: " in reason for reason in found.failed.values())
+    every = fastest(SHARED, METHODS["PCGrad"])
+    assert (len(every.milliseconds), every.failed) == (3, {})
+
+
+@needs_torchjd
+def test_when_no_engine_can_do_it_each_says_why(monkeypatch):
+    monkeypatch.delitem(ENGINES, ROW_BY_ROW)
+    with pytest.raises(ConfigError, match=r"no engine of torchjd can do .* mtl_backward: \w+Error: .*autogram: \w+"):
+        fastest(OWN, METHODS["PCGrad"])
 
 
 @pytest.mark.parametrize("case", [OWN, SHARED], ids=["own", "shared"])
@@ -74,7 +83,11 @@ def test_from_the_command_line(lossrag, tmp_path, without_upgrad):
     rows = json.loads(output.read_text())
     units = [row["unit"] for row in rows]
     # own input: two methods against an engine and against jac; shared input: two methods against an engine
-    assert units.count("x torchjd") == 6
+    failed = [row for row in rows if "failed" in row]
+    assert units.count("x torchjd") == 6 + len(failed)
+    # own input: two engines cannot do it, with either method, and say so beside the figures
+    assert [(row["engine"], row["ratio"]) for row in failed] == [("mtl_backward", None), ("autogram", None)] * 2
+    assert all("Error: " in row["failed"] for row in failed)
     assert units.count("x autograd loop") == 2
     assert units.count("x scipy nnls") == 1
     assert all(float(row["difference"]) <= 1e-3 for row in rows if "difference" in row)
@@ -92,7 +105,7 @@ def test_a_wrong_method_is_caught(monkeypatch):
     pytest.importorskip("torchjd")
     monkeypatch.setitem(METHODS, "MGDA", peer_torchjd.Method(PCGrad(), "MGDA", METHODS["MGDA"].tight))
     with pytest.raises(LossRAGError, match="differ"):
-        peers._difference(OWN, METHODS["MGDA"], ENGINES[1])
+        peers._difference(OWN, METHODS["MGDA"], ENGINES[ROW_BY_ROW])
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 16])

@@ -16,6 +16,8 @@ import pytest
 from experiments.cli import run
 from experiments.compare.plan import label, load_plan, plan_names
 from experiments.config import load_config
+from lossbank.policies import POLICIES
+from weighting import WEIGHTINGS
 
 SAME = ["compare.json", "runs.csv", "tuning.csv", "table.md", "table.tex"]
 """The files of a comparison that are the same, bit for bit, however it came about."""
@@ -29,9 +31,19 @@ SMOKE = ["compare", "experiment=smoke", "methods=[tchebycheff]"]
 def test_every_method_composes_and_gets_equal_tuning(name):
     plan = load_plan(name)
     assert {len(method.settings) for method in plan.methods.values()} == {plan.tuning_runs}
-    assert plan.tuning_seed not in plan.seeds
+    assert not plan.tuning_runs or plan.tuning_seed not in plan.seeds
     for method in plan.methods.values():
-        load_config(plan.command(plan.suites[-1], method.name, method.settings[-1], plan.seeds[0]))
+        load_config(plan.command(plan.suites[-1], method.name, (method.settings or [()])[-1], plan.seeds[0]))
+
+
+def test_every_method_has_all_of_them_on_both_corpora():
+    plan = load_plan("every_method")
+    chosen = {override for method in plan.methods.values() for override in method.overrides}
+    assert {f"weighting={name}" for name in WEIGHTINGS} <= chosen
+    assert {f"loss.policy={name}" for name in POLICIES if name != "fixed"} <= chosen
+    assert {"model.sharing=none", "model.sharing=shared_private"} <= chosen
+    suites = {load_config([f"experiment={suite}"])[0].tasks.name for suite in plan.suites}
+    assert suites == {"newsgroups", "sentiment"}
 
 
 def test_topic_small_is_what_it_says():
@@ -69,6 +81,12 @@ methods:
         (("methods:", "methods: ["), "cannot be read"),
         (("experiments: [digits]", "experiments: [digit]"), "did you mean 'digits'"),
         (("  uniform:", "  single_task:\n  uniform:"), "model.sharing=none"),
+        (("seeds: [0]", "seeds: 0"), "plan own.seeds must be a list of whole numbers, got 0: write seeds: [0]"),
+        (
+            ("    overrides:", "    suites: {digit: []}\n    overrides:"),
+            "none of its experiments: did you mean 'digits'",
+        ),
+        (("{seed: 9, runs: 2,", "{seeds: 9, runs: 2,"), "did you mean 'seed'"),
     ],
 )
 def test_mistakes_in_a_plan(lossrag, tmp_path, change, message):
@@ -83,6 +101,7 @@ def test_mistakes_in_a_plan(lossrag, tmp_path, change, message):
         (["experiment=topic_smal"], "did you mean 'topic_small'"),
         (["experiment=smoke", "methods=[tchebychef]"], "did you mean 'tchebycheff'"),
         (["experiment=smoke", "seeds=[1,1]"], "distinct"),
+        (["experiment=smoke", "seeds=1"], "compare.seeds must be a list of whole numbers, got 1: write seeds=[1]"),
         (["experiment=smoke", "seeds=[-1]"], "from 0"),
         (["experiment=smoke", "processes=0"], "1 or more"),
         (["experiment=smoke", "process=2"], "did you mean 'processes'"),
@@ -108,10 +127,10 @@ def test_help(lossrag, arguments):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, runs_here):
     """Two methods, two settings and two seeds each: eight runs, and what the command said."""
     root = tmp_path_factory.mktemp("undisturbed")
-    with redirect_stdout(io.StringIO()) as out:
+    with runs_here(), redirect_stdout(io.StringIO()) as out:
         assert run([*SMOKE, f"root={root}"]) == 0
     return root / "smoke", out.getvalue()
 
@@ -146,10 +165,11 @@ def test_the_second_time_nothing_runs(undisturbed, lossrag):
     assert {name: (folder / name).read_bytes() for name in files} == before
 
 
-def test_killed_thrice(undisturbed, tmp_path, lossrag):
-    """The parent alone, all of its group, the parent by SIGTERM; every time a run further."""
+def test_killed_thrice(undisturbed, tmp_path, lossrag, runs_here):
+    """The parent alone, all of its group, the parent by SIGTERM; every time a run further, the last one in the second
+    phase. What is left then is done in this process, as all of the undisturbed comparison."""
     folder, line = tmp_path / "smoke", [*SMOKE, f"root={tmp_path}"]
-    for stop, number in (("parent", 1), ("group", 3), ("terminate", 5)):
+    for stop, number in (("parent", 1), ("group", 2), ("terminate", 5)):
         with (tmp_path / "out").open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, "-c", "from experiments.cli import main; main()", *line],
@@ -170,7 +190,8 @@ def test_killed_thrice(undisturbed, tmp_path, lossrag):
             raise
         assert not (folder / "compare.json").exists()
     assert "the same command goes on" in (tmp_path / "out").read_text()
-    assert lossrag(*line).code == 0
+    with runs_here():
+        assert lossrag(*line).code == 0
     for name in SAME:
         assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
 
@@ -183,9 +204,42 @@ def _wait_for(folder, summaries, process):
         time.sleep(0.02)
 
 
-def test_failed_runs_are_reported_and_the_rest_goes_on(tmp_path, lossrag):
+UNTUNED = """
+experiments: [digits]
+seeds: [0]
+overrides: [train.epochs=1, train.batch_size=256, log.tensorboard=false]
+methods:
+  uniform:
+  fixed:
+    suites: {digits: ["weighting.weights=[1,1,1,4]"]}
+"""
+
+
+def test_without_tuning_every_method_runs_as_it_is(tmp_path, lossrag, runs_here):
+    (tmp_path / "own.yaml").write_text(UNTUNED)
+    with runs_here():
+        assert lossrag("compare", f"experiment={tmp_path}/own.yaml", f"root={tmp_path}").code == 0
+    (suite,) = json.loads((tmp_path / "own" / "compare.json").read_text())["suites"]
+    assert suite["tuning"] is None
+    assert [(row["method"], row["setting"], row["failed"]) for row in suite["rows"]] == [
+        ("uniform", [], 0),
+        ("fixed", [], 0),
+    ]
+    assert "Not tuned" in (tmp_path / "own" / "table.md").read_text()
+    (own,) = (tmp_path / "own").glob("digits-fixed-*/config.yaml")
+    assert "- 4" in own.read_text()
+
+
+def test_knobs_without_tuning(lossrag, tmp_path):
+    (tmp_path / "own.yaml").write_text(UNTUNED.replace("suites: {digits", "knobs: {weighting.weights"))
+    error = lossrag("compare", f"experiment={tmp_path}/own.yaml").error
+    assert "fixed has knobs, but the plan has no tuning" in error
+
+
+def test_failed_runs_are_reported_and_the_rest_goes_on(tmp_path, lossrag, runs_here):
     (tmp_path / "own.yaml").write_text(OWN)
-    done = lossrag("compare", f"experiment={tmp_path}/own.yaml", f"root={tmp_path}")
+    with runs_here():
+        done = lossrag("compare", f"experiment={tmp_path}/own.yaml", f"root={tmp_path}")
     assert done.code == 1
     assert "failed: digits-fixed-lr=0.1-s9: " in done.out
     (suite,) = json.loads((tmp_path / "own" / "compare.json").read_text())["suites"]

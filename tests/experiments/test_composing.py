@@ -22,8 +22,11 @@ def last_model(directory):
     return {name: tensor for name, tensor in tensors.items() if name.startswith(("model", "optimizer", "step"))}
 
 
-@pytest.mark.parametrize("weighting", ["metaweighting", "metaweighting weighting.scale=unit"])
-def test_one_candidate_is_metaweighting_itself_bit_for_bit(train, weighting):
+@pytest.mark.parametrize(
+    ("weighting", "horizon"),
+    [("metaweighting", 20), ("metaweighting", 1), ("metaweighting weighting.scale=unit", 1)],
+)
+def test_one_candidate_is_metaweighting_itself_bit_for_bit(train, weighting, horizon):
     """50 steps: weights, parameters, optimiser and every metric."""
     steps = ["train.epochs=10", "train.batch_size=256", *f"weighting={weighting}".split()]
     plain = train(*steps)
@@ -32,6 +35,7 @@ def test_one_candidate_is_metaweighting_itself_bit_for_bit(train, weighting):
         "loss.policy=gradient",
         "loss.candidates=[cross_entropy,squared_error]",
         "loss.review=5",
+        f"loss.horizon={horizon}",
     )
     assert metrics(plain)[-1]["step"] >= 50
     assert metrics(plain) == metrics(reduced)
@@ -41,20 +45,26 @@ def test_one_candidate_is_metaweighting_itself_bit_for_bit(train, weighting):
 
 
 @pytest.mark.parametrize(
-    ("policy", "weighting"),
+    ("policy", "weighting", "horizon"),
     [
-        ("uniform", "metaweighting"),
-        ("random", "uniform"),
-        ("gradient", "mgda"),
-        ("knn", "uniform"),
-        ("two_tower", "metaweighting"),
+        ("uniform", "metaweighting", 1),
+        ("random", "uniform", 1),
+        ("gradient", "mgda", 1),
+        ("knn", "uniform", 1),
+        ("two_tower", "metaweighting", 1),
+        ("uniform", "uniform", 20),
+        ("random", "mgda", 20),
+        ("gradient", "metaweighting", 20),
+        ("knn", "metaweighting", 20),
+        ("two_tower", "uniform", 20),
     ],
 )
-def test_every_policy_runs_with_every_kind_of_weighting(train, policy, weighting):
+def test_every_policy_runs_with_every_kind_of_weighting(train, policy, weighting, horizon):
     directory = train(
         f"loss.policy={policy}",
         f"weighting={weighting}",
         "loss.review=2",
+        f"loss.horizon={horizon}",
         "train.epochs=1",
         "loss.k=4",
         "loss.explore=1",
@@ -65,12 +75,19 @@ def test_every_policy_runs_with_every_kind_of_weighting(train, policy, weighting
     assert summary["test_score_mean"] > -1
 
 
-def test_the_bank_remembers_what_was_priced(train):
-    directory = train("loss.policy=two_tower", "loss.review=3", "train.epochs=1", "loss.relational=false")
+@pytest.mark.parametrize(("horizon", "steps"), [(1, {1, 3, 5}), (20, {1, 4})])
+def test_the_bank_remembers_what_was_priced(train, horizon, steps):
+    directory = train(
+        "loss.policy=two_tower",
+        f"loss.horizon={horizon}",
+        "loss.review=3",
+        "train.epochs=1",
+        "loss.relational=false",
+    )
     bank = LossBank.load(directory / "bank")
     records = bank.memory.records
     assert set(records.tasks) == {"digit", "parity", "loops", "centre"}
-    assert set(records.step.tolist()) == {1, 3, 5}
+    assert set(records.step.tolist()) == steps
     assert {"cross_entropy", "mae", "huber"} <= set(records.losses)
 
 
@@ -89,6 +106,10 @@ def test_a_warm_run_asks_the_bank_first(train):
     [
         ("loss.policy=two_towers", "did you mean 'two_tower'"),
         ("loss.k=0", "loss.k must be 1 or more"),
+        ("loss.horizon=0", "loss.horizon must be 1 or more"),
+        ("loss.temperature=0", "loss.temperature must be above 0"),
+        ("loss.rows=0", "loss.rows must be 1 or more"),
+        ("loss.outer=lambda", "Add loss.horizon=1"),
         ("loss.explore=8", "leaves none"),
         ("loss.candidates=[crossentropy]", "did you mean 'cross_entropy'"),
         ("loss.outer=max", "'mean' or 'lambda'"),

@@ -17,7 +17,7 @@ CANDIDATES = (
 )
 # named, as other tests register losses of their own
 LEARNED = [
-    *("loss.policy=knn", "loss.review=2", "loss.k=6", "loss.explore=1"),
+    *("loss.policy=knn", "loss.horizon=1", "loss.review=2", "loss.k=6", "loss.explore=1"),
     f"loss.candidates=[{','.join(CANDIDATES)}]",
 ]
 
@@ -76,6 +76,7 @@ def test_other_logged_steps_hold_the_last_pricing(train):
     """Every third step is logged, every second one priced from the first: the logged step tells what was priced."""
     directory = train(
         "loss.policy=gradient",
+        "loss.horizon=1",
         "loss.candidates=[cross_entropy,mae,l1,squared_error]",
         "log.every_steps=3",
         "log.tensorboard=false",
@@ -87,7 +88,9 @@ def test_other_logged_steps_hold_the_last_pricing(train):
 
 def test_few_series_begin_at_a_time(train):
     """Fifty losses of a share of 0.02 each: the eight largest have a curve."""
-    directory = train("loss.policy=gradient", "train.epochs=1", "loss.every=99", "log.tensorboard=false")
+    directory = train(
+        "loss.policy=gradient", "loss.horizon=1", "train.epochs=1", "loss.every=99", "log.tensorboard=false"
+    )
     first = series(read_points(directory / "metrics.jsonl"), "composition", "digit")
     assert [len(each) for each in first.values()] == [8]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 CANDIDATES = (
     "mae",
     "brier",
@@ -22,9 +24,11 @@ ARGUMENTS = [
 ]
 
 
-def test_killed_runs_log_like_an_undisturbed_one(sessions, tmp_path, assert_same_run):
+@pytest.mark.parametrize("horizon", [1, 20])
+def test_killed_runs_log_like_an_undisturbed_one(sessions, tmp_path, assert_same_run, horizon):
     """Killed before a step right after events, and before a line with a checkpoint long ago."""
-    whole, killed = ([*ARGUMENTS, f"run.dir={tmp_path / name}"] for name in ("whole", "killed"))
+    arguments = [*ARGUMENTS, f"loss.horizon={horizon}"]
+    whole, killed = ([*arguments, f"run.dir={tmp_path / name}"] for name in ("whole", "killed"))
     plan = [
         {"arguments": whole},
         {"arguments": [*killed, "run.checkpoint_seconds=0"], "place": "step", "number": 4},

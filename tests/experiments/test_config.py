@@ -50,6 +50,16 @@ def test_another_choice_starts_from_its_own_defaults():
     assert settings["weighting"]["alpha"] == 0.02
 
 
+def test_another_encoder_is_shared_as_the_preset_says():
+    """AdvMTL with another encoder must not become hard sharing without a word."""
+    choices = ["experiment=advmtl", "model=mlp", "optimizer.vectors=dense"]
+    _, settings = load_config(choices)
+    sharing = {"sharing": "shared_private", "adversarial": 0.05, "orthogonal": 0.01, "penalty": "unit"}
+    assert settings["model"] == {"name": "mlp", **sharing, "hidden": [64], "dropout": 0.0}
+    _, settings = load_config([*choices, "model.sharing=hard", "model.adversarial=0", "model.orthogonal=0"])
+    assert (settings["model"]["sharing"], settings["model"]["adversarial"]) == ("hard", 0)
+
+
 def test_seed_and_data_root_reach_the_suite():
     config, _ = load_config(["seed=7", "data.root=/somewhere"])
     assert (config.seed, config.tasks.options.seed, config.tasks.options.root) == (7, 7, "/somewhere")
@@ -160,6 +170,30 @@ def test_impossible_values(override):
     with pytest.raises(ConfigError) as caught:
         load_config([override])
     assert IMPOSSIBLE[override] in str(caught.value)
+
+
+LISTS = {
+    ("weighting=fixed", "weighting.weights=1"): "weighting.weights must be a list of numbers, got 1: "
+    "write weighting.weights=[1]",
+    ("weighting=fixed", "weighting.weights=[[1,2],3]"): "got [[1,2],3]: write weighting.weights=[1,2,3]",
+    ("weighting=fixed", "weighting.weights=null"): "got null: write weighting.weights=[...]",
+    ("weighting=uncertainty", "weighting.likelihood=regression"): "a list of names, got regression: "
+    "write weighting.likelihood=[regression]",
+    ("loss.candidates=mae",): "a list of names, got mae: write loss.candidates=[mae]",
+    ("model=mlp", "model.hidden=8"): "a list of whole numbers, got 8: write model.hidden=[8]",
+}
+
+
+@pytest.mark.parametrize("overrides", LISTS)
+def test_a_list_that_is_none(overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides)
+    assert str(caught.value).endswith(LISTS[overrides])
+
+
+def test_lists_and_absent_ones_are_fine():
+    config, _ = load_config(["weighting=fixed", "weighting.weights=[1,2]", "loss.candidates=null"])
+    assert (config.weighting.options.weights, config.loss.candidates) == ([1, 2], None)
 
 
 MALFORMED = {

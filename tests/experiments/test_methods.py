@@ -167,6 +167,11 @@ def test_mistakes_on_own_inputs(lossrag, toy, override, part):
         (["weighting=epo", "weighting.preference=[1,2]"], "one number for each of the 4 tasks"),
         (["weighting=pareto_mtl", "weighting.others=[[1,2]]"], "one number for each of the 4 tasks"),
         (["weighting=multi_dds", "train.memory=low"], "use memory='rows'"),
+        (["weighting=mgda", "model.sharing=none"], "they share none: set model.sharing=hard or shared_private"),
+        (["weighting=gradnorm", "model.sharing=none"], "they share none"),
+        (["weighting=torchjd/pcd", "model.sharing=none"], "they share none"),
+        (["weighting=multi_dds", "weighting.parameters=shared", "model.sharing=none"], "they share none"),
+        (["weighting.parameters=shared", "model.sharing=none"], "they share none"),
     ],
 )
 def test_methods_that_do_not_apply(lossrag, overrides, part):

@@ -17,34 +17,47 @@ import pytest
 from experiments.cli import run
 from experiments.log import read_points
 from lossbank import LOSSES
+from tasks import SUITES
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 CLASSES, REGRESSIONS = ("digit", "parity", "loops"), ("centre",)
+TOY_CLASSES, TOY_REGRESSIONS = ("two", "three"), ("value",)
 RUN = ["train", "experiment=digits", "train.epochs=2", "train.batch_size=256", "log.figures_every=1"]
+ADVERSARIAL = ["model.sharing=shared_private", "model.adversarial=0.05", "model.orthogonal=0.01", "model.filters=2"]
+TERMS = ("discriminator", "orthogonality")
+RUNS = ("meta", "uniform", "learned", "adversarial")
 
 
-def documented(kind):
-    """The tags of this kind that the page promises, with the tasks of the digits suite."""
+def documented(kind, classes=CLASSES, regressions=REGRESSIONS):
+    """The tags of this kind that the page promises, with these tasks, but those of an adversarial model: digits have
+    none."""
+    return {tag for tag in _documented(kind, classes, regressions) if tag.split("/")[0] not in TERMS}
+
+
+def _documented(kind, classes, regressions):
     rows = re.findall(r"^\| `([^`]+)` \| (\w+) \|", PAGE.read_text(), flags=re.MULTILINE)
     assert len(rows) > 15
     tags = set()
     for tag, its_kind in rows:
         if its_kind == kind:
-            tasks = {"accuracy": CLASSES, "r2": REGRESSIONS}.get(
-                tag.partition("/")[2].partition("/")[0], CLASSES + REGRESSIONS
-            )
+            metric = "" if tag.startswith(TERMS) else tag.partition("/")[2].partition("/")[0]
+            tasks = {"accuracy": classes, "r2": regressions}.get(metric, classes + regressions)
             tags |= {tag.replace("<task>", task) for task in tasks} if "<task>" in tag else {tag}
     return tags
 
 
 @pytest.fixture(scope="module")
-def logdir(tmp_path_factory):
-    """A run with an outer problem, one without, and one that composes its losses."""
+def logdir(tmp_path_factory, toy_entry):
+    """A run with an outer problem, one without, one that composes its losses, and an adversarial one."""
     root = tmp_path_factory.mktemp("logdir")
     assert run([*RUN, f"run.dir={root / 'meta'}"]) == 0
     assert run([*RUN, f"run.dir={root / 'uniform'}", "weighting=uniform", "train.query_for_baselines=support"]) == 0
     composing = ["loss.policy=knn", "loss.review=2", "loss.k=6", "loss.explore=1", "log.figures_every=2"]
     assert run([*RUN, f"run.dir={root / 'learned'}", *composing]) == 0
+    toy = ["train", "tasks=toy", "train.epochs=2", "train.batch_size=40", *ADVERSARIAL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUITES._entries, "toy", toy_entry)
+        assert run([*toy, f"run.dir={root / 'adversarial'}", "weighting=uniform"]) == 0
     return root
 
 
@@ -55,7 +68,7 @@ def collapsed(tags):
 
 @pytest.fixture(scope="module")
 def ask(logdir):
-    """Questions to a TensorBoard that serves both runs."""
+    """Questions to a TensorBoard that serves these runs."""
     line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
     with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=logdir) as server:
         try:
@@ -72,7 +85,7 @@ def ask(logdir):
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
                 tags = get("plugin/scalars/tags")
-                if len(tags) == 3 and all("test/score_mean" in those for those in tags.values()):
+                if len(tags) == len(RUNS) and all("test/score_mean" in those for those in tags.values()):
                     break
                 time.sleep(0.2)
             yield get
@@ -81,11 +94,12 @@ def ask(logdir):
 
 
 def test_runs(ask):
-    assert set(ask("runs")) == {"meta/tensorboard", "uniform/tensorboard", "learned/tensorboard"}
+    assert set(ask("runs")) == {f"{name}/tensorboard" for name in RUNS}
 
 
 def test_scalar_tags_are_those_of_the_table(ask):
     served = ask("plugin/scalars/tags")
+    adversarial = set(served.pop("adversarial/tensorboard"))
     assert collapsed(set().union(*served.values())) == documented("scalar")
     composed = {tag for tag in documented("scalar") if tag.startswith(("compos", "contribution"))}
     assert len(composed) == 12
@@ -93,11 +107,15 @@ def test_scalar_tags_are_those_of_the_table(ask):
     assert set(served["meta/tensorboard"]) == documented("scalar") - {"query/score_mean"} - composed
     assert set(served["uniform/tensorboard"]) == documented("scalar") - outer - composed
     assert collapsed(served["learned/tensorboard"]) == documented("scalar") - {"query/score_mean"}
+    toy = _documented("scalar", TOY_CLASSES, TOY_REGRESSIONS)
+    left_out = ("query", "lambda", "frank_wolfe", "theory", "composition", "composition_active", "contribution")
+    assert adversarial == {tag for tag in toy if tag.split("/")[0] not in left_out}
+    assert len([tag for tag in adversarial if tag.startswith(TERMS)]) == 3 * 3
 
 
 def test_every_point_is_served(ask, logdir):
     """TensorBoard and metrics.jsonl hold the same numbers."""
-    for name in ("meta", "uniform", "learned"):
+    for name in RUNS:
         points = read_points(logdir / name / "metrics.jsonl")
         for tag in ask("plugin/scalars/tags")[f"{name}/tensorboard"]:
             served = ask("plugin/scalars/scalars", run=f"{name}/tensorboard", tag=tag)
@@ -108,12 +126,13 @@ def test_every_point_is_served(ask, logdir):
 
 def test_metrics_hold_no_undocumented_series(logdir):
     tags = {
-        tag
-        for name in ("meta", "uniform", "learned")
-        for point in read_points(logdir / name / "metrics.jsonl")
-        for tag in point
+        name: {tag for point in read_points(logdir / name / "metrics.jsonl") for tag in point} - {"step", "epoch"}
+        for name in RUNS
     }
-    assert collapsed(tags) - {"step", "epoch"} == documented("scalar") | {"hypergradient/D"}
+    toy = tags.pop("adversarial")
+    assert collapsed(set().union(*tags.values())) == documented("scalar") | {"hypergradient/D"}
+    assert toy <= _documented("scalar", TOY_CLASSES, TOY_REGRESSIONS)
+    assert {tag.split("/")[0] for tag in toy} >= set(TERMS)
 
 
 def test_pictures_of_the_hypergradient(ask):
@@ -174,8 +193,15 @@ def test_one_chart_holds_all_tasks(ask):
     titles = {
         f"{split} {value}" for split, value in product(("support", "query", "validation"), ("loss", "accuracy", "r2"))
     }
-    assert set(charts) == {"task weights", "lambda", "active losses"} | titles
+    terms = {"discriminator loss", "discriminator accuracy", "orthogonality"}
+    assert set(charts) == {"task weights", "lambda", "active losses"} | titles | terms
+    for title in terms:
+        every = _documented("scalar", TOY_CLASSES, TOY_REGRESSIONS)
+        shown = {tag.rsplit("/", 1)[-1] for tag in every if re.match(charts[title][0], tag)}
+        assert shown == set(TOY_CLASSES + TOY_REGRESSIONS), title
     for title, (pattern,) in charts.items():
+        if title in terms:
+            continue
         tasks = REGRESSIONS if "r2" in title else CLASSES if "accuracy" in title else CLASSES + REGRESSIONS
         shown = {tag.rsplit("/", 1)[-1] for tag in documented("scalar") if re.match(pattern, tag)}
         assert shown == set(tasks), title

@@ -115,7 +115,7 @@ def gradient_of(name):
 
 
 def composer(**options):
-    config = ComposerConfig(relational=False, **options)
+    config = ComposerConfig(relational=False, horizon=1, **options)
     return Composer([TaskSpec("only", "classification", REFERENCE, torch.tensor([10.0, 5.0, 2.0]))], config, None)
 
 
@@ -144,7 +144,7 @@ class TestComposer:
                 mean = {"mae": 0.5, "one_minus_p": 0.5, "brier": 0.4}
                 return torch.tensor([mean.get(name, -0.5) for name in asked]).double(), torch.zeros(len(asked)).double()
 
-        config = ComposerConfig(policy="knn", candidates=names, k=3, explore=1, review=3)
+        config = ComposerConfig(policy="knn", horizon=1, candidates=names, k=3, explore=1, review=3)
         learner = Composer([TaskSpec("only", "classification", REFERENCE)], config, Knows())
         for step in range(1, 4):
             learner.price([lens(gradient_of("mae"))], [torch.zeros(1)], step)
@@ -165,7 +165,7 @@ class TestComposer:
     def test_priors_are_corrected_where_they_are_uneven(self):
         def offered(counts, **options):
             spec = [TaskSpec("only", "classification", REFERENCE, torch.tensor(counts))]
-            learner = Composer(spec, ComposerConfig(policy="gradient", relational=False, **options), None)
+            learner = Composer(spec, ComposerConfig(policy="gradient", horizon=1, relational=False, **options), None)
             return {loss.name for loss in learner.mixtures()[0].losses}
 
         assert "logit_adjusted_1" in offered([10.0, 5.0, 2.0])

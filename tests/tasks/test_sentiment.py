@@ -12,7 +12,7 @@ import torch
 import tasks.sentiment
 import tasks.sources
 from lossrag import ConfigError, DataError
-from tasks import SPLITS, SentimentConfig, load_suite
+from tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
 from tasks.fetch import cache_folder
 from tasks.sentiment_corpus import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
 from tasks.suite import Suite
@@ -221,3 +221,12 @@ def test_real_suite(real_data):
     }
     assert suite.vectors.shape == (27_880, 50)
     assert "539 of 5,600 test and 257 of 2,800 dev reviews" in suite.edition
+
+
+def test_reviews_as_word_pieces(world, reviews, tiny_bert):
+    config = SentimentConfig(root=str(world.root), rho=0.3, max_tokens=8, min_df=1)
+    suite = SUITES["sentiment"].in_pieces(config, encoder_files(str(tiny_bert)))
+    assert sizes(suite) == sizes(load(world))
+    first = texts(suite, "test", 2)[0]  # [CLS] the [UNK] car ...
+    assert first[:4] == (3, 6, 2, 7)
+    assert len(first) == 8

@@ -176,8 +176,13 @@ def test_options_out_of_range(make, message):
 
 @needs_torchjd
 def test_too_few_tasks():
+    with pytest.raises(ConfigError, match=r"n_selected=1 need at least 4 tasks .*, got 3: lower them"):
+        Krum().init(3, CPU)
+    with pytest.raises(ConfigError, match=r"n_selected=5 need at least 5 tasks"):
+        Krum(n_byzantine=0, n_selected=5).init(4, CPU)
+    assert Krum().init(4, CPU)["weights"].tolist() == [1, 1, 1, 1]
     with pytest.raises(ConfigError, match="torchjd/krum cannot weigh these 2 tasks"):
-        weigh(Krum(), gramian(2))
+        weigh(Krum(), gramian(2), Krum().init(4, CPU))
 
 
 def test_without_torchjd_options_are_known_and_a_step_says_what_to_install(monkeypatch):

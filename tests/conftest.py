@@ -1,0 +1,27 @@
+"""A tiny encoder of the BERT family with random weights, for tests of every floor that reads one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["the", "car", "ball", "space", "gun", "disk", "it", "works", "fine", "bad", "play", "##ing", "##s", "."]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """Its folder, to be read only: 16 wide, two layers, 24 positions; dropout is on. Skips without the extra bert."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra bert")
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    options = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=len(MARKS + WORDS), max_position_embeddings=24, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(MARKS + WORDS))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    return folder
