@@ -52,7 +52,14 @@ def logdir(tmp_path_factory, toy_entry):
     root = tmp_path_factory.mktemp("logdir")
     assert run([*RUN, f"run.dir={root / 'meta'}"]) == 0
     assert run([*RUN, f"run.dir={root / 'uniform'}", "weighting=uniform", "train.query_for_baselines=support"]) == 0
-    composing = ["loss.policy=knn", "loss.review=2", "loss.k=6", "loss.explore=1", "log.figures_every=2"]
+    composing = [
+        "loss.policy=knn",
+        "loss.horizon=1",
+        "loss.review=2",
+        "loss.k=6",
+        "loss.explore=1",
+        "log.figures_every=2",
+    ]
     assert run([*RUN, f"run.dir={root / 'learned'}", *composing]) == 0
     toy = ["train", "tasks=toy", "train.epochs=2", "train.batch_size=40", *ADVERSARIAL]
     with pytest.MonkeyPatch.context() as patch:
