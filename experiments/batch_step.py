@@ -13,6 +13,7 @@ from experiments.build import passes_route
 from experiments.composing import Composing
 from experiments.config import Config
 from experiments.problem import Problem
+from experiments.schedule import Schedule
 from tasks import query_index
 from weighting import MultiTaskStep, StepRecord
 
@@ -48,12 +49,15 @@ class BatchStep:
     problem: Problem
     step: MultiTaskStep
     composing: Composing | None
+    schedule: Schedule | None = None
 
     def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
         config, problem, composing = self.config, self.problem, self.composing
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed(step_seed(config.seed, self.step.count))
+        if self.schedule:
+            self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
         mixtures = composing.mixtures() if composing else None

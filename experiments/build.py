@@ -11,7 +11,8 @@ from torch import nn
 
 from experiments.adversarial import build_adversary
 from experiments.composing import Composing
-from experiments.config.schema import Config, OptimizerConfig
+from experiments.config.optimizer import OptimizerConfig
+from experiments.config.schema import Config
 from experiments.hypergradient_lr import SGDHD, AdamHD
 from experiments.lazy_adam import LazyAdam
 from experiments.machine import require_bf16
@@ -81,18 +82,21 @@ def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem
 
 
 def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
-    """The optimiser; trainable word vectors form a group with a learning rate of their own.
+    """The optimiser; trainable word vectors form a group with a learning rate of their own, and heads do if it differs.
 
     ``vectors=lazy`` asks the step for their gradient as a sparse tensor (``sparse=True`` in their group). For SGD the
     rows that it leaves out are those that would not have moved; for Adam see :class:`LazyAdam`.
     """
     vectors = [table.weight for table in trained_tables(model)]
     lazy = config.vectors == "lazy"
-    known = set(map(id, vectors))
+    heads = list(model.heads.parameters()) if config.heads_lr_factor != 1 else []
+    known = set(map(id, [*vectors, *heads]))
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [{"params": rest}]
     # one call for all parameters: with many heads, launching their updates one by one costs more than the updates
     fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in rest)
+    if heads:
+        groups.append({"params": heads, "lr": config.lr * config.heads_lr_factor})
     if vectors:
         group = {"params": vectors, "lr": config.lr * config.vectors_lr_factor}
         # torch's fused updates take no sparse gradients

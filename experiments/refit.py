@@ -9,6 +9,7 @@ from experiments.batch_step import step_seed
 from experiments.build import build_optimizer, build_problem, trains_on_query
 from experiments.config import Config
 from experiments.problem import Problem
+from experiments.schedule import Schedule
 from tasks import Suite, epoch_plan, pool_query
 from weighting import MultiTaskStep, Uniform
 
@@ -24,9 +25,15 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
     if problem.adversary is not None:
         problem.adversary.attach(optimizer)
     step = MultiTaskStep(problem.model.parameters(), optimizer, Uniform(), suite.task_names)
-    for epoch, weights in enumerate(trajectory):
+    plans = [
+        epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch)
+        for epoch in range(len(trajectory))
+    ]
+    schedule = Schedule.of(config.optimizer, optimizer, sum(map(len, plans)))
+    for plan, weights in zip(plans, trajectory, strict=True):
         step.state = {"weights": weights.to(step.task_weights)}
-        for index in epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch):
+        for index in plan:
+            schedule.set(step.count)
             torch.manual_seed(step_seed(config.seed, step.count))
             step(problem.batch_losses("support", index, route="joint")[0]).check()
     return problem

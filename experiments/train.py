@@ -27,6 +27,7 @@ from experiments.machine import apply_machine
 from experiments.problem import Evaluation, Problem
 from experiments.refit import refit
 from experiments.rundir import RunDirectory, open_run
+from experiments.schedule import Schedule
 from experiments.series import D_TAG, Values, split_values, step_values
 from experiments.state import Best, Progress, is_finite, load_state, save_state
 from experiments.summary import print_summary, write_summary
@@ -95,10 +96,11 @@ class Training:
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
         self.composing = build_composing(config, self.problem, directory.run_id, steps)
         self.step.keep_query_gradient = self.composing is not None and self.composing.follows
+        schedule = Schedule.of(config.optimizer, self.step.optimizer, steps)
         self.progress: Progress = load_state(
             directory, self.suite.edition, self.problem.model, self.step, self.composing
         )
-        self.batch_step = BatchStep(config, self.problem, self.step, self.composing)
+        self.batch_step = BatchStep(config, self.problem, self.step, self.composing, schedule)
         if self.step.count:
             self._say(f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds

@@ -26,17 +26,25 @@ class BERT(nn.Module):
 
     folder: config.json and safetensors of a Hugging Face encoder.
     pooling: the last hidden state of the first piece (``cls``), or the ``mean`` over all pieces of a text.
-    dropout: share in [0, 1) dropped from the features; inside, the encoder drops what its config.json says.
+    dropout: share in [0, 1) dropped from the features.
     frozen: nothing of it is trained, and inside it nothing is dropped.
+    encoder_dropout: share dropped inside, of hidden states and of attention; None for what its config.json says.
     """
 
     one_task_a_pass = True
 
-    def __init__(self, folder: Path, pooling: str = "cls", dropout: float = 0.1, frozen: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pooling: str = "cls",
+        dropout: float = 0.1,
+        frozen: bool = False,
+        encoder_dropout: float | None = None,
+    ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ConfigError(f"model.pooling must be 'cls' or 'mean', got {pooling!r}.")
-        body, table, width = load_body(folder)
+        body, table, width = load_body(folder, encoder_dropout)
         # a row more, for padding, whatever the encoder's own number of it is: the mask hides it
         table = torch.cat([torch.zeros_like(table[:1]), table])
         self.embedding = nn.Embedding(table.shape[0], table.shape[1], padding_idx=0, _weight=table, _freeze=frozen)

@@ -14,11 +14,12 @@ from lossrag import DataError
 from lossrag.extras import load_extra
 
 
-def load_body(folder: Path) -> tuple[nn.Module, Tensor, int]:
+def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Tensor, int]:
     """The encoder in ``folder`` without word table and pooler, its table (V, E), and the width of its hidden states.
 
-    It is to be called with ``inputs_embeds`` (B, L, E) and ``attention_mask`` (B, L). What random numbers loading may
-    draw leaves no trace. Raises ConfigError without the extra ``bert``, DataError when the folder holds something else.
+    It is to be called with ``inputs_embeds`` (B, L, E) and ``attention_mask`` (B, L). ``dropout`` replaces every share
+    that its config.json names. What random numbers loading may draw leaves no trace. Raises ConfigError without the
+    extra ``bert``, DataError when the folder holds something else.
     """
     transformers = load_extra("transformers", "bert", "model=bert")
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
@@ -34,6 +35,10 @@ def load_body(folder: Path) -> tuple[nn.Module, Tensor, int]:
         raise DataError(f"{folder} holds a decoder ({body.config.model_type}): choose an encoder of the BERT family.")
     table = body.get_input_embeddings().weight.detach()
     body.set_input_embeddings(None)
+    if dropout is not None:
+        for module in body.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
     if getattr(body, "pooler", None) is not None:
         body.pooler = None  # the head reads the last hidden states, so nothing would train it
     return body, table, int(body.config.hidden_size)

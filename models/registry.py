@@ -76,15 +76,17 @@ class BertOptions:
     reads ``tasks.max_tokens`` word pieces of a text.
 
     pooling: ``cls``, the first piece's last hidden state, or ``mean`` over the pieces. frozen: train the heads alone.
+    dropout: of the features. encoder_dropout: inside the encoder, None for what its config.json says.
     """
 
     encoder: str = "minilm"
     pooling: str = "cls"
     dropout: float = 0.1
+    encoder_dropout: float | None = None
     frozen: bool = False
 
     def __post_init__(self) -> None:
-        _check_dropout(dropout=self.dropout)
+        _check_dropout(dropout=self.dropout, encoder_dropout=self.encoder_dropout or 0.0)
         if self.pooling not in POOLINGS:
             raise ConfigError(f"Unknown model.pooling {self.pooling!r}: {did_you_mean(self.pooling, POOLINGS)}")
         if not self.encoder:
@@ -97,7 +99,7 @@ class BertOptions:
 
     def load(self, folder: Path) -> BERT:
         """The encoder in ``folder``."""
-        return BERT(folder, self.pooling, self.dropout, self.frozen)
+        return BERT(folder, self.pooling, self.dropout, self.frozen, self.encoder_dropout)
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> Features:
         """What takes the features of the frozen encoder, when they are the inputs."""

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from experiments.config import schema
+from experiments.config.optimizer import OptimizerConfig
 from experiments.config.sharing import SharingConfig
 from lossrag import Registry
 from models import ENCODERS
@@ -20,7 +21,7 @@ SECTIONS: dict[str, type[Any]] = {
     "data": schema.DataConfig,
     "loss": schema.LossConfig,
     "outer": schema.OuterConfig,
-    "optimizer": schema.OptimizerConfig,
+    "optimizer": OptimizerConfig,
     "train": schema.TrainConfig,
     "machine": schema.MachineConfig,
     "run": schema.RunConfig,

@@ -7,18 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.config.checks import require as _require
+from experiments.config.optimizer import OptimizerConfig, lazy_allows
 from experiments.config.sharing import ModelConfig
 from lossbank import ComposerConfig
-from lossrag import ConfigError, did_you_mean
+from lossrag import ConfigError
 from tasks import Corruption
-
-
-def _lazy_allows(holds: bool, obstacle: str, remedy: str) -> None:
-    if not holds:
-        raise ConfigError(
-            f"optimizer.vectors=lazy updates only the word vectors of each batch, but {obstacle}: set {remedy}, or "
-            "optimizer.vectors=dense."
-        )
 
 
 @dataclass(frozen=True)
@@ -88,58 +81,6 @@ class OuterConfig:
         _require(self.average in ("sample", "class"), "outer.average", "'sample' or 'class'", self.average)
         metrics = ("accuracy", "macro_accuracy")
         _require(self.metric in metrics, "outer.metric", "'accuracy' or 'macro_accuracy'", self.metric)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """name: adam, adamw or sgd. vectors_lr_factor multiplies lr for trainable word vectors.
-
-    vectors: ``dense`` updates all of them in every step, ``lazy`` only those of the words in the support batch. With
-    plain SGD that is the same; Adam's moments of the other words rest instead of decaying and moving them on.
-
-    hypergradient_lr: step size of the learning rate's own descent (Baydin et al., 2018); 0 keeps it as it is.
-    """
-
-    name: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    vectors_lr_factor: float = 1.0
-    vectors: str = "dense"
-    hypergradient_lr: float = 0.0
-
-    def __post_init__(self) -> None:
-        names = ("adam", "adamw", "sgd")
-        if self.name not in names:
-            raise ConfigError(f"Unknown optimizer.name {self.name!r}: {did_you_mean(self.name, names)}")
-        _require(0 < self.lr < float("inf"), "optimizer.lr", "a positive number", self.lr)
-        _require(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", "0 or more", self.weight_decay)
-        _require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
-        _require(
-            0 < self.vectors_lr_factor < float("inf"),
-            "optimizer.vectors_lr_factor",
-            "a positive number",
-            self.vectors_lr_factor,
-        )
-        _require(self.vectors in ("dense", "lazy"), "optimizer.vectors", "'dense' or 'lazy'", self.vectors)
-        beta = self.hypergradient_lr
-        _require(0 <= beta < float("inf"), "optimizer.hypergradient_lr", "0 or more", beta)
-        if beta and self.name == "adamw":
-            raise ConfigError(
-                f"optimizer.hypergradient_lr={beta} adapts the learning rate of sgd and adam; adamw's decay is no part "
-                "of its gradient: set optimizer.name=adam, or optimizer.hypergradient_lr=0."
-            )
-        _lazy_allows(
-            self.vectors != "lazy" or not beta,
-            f"optimizer.hypergradient_lr={beta} compares gradients of whole tables",
-            "optimizer.hypergradient_lr=0",
-        )
-        for key in ("weight_decay", "momentum"):
-            _lazy_allows(
-                self.vectors != "lazy" or not getattr(self, key),
-                f"optimizer.{key}={getattr(self, key)} acts on all of them in every step",
-                f"optimizer.{key}=0",
-            )
 
 
 @dataclass(frozen=True)
@@ -249,24 +190,24 @@ class Config:
             )
         if self.optimizer.vectors != "lazy":
             return
-        _lazy_allows(not learns, "loss.policy prices losses along the gradient of the whole table", "loss.policy=fixed")
+        lazy_allows(not learns, "loss.policy prices losses along the gradient of the whole table", "loss.policy=fixed")
         trainable = getattr(self.model.encoder, "trainable_vectors", False)
-        _lazy_allows(
+        lazy_allows(
             trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"
         )
         method = self.weighting.options
         outer = method.hypergradient
-        _lazy_allows(
+        lazy_allows(
             outer is None or outer.inner != "adam",
             "weighting.inner=adam differentiates through a preconditioner of the whole table",
             "weighting.inner=sgd",
         )
-        _lazy_allows(
+        lazy_allows(
             outer is None or self.train.memory == "rows",
             "train.memory=low copies the whole table in every step",
             "train.memory=rows",
         )
-        _lazy_allows(
+        lazy_allows(
             (outer is None and not method.needs_gramian) or self.model.sharing == "hard",
             f"weighting={self.weighting.name} with model.sharing={self.model.sharing} needs gradients of whole tables",
             "model.sharing=hard",

@@ -9,7 +9,7 @@ import torch
 
 from experiments.build import build_optimizer
 from experiments.checkpoint import pack_optimizer, unpack_optimizer
-from experiments.config.schema import OptimizerConfig
+from experiments.config.optimizer import OptimizerConfig
 from experiments.hypergradient_lr import SGDHD, AdamHD
 from experiments.log import read_points
 from lossrag import ConfigError

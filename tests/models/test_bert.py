@@ -137,7 +137,12 @@ def test_options(tiny_bert):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"pooling": "clss"}, "did you mean 'cls'"), ({"dropout": 1.0}, "model.dropout"), ({"encoder": ""}, "is empty")],
+    [
+        ({"pooling": "clss"}, "did you mean 'cls'"),
+        ({"dropout": 1.0}, "model.dropout"),
+        ({"encoder_dropout": -0.1}, "model.encoder_dropout"),
+        ({"encoder": ""}, "is empty"),
+    ],
 )
 def test_impossible_options(options, words):
     with pytest.raises(ConfigError, match=words):
@@ -181,3 +186,11 @@ def test_weights_that_are_missing(tiny_bert, tmp_path):
     safetensors.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match="lacks 1 weights"):
         BERT(folder)
+
+
+def test_dropout_inside_the_encoder_can_be_set(tiny_bert):
+    encoder = ENCODERS["bert"](dropout=0.0, encoder_dropout=0.0).load(tiny_bert)
+    assert encoder.training
+    assert torch.equal(encoder(TOKENS), encoder(TOKENS))
+    kept = ENCODERS["bert"](dropout=0.0).load(tiny_bert)
+    assert not torch.equal(kept(TOKENS), kept(TOKENS))
