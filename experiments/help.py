@@ -24,7 +24,8 @@ lossrag train [key=value ...]
 Start from a preset, change what you like. The same command resumes an interrupted run.
 
   experiment=topic_quick               the default: the paper's topic tasks in a few minutes
-  experiment=topic_paper               the paper's own numbers (300-d GloVe, 3000 epochs)
+  experiment=paper/topic               the paper's own numbers (300-d GloVe, 3000 epochs); also paper/sentiment,
+                                       paper/topic_bert and paper/sentiment_bert
   experiment=digits                    shared input, one regression among the tasks, seconds
   experiment=sentiment_quick           14 sentiment tasks in minutes, with the corpus at hand (docs/data.md)
   experiment=bert_small                the topic tasks on a pre-trained encoder (docs/bert.md; extra bert)

@@ -127,12 +127,13 @@ def test_no_overlong_file():
 def test_every_configuration_starts_with_its_command(path):
     head = re.match(r"(?:#.*\n)+", path.read_text())
     assert head, "no comment at the top"
+    kind, _, name = str(path.relative_to(ROOT / "experiments" / "conf").with_suffix("")).partition("/")
     by_folder = {
-        "experiment": f"lossrag train experiment={path.stem}",
+        "experiment": f"lossrag train experiment={name}",
         "ablation": f"lossrag ablate {path.stem}",
         "compare": f"lossrag compare experiment={path.stem}",
     }
-    command = by_folder.get(path.parent.name, "lossrag train")
+    command = by_folder.get(kind, "lossrag train")
     assert command in head.group()
 
 

@@ -188,10 +188,11 @@ def test_a_misspelt_option(lossrag, bert):
 
 
 def test_the_presets():
-    config, _ = load_config(["experiment=bert_paper"])
-    assert config.model.encoder.encoder == "bert-base-uncased"
-    assert (config.tasks.options.max_tokens, config.train.batch_size, config.train.epochs) == (256, 32, 50)
-    assert (config.optimizer.name, config.optimizer.lr) == ("adam", 2e-5)
+    for corpus, alpha in (("topic", 0.5), ("sentiment", 0.1)):
+        config, _ = load_config([f"experiment=paper/{corpus}_bert"])
+        assert config.model.encoder.encoder == "bert-base-uncased"
+        assert (config.tasks.options.max_tokens, config.train.batch_size, config.train.epochs) == (256, 32, 50)
+        assert (config.optimizer.name, config.optimizer.lr, config.weighting.options.alpha) == ("adam", 2e-5, alpha)
     assert load_config(["experiment=bert_small"])[0].model.encoder.encoder == "minilm"
 
 

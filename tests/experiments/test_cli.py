@@ -30,7 +30,7 @@ def test_train_help_names_every_preset_and_choice(lossrag, arguments):
     assert result.code == 0
     for word in (
         "topic_quick",
-        "topic_paper",
+        "paper/topic",
         "digits",
         "metaweighting",
         "uniform",

@@ -21,7 +21,7 @@ def test_the_default_preset_is_the_quick_one():
     assert load_config([])[1] == load_config(["experiment=topic_quick"])[1]
 
 
-@pytest.mark.parametrize(("name", "alpha"), [("topic_paper", 0.5), ("sentiment_paper", 0.1)])
+@pytest.mark.parametrize(("name", "alpha"), [("paper/topic", 0.5), ("paper/sentiment", 0.1)])
 def test_the_paper_presets_have_the_numbers_of_the_paper(name, alpha):
     _, settings = load_config([f"experiment={name}"])
     assert settings["tasks"]["dim"] == 300

@@ -123,7 +123,7 @@ TOY = {
     "shared": ["weighting.parameters=shared", "weighting.constraint=simplex"],
     "one_minus_p, refit": ["outer.classification=one_minus_p", "train.refit=true"],
     "small query batch": ["outer.batch_size=3"],
-    "the paper's preset": ["experiment=topic_paper", "train.epochs=2"],
+    "the paper's preset": ["experiment=paper/topic", "train.epochs=2"],
 }
 
 
