@@ -93,7 +93,9 @@ with every seed at the setting that they chose. The same command goes on after a
   experiment=smoke                     three methods on the digits, under a minute
   experiment=every_method              does every method run? one tiny run of each on both corpora, not tuned
   experiment=topic_small               nine methods on four topic tasks, three seeds: within the hour on two cores
+  experiment=sentiment_small           the same nine on the 14 sentiment tasks
   experiment=paper                     the paper's length on both corpora, for larger machines
+  experiment=paper_bert                the same with BERT-base, for GPUs
   experiment=mine.yaml                 a plan of your own (docs/compare.md)
 
   methods=[uniform,metaweighting]      some of the plan's methods; the one that others are compared with always stays
