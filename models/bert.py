@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lossrag import ConfigError
+from models.attention import attention_for
 from models.pretrained import load_body
 from models.segments import embed_by_segment
 
@@ -97,7 +98,7 @@ class BERT(nn.Module):
         mask = tokens > 0
         # the fused attention of the CPU has no forward mode, in which losses are priced; the plain one has
         priced = forward_ad.unpack_dual(words).tangent is not None  # type: ignore[no-untyped-call]
-        with sdpa_kernel(SDPBackend.MATH) if priced else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if priced else nullcontext(), attention_for(words):
             inputs = {"inputs_embeds": words, "attention_mask": mask.long()}
             hidden: Tensor = functional_call(self.body, parameters, kwargs=inputs).last_hidden_state
         if self.pooling == "cls":
