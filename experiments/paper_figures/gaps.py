@@ -101,12 +101,18 @@ def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) ->
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     for split, values in losses.items():
-        place = SPLITS.index(split)
-        ring = [*values, values[0]]
-        axes.plot([*angles, angles[0]], ring, linestyle=STYLES[place], color=COLOURS[place], label=split, linewidth=1.3)
+        ring, style = [*values, values[0]], SPLITS.index(split)
+        axes.plot([*angles, angles[0]], ring, linestyle=STYLES[style], color=COLOURS[style], label=split, linewidth=1.3)
     axes.set_ylim(0, top)
-    axes.set_yticks([value for value in MaxNLocator(nbins=3).tick_values(0, top) if 0 < value < 0.85 * top])
-    axes.set_rlabel_position(math.degrees(angles[1] / 2) if len(tasks) > 1 else 45)
+    ticks = [value for value in MaxNLocator(nbins=3).tick_values(0, top) if value > 0]
+    axes.set_yticks([value for value in ticks if value < 0.65 * top] or ticks[:1])
+    # the scale stands between the two neighbours that leave most room there, outside of its rings
+    reach = [max(each[t] for each in losses.values()) for t in range(len(tasks))]
+    room = min(range(len(tasks)), key=lambda t: reach[t] + reach[(t + 1) % len(tasks)])
+    place = angles[room] + math.pi / len(tasks)
+    axes.set_rlabel_position(math.degrees(place))
+    for label in axes.get_yticklabels():
+        label.set(ha="left" if math.sin(place) > 0 else "right", va="bottom" if math.cos(place) > 0 else "top")
     axes.set_xticks(angles, [""] * len(tasks))
     for angle, task in zip(angles, tasks, strict=True):
         # centred text would run into the chart from the sides
