@@ -54,6 +54,8 @@ TUNING_HEADER = ["method", "setting", "validation", ""]
 
 def caption(report: Report, seeds: Sequence[int]) -> str:
     """What the figures of the table are."""
+    if len(seeds) == 1:
+        return "Test score of one seed: no intervals, no tests. rank: mean rank over tasks, a failed run ranks last."
     return (
         f"Mean test score over {len(seeds)} seeds with 95 % intervals (Student's t). p: {TEST}. "
         "rank: mean rank over tasks and seeds, a failed run ranks last."
@@ -124,14 +126,17 @@ def _latex_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def _escaped(text: str) -> str:
-    special = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$", "<": "$<$", "∞": r"$\infty$"}
+    special = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$", "<": "$<$"}
     return "".join(special.get(letter, letter) for letter in text)
 
 
 def rich_table(report: Report, seeds: Sequence[int]) -> Table:
     """For the terminal: without the columns of the tasks, which would not fit."""
     tasks = len(report["rows"][0]["tasks"])
-    table = Table(title=f"{report['suite']}: mean test score over {len(seeds)} seeds, 95 % intervals, p of Holm")
+    what = "test score of one seed"
+    if len(seeds) > 1:
+        what = f"mean test score over {len(seeds)} seeds, 95 % intervals, p of Holm"
+    table = Table(title=f"{report['suite']}: {what}")
     for number, column in enumerate(_without(header(report), tasks)):
         table.add_column(column, justify="right" if number else "left")
     for row in report["rows"]:
@@ -150,8 +155,8 @@ def _mean(value: Report | None) -> str:
 def _interval(value: Report | None, sign: str) -> str:
     if value is None:
         return ""
-    half = "∞" if value["half"] is None else f"{value['half']:.4f}"
-    return f"{value['mean']:{sign}.4f} ± {half}"
+    mean = f"{value['mean']:{sign}.4f}"
+    return mean if value["half"] is None else f"{mean} ± {value['half']:.4f}"  # a single value has no interval
 
 
 def _p(difference: Report | None) -> str:

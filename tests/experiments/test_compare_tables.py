@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.compare.live import LiveTable
 from experiments.compare.plan import load_plan
-from experiments.compare.render import cells, header, latex, markdown
+from experiments.compare.render import cells, header, latex, markdown, rich_table
 from experiments.compare.result import SuiteRuns, runs_csv, suite_report
 from experiments.compare.statistics import holm, mean_ranks, paired_p
 from experiments.compare.tuning import Trial, choose, tuning_csv
@@ -133,8 +133,13 @@ def test_one_seed_has_no_interval_and_no_test():
     runs = {(name, 0): summary("run", (0.5, 0.6)) for name in plan.methods}
     report = suite_report(plan, SuiteRuns("digits", {}, settings, runs))
     assert json.loads(json.dumps(report, allow_nan=False))["rows"][1]["minus reference"]["p_holm"] is None
-    assert "± ∞" in markdown("smoke", [report], plan.seeds)
-    assert "Not tuned" in markdown("smoke", [report], plan.seeds)
+    table = markdown("smoke", [report], plan.seeds)
+    assert "±" not in table + latex([report], plan.seeds)
+    assert "Test score of one seed: no intervals" in table
+    assert "Not tuned" in table
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(rich_table(report, plan.seeds))
+    assert "digits: test score of one seed" in console.export_text()
 
 
 def test_a_suite_whose_runs_all_failed(plan):
