@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from experiments.config.compose import build
 from experiments.config.overrides import plain_values
 from experiments.intervals import interval
 from experiments.jobs import Job, claimed, make_job, run_jobs, why_failed
+from experiments.run_csv import RUN_COLUMNS, csv_text, run_cells
 from lossrag import ConfigError
+from lossrag.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
 
     with claimed(folder):
         found = run_jobs(list(jobs.values()), options.processes, folder / "logs", ended)
+    write_atomic(folder / "sweep.csv", sweep_csv(options, {where: found[job] for where, job in jobs.items()}).encode())
     table = Table(title=f"{options.key}: mean test score, 95 % intervals")
     for column in ("value", "runs", "mean", "±"):
         table.add_column(column, justify="right")
@@ -72,4 +75,14 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
         table.add_row(value, str(len(scores)), *cells)
     console.print(table)
     console.print(f"figures   lossrag figures root={folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"runs      {folder / 'sweep.csv'}", highlight=False, markup=False, soft_wrap=True)
     return 1 if None in found.values() else 0
+
+
+def sweep_csv(options: SweepOptions, found: Mapping[tuple[str, int], Mapping[str, Any] | None]) -> str:
+    """A line per run: value, seed, run id, best epoch, validation, test, every task. A failed run is None."""
+    tasks = list(dict.fromkeys(task for run in found.values() if run for task in run["metric"]))
+    rows = [
+        [value, seed, *(["failed"] if run is None else run_cells(run, tasks))] for (value, seed), run in found.items()
+    ]
+    return csv_text([options.key, "seed", *RUN_COLUMNS, *tasks], rows)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+
+from experiments.sweep import SweepOptions, sweep_csv
 
 SWEEP = ["sweep", "experiment=digits", "key=weighting.alpha", "values=[0.01,0.1]", "seeds=[0]"]
 
@@ -14,8 +18,18 @@ def test_a_sweep_twice(lossrag, tmp_path):
     assert "0.01" in first.out
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("summary.json")}
     assert len(finished) == 2
+    (rows,) = [path.read_text().splitlines() for path in (tmp_path / "sweep").rglob("sweep.csv")]
+    assert rows[0].startswith("weighting.alpha,seed,run_id,best_epoch,validation,test,")
+    assert [row.split(",")[:2] for row in rows[1:]] == [["0.01", "0"], ["0.1", "0"]]
+    scores = {run["run_id"]: run["test_score_mean"] for run in (json.loads(path.read_text()) for path in finished)}
+    assert {row.split(",")[2]: float(row.split(",")[5]) for row in rows[1:]} == pytest.approx(scores, abs=1e-6)
     assert lossrag(*call).code == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "nothing ran again"
+
+
+def test_a_failed_run_is_a_line():
+    options = SweepOptions("weighting.alpha", [1], [0, 1])
+    assert sweep_csv(options, {("1", 0): None, ("1", 1): None}).splitlines()[1:] == ["1,0,failed", "1,1,failed"]
 
 
 @pytest.mark.parametrize(
