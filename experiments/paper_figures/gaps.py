@@ -70,14 +70,14 @@ def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> D
     lines = -(-len(charts) // columns)
     means = {title: _mean(each) for title, each in charts.items()}
     with rc_context(LOOK):
-        figure = new_figure(PAGE, lines * (1.9 if columns > 2 else 2.7) + 0.5)
+        figure = new_figure(PAGE, lines * (1.9 if columns > 2 else 2.38) + 0.5)
         grid = figure.subplots(lines, columns, squeeze=False, subplot_kw={"projection": "polar"})
         for axes, (title, losses) in zip(grid.flat, means.items(), strict=False):
             _chart(axes, title, tasks, losses)
         for axes in grid.flat[len(charts) :]:
             axes.set_visible(False)
         handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-        unit = f"loss of each task, 0 at the centre; every chart has its own scale ({_unit(runs[0])})"
+        unit = f"loss of each task, 0 at the centre ({_unit(runs[0])})"
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, title=unit)
     notes = [
         f"{len(runs)} uniform runs; test losses are known at the chosen epoch alone, elsewhere validation stands in",
@@ -96,23 +96,16 @@ def _mean(runs: Sequence[Losses]) -> Losses:
 
 
 def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) -> None:
-    top = 1.05 * max(value for values in losses.values() for value in values)
+    ticks = MaxNLocator(nbins=3).tick_values(0, max(value for values in losses.values() for value in values))
+    rings, top = ticks[1:], ticks[-1]
     angles = [2 * math.pi * t / len(tasks) for t in range(len(tasks))]
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
     for split, values in losses.items():
         ring, style = [*values, values[0]], SPLITS.index(split)
         axes.plot([*angles, angles[0]], ring, linestyle=STYLES[style], color=COLOURS[style], label=split, linewidth=1.3)
+    axes.set_yticks(rings, [""] * len(rings))  # numbers on them would stand on the lines
     axes.set_ylim(0, top)
-    ticks = [value for value in MaxNLocator(nbins=3).tick_values(0, top) if value > 0]
-    axes.set_yticks([value for value in ticks if value < 0.65 * top] or ticks[:1])
-    # the scale stands between the two neighbours that leave most room there, outside of its rings
-    reach = [max(each[t] for each in losses.values()) for t in range(len(tasks))]
-    room = min(range(len(tasks)), key=lambda t: reach[t] + reach[(t + 1) % len(tasks)])
-    place = angles[room] + math.pi / len(tasks)
-    axes.set_rlabel_position(math.degrees(place))
-    for label in axes.get_yticklabels():
-        label.set(ha="left" if math.sin(place) > 0 else "right", va="bottom" if math.cos(place) > 0 else "top")
     axes.set_xticks(angles, [""] * len(tasks))
     for angle, task in zip(angles, tasks, strict=True):
         # centred text would run into the chart from the sides
@@ -120,7 +113,7 @@ def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) ->
         beside = "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
         above = "center" if abs(side) >= 0.1 else "bottom" if math.cos(angle) > 0 else "top"
         axes.text(angle, 1.08 * top, task, ha=beside, va=above)
-    axes.set_title(title, pad=22)
+    axes.set_title(f"{title}\nrings {rings[0]:g} apart", pad=22)
     axes.grid(alpha=0.5)
 
 

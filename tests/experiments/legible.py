@@ -43,7 +43,7 @@ def assert_legible(drawing, tasks):
     """Every task is named, no text lies on another or leaves the page, none is smaller than 8 points."""
     figure = drawing.figure
     found = rendered(figure)
-    assert set(tasks) <= {text for text, _, _ in found}
+    assert set(tasks) <= {line for text, _, _ in found for line in text.splitlines()}
     page = figure.bbox
     for text, box, artist in found:
         assert artist.get_fontsize() >= 8, text

@@ -133,7 +133,12 @@ def test_gaps(many):
     tasks, runs = many
     (drawing,) = draw_gaps(runs)
     assert_legible(drawing, [*tasks, "epoch 2", "epoch 4", "epoch 6", "chosen epoch (4)", "support", "query", "test"])
-    charts = {axes.get_title(): axes for axes in drawing.figure.axes}
+    charts = {axes.get_title().splitlines()[0]: axes for axes in drawing.figure.axes}
+    for axes in charts.values():
+        step = float(axes.get_title().splitlines()[1].split()[1])  # "rings 0.1 apart"
+        assert list(axes.get_yticks()) == pytest.approx([step * ring for ring in range(1, len(axes.get_yticks()) + 1)])
+        assert axes.get_ylim() == (0, axes.get_yticks()[-1])
+        assert max(max(line.get_ydata()) for line in axes.get_lines()) <= axes.get_ylim()[1]
     assert [line.get_label() for line in charts["epoch 2"].get_lines()] == ["support", "query", "validation"]
     *_, test = charts["chosen epoch (4)"].get_lines()
     uniform = [run for run in runs if run.method == "Uniform"]
