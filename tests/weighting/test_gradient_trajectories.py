@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import torch
 
+from tests.weighting.test_trajectories import METHODS as LOSS_METHODS
 from weighting import EPO, MGDA, MGDAUB, GradNorm, MetaWeighting, MultiDDS, MultiTaskStep, ParetoMTL, Uniform
 
 METHODS = {
@@ -29,39 +30,60 @@ INPUTS = torch.randn(2, 6, 4, generator=GENERATOR, dtype=torch.float64)
 TARGETS = torch.randn(2, 6, 3, generator=GENERATOR, dtype=torch.float64) * torch.tensor([1.0, 2.0, 4.0])
 
 
+def train(method):
+    """Weights (S, 3), final parameters (d,), and losses (S, 3)."""
+    torch.manual_seed(0)
+    trunk = torch.nn.Linear(4, 3).double()
+    heads = torch.nn.ModuleList([torch.nn.Linear(3, 1) for _ in range(3)]).double()
+    parameters = [*trunk.parameters(), *heads.parameters()]
+    step = MultiTaskStep(parameters, torch.optim.SGD(parameters, lr=0.02), method, 3)
+    features = []
+
+    def losses(split):
+        features[:] = [torch.tanh(trunk(INPUTS[split]))] * 3
+        return [(head(features[t])[:, 0] - TARGETS[split, :, t]).square().mean() for t, head in enumerate(heads)]
+
+    def scores():
+        with torch.no_grad():
+            return torch.exp(-torch.stack(losses(0)))
+
+    rows = []
+    for index in range(40):
+        query = None if method.hypergradient is None else (lambda: losses(1))
+        rows.append(step(lambda: losses(0), query, representation=lambda: features, epoch=index // 5, scores=scores))
+    return (
+        torch.stack([row.weights for row in rows]),
+        torch.cat([p.detach().flatten() for p in parameters]),
+        torch.stack([row.support_losses for row in rows]),
+    )
+
+
 @pytest.fixture(scope="module")
 def runs():
-    """name -> weights (S, 3), final parameters (d,), and losses (S, 3)."""
-    found = {}
-    for name, method in METHODS.items():
-        torch.manual_seed(0)
-        trunk = torch.nn.Linear(4, 3).double()
-        heads = torch.nn.ModuleList([torch.nn.Linear(3, 1) for _ in range(3)]).double()
-        parameters = [*trunk.parameters(), *heads.parameters()]
-        step = MultiTaskStep(parameters, torch.optim.SGD(parameters, lr=0.02), method, 3)
-        features = []
+    """name -> what :func:`train` gives."""
+    return {name: train(method) for name, method in METHODS.items()}
 
-        def losses(split, trunk=trunk, heads=heads, features=features):
-            features[:] = [torch.tanh(trunk(INPUTS[split]))] * 3
-            return [(head(features[t])[:, 0] - TARGETS[split, :, t]).square().mean() for t, head in enumerate(heads)]
 
-        rows = []
-        for _ in range(40):
-            query = None if method.hypergradient is None else (lambda losses=losses: losses(1))
-            rows.append(step(lambda losses=losses: losses(0), query, representation=lambda f=features: f))
-        found[name] = (
-            torch.stack([row.weights for row in rows]),
-            torch.cat([p.detach().flatten() for p in parameters]),
-            torch.stack([row.support_losses for row in rows]),
-        )
-    return found
+@pytest.fixture(scope="module")
+def runs_of_losses():
+    """The same for the methods that read losses, uniform weights left out."""
+    return {name: train(method) for name, method in LOSS_METHODS.items() if name != "uniform"}
+
+
+def assert_differ(one, two):
+    (weights, end, _), (others, other_end, _) = one, two
+    assert (weights - others).abs().max() > 1e-3
+    assert (end - other_end).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("one", "two"), list(combinations(METHODS, 2)))
 def test_no_two_are_alike(runs, one, two):
-    (weights, end, _), (others, other_end, _) = runs[one], runs[two]
-    assert (weights - others).abs().max() > 1e-3
-    assert (end - other_end).abs().max() > 1e-4
+    assert_differ(runs[one], runs[two])
+
+
+@pytest.mark.parametrize(("one", "two"), list(product(METHODS, [name for name in LOSS_METHODS if name != "uniform"])))
+def test_none_is_one_that_reads_losses(runs, runs_of_losses, one, two):
+    assert_differ(runs[one], runs_of_losses[two])
 
 
 @pytest.mark.parametrize("name", METHODS)
