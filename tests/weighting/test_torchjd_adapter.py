@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from itertools import combinations
 
 import pytest
 import torch
 
 from lossrag import ConfigError, DivergedError
+from tests.weighting.test_gradient_trajectories import METHODS as GRADIENT_METHODS
+from tests.weighting.test_gradient_trajectories import assert_differ, train
 from weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals, TorchJD
 from weighting.torchjd_adapter import _instance
 from weighting.torchjd_methods import PCD, AlignedMTL, GradVac, Krum, PCGrad, UPGrad
@@ -198,3 +201,16 @@ def test_a_missing_solver_is_named(monkeypatch):
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"weighting=torchjd/upgrad: .*quadprog.*pip install"):
         UPGrad().init(2, CPU)
+
+
+ALONE = ("upgrad", "dualproj", "mgda", "pcgrad", "imtl_g", "aligned_mtl", "fairgrad", "gradvac", "pcd")
+"""Those that need neither a solver of their own nor more than three tasks."""
+
+
+@needs_torchjd
+def test_no_two_are_alike():
+    runs = {name: train(WEIGHTINGS[f"torchjd/{name}"]()) for name in ALONE}
+    runs |= {name: train(method) for name, method in GRADIENT_METHODS.items()}
+    for one, two in combinations(runs, 2):
+        if (one, two) != ("dualproj", "uniform"):  # it leaves the mean alone where no task conflicts with it, as here
+            assert_differ(runs[one], runs[two])
