@@ -25,14 +25,12 @@ def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device
     if problem.adversary is not None:
         problem.adversary.attach(optimizer)
     step = MultiTaskStep(problem.model.parameters(), optimizer, Uniform(), suite.task_names)
-    plans = [
-        epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch)
-        for epoch in range(len(trajectory))
-    ]
-    schedule = Schedule.of(config.optimizer, optimizer, sum(map(len, plans)))
-    for plan, weights in zip(plans, trajectory, strict=True):
+    size = config.train.batch_size
+    steps = len(epoch_plan(problem.suite, "support", size, config.seed, 0)) * len(trajectory)
+    schedule = Schedule.of(config.optimizer, optimizer, steps)
+    for epoch, weights in enumerate(trajectory):
         step.state = {"weights": weights.to(step.task_weights)}
-        for index in plan:
+        for index in epoch_plan(problem.suite, "support", size, config.seed, epoch):
             schedule.set(step.count)
             torch.manual_seed(step_seed(config.seed, step.count))
             step(problem.batch_losses("support", index, route="joint")[0]).check()
