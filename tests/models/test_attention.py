@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from models import BERT
 from models.attention import Float32Attention, attention_for
@@ -33,19 +34,26 @@ def test_it_is_for_the_autocast_of_a_cpu():
         assert not isinstance(attention_for(torch.zeros(1, device="meta")), Float32Attention)
 
 
-def test_an_encoder_in_bfloat16_is_near_itself_and_attends_in_float32(tiny_bert, monkeypatch):
+class Spy(TorchFunctionMode):
+    """Notes the dtypes that attention is called with, after what the modes within it made of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            self.dtypes.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_encoder_in_bfloat16_is_near_itself_and_attends_in_float32(tiny_bert):
     encoder = BERT(tiny_bert, dropout=0.0).eval()
-    exact, dtypes, attention = encoder(TOKENS), [], torch.nn.functional.scaled_dot_product_attention
-
-    def spied(query, *rest, **options):
-        dtypes.append(query.dtype)
-        return attention(query, *rest, **options)
-
-    monkeypatch.setattr("models.attention.attend", spied)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    exact = encoder(TOKENS)
+    with torch.autocast("cpu", dtype=torch.bfloat16), Spy() as spy:
         near = encoder(TOKENS)
-        near.float().sum().backward()
-    assert set(dtypes) == {torch.float32}
-    assert len(dtypes) == encoder.body.config.num_hidden_layers
+    near.float().sum().backward()
+    assert set(spy.dtypes) == {torch.float32}
+    assert len(spy.dtypes) == encoder.body.config.num_hidden_layers
     torch.testing.assert_close(near.float(), exact, rtol=0.1, atol=0.1)
     assert all(parameter.grad is not None for parameter in encoder.parameters())
