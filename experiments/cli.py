@@ -5,13 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from lossrag.experiments import exits
+from lossrag.experiments.help import (
+    BANK_HELP,
+    COMPARE_HELP,
+    FIGURES_HELP,
+    MAIN_HELP,
+    SWEEP_HELP,
+    THEORY_HELP,
+    TRAIN_HELP,
+)
 from rich.console import Console
 from rich.text import Text
 
-from experiments import exits
-from experiments.help import BANK_HELP, COMPARE_HELP, MAIN_HELP, TRAIN_HELP
-from experiments.help_paper import FIGURES_HELP, SWEEP_HELP, THEORY_HELP
-from lossrag import ConfigError, LossRAGError, __version__, did_you_mean
+from lossrag import __version__
+from lossrag.errors import ConfigError, LossRAGError, did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,8 +69,8 @@ def _train(arguments: list[str]) -> int:
         print(TRAIN_HELP)
         return 0
     # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
-    from experiments.config import load_config  # noqa: PLC0415
-    from experiments.train import train  # noqa: PLC0415
+    from lossrag.experiments.config.compose import load_config  # noqa: PLC0415
+    from lossrag.experiments.train import train  # noqa: PLC0415
 
     if "--cfg" in arguments:
         from omegaconf import OmegaConf  # noqa: PLC0415
@@ -76,13 +84,13 @@ def _train(arguments: list[str]) -> int:
 
 
 def _benchmark(arguments: list[str]) -> int:
-    from experiments.benchmark import benchmark  # noqa: PLC0415
+    from lossrag.experiments.benchmark.command import benchmark  # noqa: PLC0415
 
     return benchmark(arguments, Console())
 
 
 def _ablate(arguments: list[str]) -> int:
-    from experiments.ablation import ablate  # noqa: PLC0415
+    from lossrag.experiments.studies.ablate import ablate  # noqa: PLC0415
 
     return ablate(arguments, Console())
 
@@ -91,7 +99,7 @@ def _compare(arguments: list[str]) -> int:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(COMPARE_HELP, end="")
         return 0
-    from experiments.compare import compare  # noqa: PLC0415
+    from lossrag.experiments.studies.compare import compare  # noqa: PLC0415
 
     return compare(arguments, Console())
 
@@ -99,7 +107,7 @@ def _compare(arguments: list[str]) -> int:
 def _sweep(arguments: list[str]) -> int:
     if _asks_for_help(arguments, SWEEP_HELP):
         return 0
-    from experiments.sweep import sweep  # noqa: PLC0415
+    from lossrag.experiments.studies.sweep import sweep  # noqa: PLC0415
 
     return sweep(arguments, Console())
 
@@ -107,7 +115,7 @@ def _sweep(arguments: list[str]) -> int:
 def _figures(arguments: list[str]) -> int:
     if _asks_for_help(arguments, FIGURES_HELP):
         return 0
-    from experiments.paper_figures import figures  # noqa: PLC0415
+    from lossrag.experiments.figures.command import figures  # noqa: PLC0415
 
     return figures(arguments, Console())
 
@@ -115,7 +123,7 @@ def _figures(arguments: list[str]) -> int:
 def _theory(arguments: list[str]) -> int:
     if _asks_for_help(arguments, THEORY_HELP):
         return 0
-    from experiments.theory.command import theory  # noqa: PLC0415
+    from lossrag.experiments.theory.command import theory  # noqa: PLC0415
 
     return theory(arguments, Console())
 
@@ -131,6 +139,6 @@ def _bank(arguments: list[str]) -> int:
     if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(BANK_HELP, end="")
         return 0
-    from experiments.bank_command import bank  # noqa: PLC0415
+    from lossrag.experiments.bank.command import bank  # noqa: PLC0415
 
     return bank(arguments, Console())

@@ -13,28 +13,32 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lossrag.experiments.config.compose import build_config
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.record.checkpoint import pack, unpack
+from lossrag.experiments.record.composition_log import CompositionLog
+from lossrag.experiments.record.directory import RunDirectory, open_run
+from lossrag.experiments.record.jsonl import JsonLines, read_points
+from lossrag.experiments.record.progress import RunProgress
+from lossrag.experiments.record.series import D_TAG, Values, split_values, step_values
+from lossrag.experiments.record.state import Best, Progress, is_finite, load_state, save_state
+from lossrag.experiments.record.summary import print_summary, write_summary
+from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
+from lossrag.experiments.record.trajectory_plot import plot_trajectories
+from lossrag.experiments.run.build import build_composing, build_problem, build_step, build_suite
+from lossrag.experiments.run.descent import descent_checks, descent_shares, descent_summary
+from lossrag.experiments.run.machine import apply_machine
+from lossrag.experiments.run.problem import Evaluation, Problem
+from lossrag.experiments.run.refit import refit
+from lossrag.experiments.run.schedule import Schedule
+from lossrag.experiments.run.step import BatchStep, StepOutcome
+from lossrag.tasks import Suite, epoch_plan
+from lossrag.weighting import MultiTaskStep
 from rich.console import Console
 from torch import Tensor
 
-from experiments.batch_step import BatchStep, StepOutcome
-from experiments.build import build_composing, build_problem, build_step, build_suite
-from experiments.checkpoint import pack, unpack
-from experiments.config import Config, build_config
-from experiments.exits import INTERRUPTED, TERMINATED, Stopped
-from experiments.figures import plot_trajectories
-from experiments.log import CompositionLog, JsonLines, RunProgress, TensorBoard, matrix_figure, read_points
-from experiments.machine import apply_machine
-from experiments.problem import Evaluation, Problem
-from experiments.refit import refit
-from experiments.rundir import RunDirectory, open_run
-from experiments.schedule import Schedule
-from experiments.series import D_TAG, Values, split_values, step_values
-from experiments.state import Best, Progress, is_finite, load_state, save_state
-from experiments.summary import print_summary, write_summary
-from experiments.theory.descent import descent_checks, descent_shares, descent_summary
-from lossrag import DivergedError, RunDirectoryError
-from tasks import Suite, epoch_plan
-from weighting import MultiTaskStep
+from lossrag.errors import DivergedError, RunDirectoryError
 
 
 def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:

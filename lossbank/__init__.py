@@ -1,26 +1,26 @@
 """The library of losses: registered, checked per-sample functions of (logits, targets)."""
 
+if __name__ != "lossrag.lossbank":
+    raise ImportError("lossbank is imported as lossrag.lossbank: from lossrag.lossbank import ...")
+
 # Importing the losses is what registers them.
-from lossbank import losses
-from lossbank.bank import LossBank
-from lossbank.candidates import TaskSpec
-from lossbank.composer import Composer
-from lossbank.composition import Composition
-from lossbank.context import CONTEXT_NAMES, TaskSignals, context_vector
-from lossbank.contract import Loss, LossFunction
-from lossbank.embedding import EMBEDDING_VERSION, PATTERN_NAMES, loss_vectors
-from lossbank.events import Event, Retriever
-from lossbank.geometry import GEOMETRY_NAMES, gradient_curve
-from lossbank.lookahead import HeadView, calibrated, look_ahead, savings
-from lossbank.metric_learning import from_metric_learning
-from lossbank.mixture import Mixture, joined_mixture
-from lossbank.policies import POLICIES, ComposerConfig, Policy
-from lossbank.pricing import Lens, contributions, cosines, gradient_sizes
-from lossbank.registration import LOSSES, register_loss
-from lossbank.retrieval import KnnPredictor, Prediction, Predictor, TowerPredictor
-from lossbank.retriever import BankRetriever, starting_retriever
-from lossbank.tangents import push_forward
-from lossbank.towers import FitReport, Towers
+from lossrag.lossbank import losses
+from lossrag.lossbank.bank import BankRetriever, LossBank, starting_retriever
+from lossrag.lossbank.composing.candidates import TaskSpec
+from lossrag.lossbank.composing.composer import Composer
+from lossrag.lossbank.composing.composition import Composition, Event, Retriever
+from lossrag.lossbank.composing.look_ahead import HeadView, calibrated, look_ahead, savings
+from lossrag.lossbank.composing.one_step import Lens, contributions, cosines, gradient_sizes, push_forward
+from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, PATTERN_NAMES, loss_vectors
+from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, Predictor, TowerPredictor
+from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.metric_learning import from_metric_learning
+from lossrag.lossbank.library.mixture import Mixture, joined_mixture
+from lossrag.lossbank.library.registration import LOSSES, register_loss
+from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, gradient_curve
 
 __all__ = [
     "CONTEXT_NAMES",

@@ -6,21 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import safetensors
 import safetensors.torch
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.embedding import (
+    EMBEDDING_VERSION,
+    GEOMETRY_SIZE,
+    VECTOR_SIZE,
+    geometry_vectors,
+    loss_vectors,
+)
+from lossrag.lossbank.experience.index import Attributes, LossIndex
+from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.experience.memory import merge as merge_memories
+from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
+from lossrag.lossbank.experience.records import take
+from lossrag.lossbank.experience.storage import load_files, save_memory
+from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.library.registration import LOSSES
 from torch import Tensor
 
-from lossbank.attributes import Attributes
-from lossbank.context import CONTEXT_NAMES
-from lossbank.embedding import EMBEDDING_VERSION, GEOMETRY_SIZE, VECTOR_SIZE, geometry_vectors, loss_vectors
-from lossbank.index import LossIndex
-from lossbank.memory import Memory
-from lossbank.memory import merge as merge_memories
-from lossbank.registration import LOSSES
-from lossbank.retrieval import KnnPredictor, TowerPredictor
-from lossbank.storage import load_files, save_memory
-from lossbank.towers import FitReport, Towers
-from lossrag import BankError, ConfigError
+from lossrag.errors import BankError, ConfigError
 
 
 class LossBank:
@@ -66,7 +73,7 @@ class LossBank:
         return dict(zip(self.losses, self._geometry.unbind(), strict=True))
 
     def vectors(self, pattern: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The embedding (E,) of every loss on offer; see :func:`lossbank.embedding.loss_vectors`."""
+        """The embedding (E,) of every loss on offer; see :func:`lossrag.lossbank.experience.embedding.loss_vectors`."""
         rows = loss_vectors([LOSSES[name] for name in self.losses], self.memory, pattern)
         return dict(zip(self.losses, rows.unbind(), strict=True))
 
@@ -80,7 +87,7 @@ class LossBank:
         return self.index.search(own, k, target_kind=self.index.attributes(name).target_kind, keys=others)[0]
 
     def fit(self, *, steps: int = 200, seed: int = 0, pattern: Mapping[str, Tensor] | None = None) -> FitReport:
-        """Fit the towers to the memory, from where they are, or new ones; see :meth:`lossbank.towers.Towers.fit`."""
+        """Fit the towers to the memory, from where they are, or new ones; see :meth:`Towers.fit`."""
         if self.towers is None:
             self.towers = Towers(len(CONTEXT_NAMES), VECTOR_SIZE, seed=seed)
         return self.towers.fit(self.memory, self.vectors(pattern), steps=steps, seed=seed)
@@ -104,7 +111,7 @@ class LossBank:
         """Write memory and towers to ``folder`` in one step: a crash leaves the old bank or the new one.
 
         Which losses are on offer is not saved: the next program may have others. Raises BankError as
-        :func:`lossbank.storage.save_memory`.
+        :func:`lossrag.lossbank.experience.storage.save_memory`.
         """
         towers = None
         if self.towers is not None:
@@ -183,3 +190,65 @@ def _towers(folder: Path, content: bytes) -> Towers:
             f"The towers in {folder} are damaged ({error}): restore the bank from a copy, or name another folder."
         ) from error
     return towers
+
+
+FIT_STEPS = 100
+"""Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""
+FEWEST_MOMENTS = 8
+"""Records per loss below which towers have too little to learn from; the nearest contexts answer instead."""
+
+
+class BankRetriever:
+    """Predicts with the nearest contexts (``knn``) or the two towers (``two_tower``) of ``bank``.
+
+    run: the name under which this run's records are kept.
+    """
+
+    def __init__(self, bank: LossBank, kind: str, run: str, seed: int = 0) -> None:
+        self.bank, self.kind, self.run, self.seed = bank, kind, run, seed
+        self._predictor: KnnPredictor | TowerPredictor | None = None
+
+    def remember(self, context: Tensor, names: Sequence[str], prices: Tensor, task: str, step: int) -> None:
+        """Keep the prices (n,) that losses had in a context (C,)."""
+        contexts = np.broadcast_to(context.cpu().numpy(), (len(names), len(context)))
+        self.bank.memory.add(contexts, list(names), prices.cpu().numpy(), run=self.run, task=task, step=step)
+        self._predictor = None
+
+    def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Mean and uncertainty (n,) of the prices to expect in ``context`` (C,)."""
+        if self._predictor is None:
+            self._predictor = self._fitted()
+        found = self._predictor.predict(context.cpu(), names)
+        return found.mean.double(), found.uncertainty.double()
+
+    def _fitted(self) -> KnnPredictor | TowerPredictor:
+        enough = len(self.bank.memory) >= FEWEST_MOMENTS * len(self.bank.names)
+        if self.kind == "knn" or not enough:
+            return self.bank.predictor("knn")
+        self.bank.towers = None
+        self.bank.fit(steps=FIT_STEPS, seed=self.seed)
+        return self.bank.predictor("towers")
+
+    def save(self, folder: Path) -> None:
+        """Write the bank to ``folder``; a kill leaves the old one or the new one."""
+        self.bank.save(folder)
+
+    def resume(self, folder: Path, step: int) -> None:
+        """Take the memory from ``folder`` as it was after ``step`` of this run, which may have gone on since.
+
+        Raises BankError when there is no bank or it is damaged.
+        """
+        saved = LossBank.load(folder, self.bank.names).memory
+        records = saved.records
+        own = records.run == (records.runs.index(self.run) if self.run in records.runs else -1)
+        kept = np.flatnonzero(~own | (records.step <= step))
+        memory = Memory(saved.context_size, saved.embedding_version, saved.capacity)
+        if len(kept):
+            memory.extend(take(records, kept))
+        self.bank.memory, self._predictor = memory, None
+
+
+def starting_retriever(source: Path | None, kind: str, run: str, seed: int) -> BankRetriever:
+    """A retriever over the bank in ``source``, or over an empty one, that offers all registered losses."""
+    bank = LossBank.create() if source is None else LossBank.load(source)
+    return BankRetriever(bank, kind, run, seed)

@@ -1,28 +1,17 @@
-"""The foundation under all floors: the version, the one exception family, and registries of names."""
+"""LossRAG: learn how much each task's loss counts, and which loss each task should use.
 
-from lossrag.errors import (
-    BankError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DivergedError,
-    LossRAGError,
-    RunDirectoryError,
-    did_you_mean,
-)
-from lossrag.registry import Registry
+Every public name of the floors stands here as well, and is loaded when it is first asked for: ``import lossrag`` costs
+no torch. The list of them is ``__init__.pyi``, which type checkers and editors read too.
+"""
+
+from pathlib import Path
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BankError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DivergedError",
-    "LossRAGError",
-    "Registry",
-    "RunDirectoryError",
-    "__version__",
-    "did_you_mean",
-]
+# A wheel holds the floors inside this folder; a checkout keeps them beside it.
+if not (Path(__file__).parent / "weighting").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ class LossRAGError(Exception):
     """Base of every error that a user of LossRAG can cause or mend."""
 
 
-class ConfigError(LossRAGError):
+class ConfigError(LossRAGError, ValueError):
     """A setting, a name or a combination of them that cannot work."""
 
 

@@ -1,14 +1,15 @@
 """Encoders, heads and how tasks share them."""
 
-from models.bert import BERT
-from models.discriminator import TaskDiscriminator
-from models.mlp import MLP
-from models.multitask import SHARING, MultiTaskModel, Outputs, stack_padded
-from models.orthogonality import PENALTIES, orthogonality
-from models.registry import ENCODERS, BertOptions, EncoderOptions, MLPOptions, TextCNNOptions
-from models.reversal import reverse
-from models.segments import row_lookup
-from models.textcnn import TextCNN
+if __name__ != "lossrag.models":
+    raise ImportError("models is imported as lossrag.models: from lossrag.models import ...")
+
+from lossrag.models.adversarial import PENALTIES, TaskDiscriminator, orthogonality, reverse
+from lossrag.models.bert import BERT
+from lossrag.models.encoders import ENCODERS, BertOptions, EncoderOptions, MLPOptions, TextCNNOptions
+from lossrag.models.mlp import MLP
+from lossrag.models.multitask import SHARING, MultiTaskModel, Outputs, stack_padded
+from lossrag.models.segments import row_lookup
+from lossrag.models.textcnn import TextCNN
 
 __all__ = [
     "BERT",

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from lossrag import ConfigError
+from lossrag.errors import ConfigError
 
 
 class MLP(nn.Module):

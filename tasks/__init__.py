@@ -1,13 +1,16 @@
 """Tasks and their data: suites, splits, the text pipeline, batch plans."""
 
-from tasks.batches import epoch_plan, ordered_batches, query_index
-from tasks.corruption import Corruption, CorruptionReport, corrupt, parse_corruption
-from tasks.digits import DigitsConfig
-from tasks.encoders import EncoderFiles, encoder_files
-from tasks.newsgroups import NewsgroupsConfig
-from tasks.sentiment import SentimentConfig
-from tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
-from tasks.suites import SUITES, SuiteEntry, load_suite
+if __name__ != "lossrag.tasks":
+    raise ImportError("tasks is imported as lossrag.tasks: from lossrag.tasks import ...")
+
+from lossrag.tasks.batches import epoch_plan, ordered_batches, query_index
+from lossrag.tasks.corruption.corrupt import Corruption, CorruptionReport, corrupt, parse_corruption
+from lossrag.tasks.digits import DigitsConfig
+from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
+from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite
+from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
+from lossrag.tasks.text.newsgroups import NewsgroupsConfig
+from lossrag.tasks.text.sentiment import SentimentConfig
 
 __all__ = [
     "SPLITS",

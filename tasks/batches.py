@@ -9,11 +9,11 @@ from math import ceil
 
 import numpy as np
 import torch
+from lossrag.tasks.splits import check_seed, generator
+from lossrag.tasks.suite import SPLITS, Inputs, Suite
 from torch import Tensor
 
-from lossrag import ConfigError
-from tasks.splits import check_seed, generator
-from tasks.suite import SPLITS, Inputs, Suite
+from lossrag.errors import ConfigError
 
 WINDOW = 8
 """Batches among which samples are sorted by length: little padding, while the batches stay random."""
@@ -63,7 +63,7 @@ def query_index(suite: Suite, batch_size: int, seed: int, step: int) -> tuple[Te
 def ordered_batches(inputs: Inputs, batch_size: int) -> list[Tensor]:
     """Every position once, the shortest inputs first: the batches of an evaluation.
 
-    >>> from tasks import DenseInputs
+    >>> from lossrag.tasks import DenseInputs
     >>> ordered_batches(DenseInputs(torch.zeros(5, 2)), 2)
     [tensor([0, 1]), tensor([2, 3]), tensor([4])]
     """

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lossrag.tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
+from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
 from numpy.typing import NDArray
 from torch import Tensor
-
-from tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
-from tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
 
 TEST_SHARE = 0.2
 _STREAM_TEST = 0xD1

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lossrag import ConfigError
+from lossrag.errors import ConfigError
 
 Index = NDArray[np.int64]
 

@@ -1,16 +1,17 @@
-"""Every Python example of the README and the docs runs as it stands; links lead somewhere."""
+"""Every Python example of the README, the docs and the docstrings runs as it stands; links lead somewhere."""
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 import sys
 import types
 from pathlib import Path
 
 import pytest
-
-from lossbank import LOSSES
-from weighting import WEIGHTINGS
+from lossrag.lossbank import LOSSES
+from lossrag.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,6 +29,24 @@ def test_examples_run(page, monkeypatch):
     module = types.ModuleType(f"example_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(examples(page), str(page), "exec"), module.__dict__)
+
+
+def modules_with_examples() -> list[str]:
+    """pytest's own collection names modules by path, and would import them a second time."""
+    names = []
+    for floor in ("lossrag", "tasks", "models", "weighting", "lossbank", "experiments"):
+        for path in sorted((ROOT / floor).rglob("*.py")):
+            if ">>> " in path.read_text():
+                name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+                names.append(name if floor == "lossrag" else f"lossrag.{name}")
+    return names
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_docstring_examples_run(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

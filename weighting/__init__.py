@@ -1,29 +1,31 @@
 """Signals of a step -> task weights: MetaWeighting, Frank-Wolfe, baselines, and the step for your own loop."""
 
-from weighting.bandit_mtl import BanditMTL
-from weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
-from weighting.dtp import DTP
-from weighting.dwa import DWA
-from weighting.epo import EPO
-from weighting.fixed import Fixed
-from weighting.gradient_rows import GradientRows, TaskGradients
-from weighting.gradnorm import GradNorm
-from weighting.losses import Closure, JointClosure, Losses, Rows, TaskGroup
-from weighting.metaweighting import MetaWeighting, project_simplex
-from weighting.mgda import MGDA
-from weighting.mgda_ub import MGDAUB
-from weighting.multi_dds import MultiDDS
-from weighting.pareto_mtl import ParetoMTL
-from weighting.random_weights import RandomWeights
-from weighting.record import StepRecord
-from weighting.single_task import SingleTask
-from weighting.solvers import FrankWolfeResult, frank_wolfe
-from weighting.step import MultiTaskStep
-from weighting.tchebycheff import Tchebycheff
-from weighting.torchjd_adapter import TorchJD
-from weighting.torchjd_methods import PCGrad, UPGrad
-from weighting.uncertainty import Uncertainty
-from weighting.uniform import Uniform
+if __name__ != "lossrag.weighting":
+    raise ImportError("weighting is imported as lossrag.weighting: from lossrag.weighting import ...")
+
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
+from lossrag.weighting.closures import Closure, JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
+from lossrag.weighting.methods.bandit_mtl import BanditMTL
+from lossrag.weighting.methods.dtp import DTP
+from lossrag.weighting.methods.dwa import DWA
+from lossrag.weighting.methods.epo import EPO
+from lossrag.weighting.methods.fixed import Fixed
+from lossrag.weighting.methods.gradnorm import GradNorm
+from lossrag.weighting.methods.metaweighting import MetaWeighting, project_simplex
+from lossrag.weighting.methods.mgda import MGDA
+from lossrag.weighting.methods.mgda_ub import MGDAUB
+from lossrag.weighting.methods.multi_dds import MultiDDS
+from lossrag.weighting.methods.pareto_mtl import ParetoMTL
+from lossrag.weighting.methods.random import RandomWeights
+from lossrag.weighting.methods.single_task import SingleTask
+from lossrag.weighting.methods.tchebycheff import Tchebycheff
+from lossrag.weighting.methods.torchjd import PCGrad, TorchJD, UPGrad
+from lossrag.weighting.methods.uncertainty import Uncertainty
+from lossrag.weighting.methods.uniform import Uniform
+from lossrag.weighting.min_norm.frank_wolfe import FrankWolfeResult, frank_wolfe
+from lossrag.weighting.record import StepRecord
+from lossrag.weighting.step import MultiTaskStep
 
 __all__ = [
     "DTP",

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lossrag import ConfigError, Registry, did_you_mean
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.registry import Registry
 
 State = dict[str, Tensor]
 """What a method remembers between steps; always holds "weights" (T,), the weights of the next step."""
@@ -103,7 +104,8 @@ class Weighting:
 
     @property
     def representation(self) -> str | None:
-        """How the representation gradients are to be compared (weighting/representation.py), or None for methods that
+        """How the representation gradients are to be compared (weighting/gradients/features.py), or None for methods
+        that
         do not read them; else the loop must pass ``representation`` to the step."""
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossrag import DivergedError
+from lossrag.errors import DivergedError
 
 
 @dataclass(frozen=True)

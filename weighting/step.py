@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
+from lossrag.weighting.base import HypergradientSpec, Outer, Signals, State, Weighting, check_choice
+from lossrag.weighting.closures import Losses
+from lossrag.weighting.gradients.features import Representation
+from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
+from lossrag.weighting.gradients.linear_layers import LinearTaps
+from lossrag.weighting.gradients.mean import GradientSum
+from lossrag.weighting.gradients.passes import Passes
+from lossrag.weighting.gradients.replay import Replay, replayed_hypergradient
+from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
+from lossrag.weighting.record import StepRecord
 from torch import Tensor, nn
 
-from lossrag import ConfigError
-from weighting.base import HypergradientSpec, Outer, Signals, State, Weighting, check_choice
-from weighting.gradient_rows import GradientRows, TaskGradients
-from weighting.gradient_sum import GradientSum
-from weighting.inner import check_inner, inner_factors
-from weighting.linear_taps import LinearTaps
-from weighting.losses import Losses
-from weighting.low_memory import Replay, replayed_hypergradient
-from weighting.passes import Passes
-from weighting.record import StepRecord
-from weighting.representation import Representation
+from lossrag.errors import ConfigError
 
 MEMORY = ("rows", "low")
 Weigh = Callable[..., Tensor]
@@ -37,10 +37,10 @@ class MultiTaskStep:
         name the rows (:class:`Rows`), as a sparse tensor with these rows instead of a dense one with zeros elsewhere.
     tasks: their number or their names (names appear in records and errors).
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
-        a time and computes them again, for one more support pass and T query passes (weighting/low_memory.py).
+        a time and computes them again, for one more support pass and T query passes (weighting/gradients/replay.py).
     keep_query_gradient: set it to have the mean query gradient of a step in its record (with ``memory="rows"``).
     model: lets the step watch the linear layers, so that tasks on one shared input need not form T gradients of each
-        where there is a cheaper way (weighting/linear_block.py); results differ by rounding only.
+        where there is a cheaper way (weighting/gradients/linear_layers.py); results differ by rounding only.
 
     Tasks with their own inputs should be given as one closure per task: T backward passes over disjoint slices
     cost what one backward over the joint batch costs, while T passes through one retained graph cost T times

@@ -1,5 +1,1 @@
-"""`lossrag benchmark SUBJECT [key=value ...]`: costs as medians of paired ratios."""
-
-from experiments.benchmark.command import benchmark
-
-__all__ = ["benchmark"]
+"""`lossrag benchmark`: costs as medians of paired ratios."""

@@ -7,16 +7,16 @@ import time
 from dataclasses import dataclass
 
 import torch
+from lossrag.experiments.benchmark.memory import high_water_bytes, reset_high_water
+from lossrag.experiments.benchmark.paired import Result
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.build import build_problem, build_step, build_suite
+from lossrag.experiments.run.machine import apply_machine
+from lossrag.experiments.run.step import BatchStep
+from lossrag.tasks import Suite, epoch_plan
 
-from experiments.batch_step import BatchStep
-from experiments.benchmark.memory import high_water_bytes, reset_high_water
-from experiments.benchmark.result import Result
-from experiments.build import build_problem, build_step, build_suite
-from experiments.config import load_config
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from lossrag import ConfigError
-from tasks import Suite, epoch_plan
+from lossrag.errors import ConfigError
 
 SUITES = {4: "newsgroups", 14: "sentiment"}
 KINDS = {

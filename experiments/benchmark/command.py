@@ -9,23 +9,24 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lossrag.experiments.benchmark.bert import BertBenchmark, run_bert
+from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
+from lossrag.experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
+from lossrag.experiments.benchmark.memory import MemoryBenchmark, run_memory
+from lossrag.experiments.benchmark.paired import Result
+from lossrag.experiments.benchmark.peers import PeersBenchmark, run_peers
+from lossrag.experiments.benchmark.plots import plot_costs
+from lossrag.experiments.benchmark.scaling import ScalingBenchmark, run_scaling
+from lossrag.experiments.benchmark.step import StepBenchmark, run_step
+from lossrag.experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
+from lossrag.experiments.config.compose import build
+from lossrag.experiments.config.overrides import plain_values
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmark.bert import BertBenchmark, run_bert
-from experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
-from experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
-from experiments.benchmark.memory import MemoryBenchmark, run_memory
-from experiments.benchmark.peers import PeersBenchmark, run_peers
-from experiments.benchmark.plots import plot_costs
-from experiments.benchmark.result import Result
-from experiments.benchmark.scaling import ScalingBenchmark, run_scaling
-from experiments.benchmark.step import StepBenchmark, run_step
-from experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
-from experiments.config.compose import build
-from experiments.config.overrides import plain_values
-from lossrag import ConfigError, Registry
+from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
+from lossrag.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from lossrag.experiments.benchmark.paired import Result, paired_ratio
+from lossrag.experiments.benchmark.problems import CLASSES, TextOptions, adam, check_text, text_model, trained
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.learned_losses import Composing
+from lossrag.experiments.run.machine import apply_machine
+from lossrag.experiments.run.problem import Problem
+from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Loss, Mixture, TaskSpec, starting_retriever
+from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task
+from lossrag.weighting import MetaWeighting, MultiTaskStep
 
-from experiments.benchmark.own_input import CLASSES, TextOptions, adam, check_text, text_model, trained
-from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.result import Result
-from experiments.composing import Composing
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from experiments.problem import Problem
-from lossbank import LOSSES, Composer, ComposerConfig, Loss, Mixture, TaskSpec, starting_retriever
-from lossrag import ConfigError
-from tasks import SPLITS, DenseInputs, Examples, Suite, Task
-from weighting import MetaWeighting, MultiTaskStep
+from lossrag.errors import ConfigError
 
 # base entry: (hyperparameter, its range), from which a library of any size is made
 VARIED = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from experiments.benchmark.own_input import (
+from lossrag.experiments.benchmark.paired import Result, paired_within
+from lossrag.experiments.benchmark.problems import (
     Run,
     TextOptions,
     check_text,
@@ -19,11 +19,10 @@ from experiments.benchmark.own_input import (
     trained,
     uniform_step,
 )
-from experiments.benchmark.paired import paired_within
-from experiments.benchmark.result import Result
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from lossrag import ConfigError
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
+
+from lossrag.errors import ConfigError
 
 STEPS = 2
 """The second step is the first that finds the optimiser's moments in place."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 
@@ -48,3 +49,21 @@ def milliseconds(routine: Callable[[], object]) -> float:
 def _finish() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Result:
+    """``ratio`` in ``unit``, with the quartile distance of its paired repetitions, and further figures. Both are None
+    where nothing could be timed: ``more`` then says why."""
+
+    subject: str
+    case: str
+    ratio: float | None
+    spread: float | None
+    unit: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row of benchmark.json."""
+        row = {"subject": self.subject, "case": self.case, "ratio": self.ratio, "spread": self.spread}
+        return {**row, "unit": self.unit, **self.more}

@@ -8,15 +8,21 @@ from functools import partial
 from typing import Generic, TypeVar, cast
 
 import torch
+from lossrag.experiments.benchmark.problems import (
+    TextOptions,
+    adam,
+    shared_batch,
+    shared_model,
+    text_batch,
+    text_model,
+    trained,
+)
+from lossrag.experiments.run.task_groups import segment_means, table_rows, task_losses
+from lossrag.models import MultiTaskModel, Outputs
+from lossrag.weighting import Losses as StepLosses
+from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord, Weighting
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-
-from experiments.benchmark.own_input import TextOptions, adam, text_batch, text_model, trained
-from experiments.benchmark.shared_input import shared_batch, shared_model
-from experiments.task_groups import segment_means, table_rows, task_losses
-from models import MultiTaskModel, Outputs
-from weighting import Losses as StepLosses
-from weighting import MetaWeighting, MultiTaskStep, StepRecord, Weighting
 
 R = TypeVar("R")
 

@@ -11,18 +11,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from lossrag.experiments.benchmark.frank_wolfe import problem_rows
+from lossrag.experiments.benchmark.paired import Result, paired_ratio, paired_within
+from lossrag.experiments.benchmark.peer_problems import (
+    Case,
+    autograd_loop,
+    our_hypergradient,
+    our_step,
+    own_case,
+    shared_case,
+)
+from lossrag.experiments.benchmark.peer_torchjd import METHODS, Engine, Method, aggregator, fastest, jac_per_task
+from lossrag.experiments.benchmark.problems import TextOptions, check_sizes, check_text, require_equal
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
+from lossrag.weighting import MetaWeighting, frank_wolfe
 
-from experiments.benchmark.frank_wolfe import problem_rows
-from experiments.benchmark.own_input import TextOptions, check_text
-from experiments.benchmark.paired import paired_ratio, paired_within
-from experiments.benchmark.peer_problems import Case, autograd_loop, our_hypergradient, our_step, own_case, shared_case
-from experiments.benchmark.peer_torchjd import METHODS, Engine, Method, aggregator, fastest, jac_per_task
-from experiments.benchmark.result import Result
-from experiments.benchmark.shared_input import check_sizes, require_equal
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from lossrag import ConfigError
-from weighting import MetaWeighting, frank_wolfe
+from lossrag.errors import ConfigError
 
 TOLERANCE = 1e-3
 """Of the gradients in float64: the peer's solvers stop before rounding, and its UPGrad is ours."""

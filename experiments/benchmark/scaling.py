@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from experiments.benchmark.own_input import (
+from lossrag.experiments.benchmark.paired import Result, paired_ratio
+from lossrag.experiments.benchmark.problems import (
     TextOptions,
     check_text,
     floor,
@@ -14,12 +15,11 @@ from experiments.benchmark.own_input import (
     trained,
     uniform_step,
 )
-from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.result import Result
-from experiments.benchmark.step import SHARES
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from lossrag import ConfigError
+from lossrag.experiments.benchmark.step import SHARES
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
+
+from lossrag.errors import ConfigError
 
 FEW = 4
 """The number of tasks that the growth of a step is measured from."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from experiments.benchmark.own_input import TextOptions, check_text, floor, metaweighting_step, uniform_step
-from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.result import Result
-from experiments.benchmark.shared_input import check_sizes, require_equal, shared_step
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from lossrag import ConfigError
+from lossrag.experiments.benchmark.paired import Result, paired_ratio
+from lossrag.experiments.benchmark.problems import (
+    TextOptions,
+    check_sizes,
+    check_text,
+    floor,
+    metaweighting_step,
+    require_equal,
+    shared_step,
+    uniform_step,
+)
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
+
+from lossrag.errors import ConfigError
 
 SHARES = {"query = support": 1.0, "query = support / 8": 0.125}
 SHARED_SIZES = [[512, 64, 2], [512, 64, 3], [1024, 64, 2], [256, 64, 2], [512, 256, 2], [128, 64, 2]]

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from lossrag.experiments.benchmark.paired import Result, paired_ratio
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
+from lossrag.models import TextCNN
+from lossrag.models import max_over_time as fast_path
 from torch import Tensor
-
-from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.result import Result
-from experiments.config.schema import MachineConfig
-from experiments.machine import apply_machine
-from models import TextCNN
-from models import max_over_time as fast_path
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,17 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from lossrag.experiments.config import schema
+from lossrag.experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
+from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.model import ModelConfig, SharingConfig
+from lossrag.experiments.config.overrides import check_choice, check_key, check_lists, is_choice, is_open, parse
+from lossrag.lossbank import LOSSES
+from lossrag.tasks import parse_corruption
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config import schema
-from experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
-from experiments.config.library import load_library
-from experiments.config.lists import check_lists
-from experiments.config.overrides import check_choice, check_key, is_choice, is_open, parse
-from experiments.config.sharing import ModelConfig, SharingConfig
-from lossbank import LOSSES
-from lossrag import ConfigError, did_you_mean
-from tasks import parse_corruption
+from lossrag.errors import ConfigError, did_you_mean
 
 MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lossbank import LOSSES
-from lossrag import ConfigError, LossRAGError
+from lossrag.lossbank import LOSSES
+
+from lossrag.errors import ConfigError, LossRAGError
 
 _loaded: dict[Path, tuple[str, ...]] = {}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.config.checks import require as _require
-from lossrag import ConfigError, did_you_mean
+from lossrag.checks import require as _require
+from lossrag.errors import ConfigError, did_you_mean
 
 SCHEDULES = ("constant", "linear", "cosine")
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.config.checks import require as _require
-from experiments.config.optimizer import OptimizerConfig, lazy_allows
-from experiments.config.sharing import ModelConfig
-from lossbank import ComposerConfig
-from lossrag import ConfigError
-from tasks import Corruption
+from lossrag.experiments.config.model import ModelConfig
+from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
+from lossrag.lossbank import ComposerConfig
+from lossrag.tasks import Corruption
+
+from lossrag.checks import require as _require
+from lossrag.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class DataConfig:
 @dataclass(frozen=True)
 class LossConfig(ComposerConfig):
     """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
-    the scale, and training composes its losses from the library (lossbank/policies.py explains the other options).
+    the scale, and training composes its losses from the library (lossbank/composing/policies.py explains the other
+    options).
 
     library: Python files of one's own that register losses; they are run before any name is looked up.
     bank: folder to retrieve from and to write to.

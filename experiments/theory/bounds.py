@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lossrag import ConfigError
+from lossrag.errors import ConfigError
 
 
 def query_bound(samples: int, delta: float) -> float:

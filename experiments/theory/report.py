@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from lossrag.experiments.theory.bounds import query_bound, train_bound, train_slack
+from lossrag.experiments.theory.rademacher import Complexity
 from rich.table import Table
-
-from experiments.theory.bounds import query_bound, train_bound, train_slack
-from experiments.theory.rademacher import Complexity
 
 
 def theory_report(

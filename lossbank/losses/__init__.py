@@ -1,32 +1,9 @@
-"""The losses that come with the library, by what they look at. Importing a file registers its losses."""
+"""The losses that come with the library, a file per family. Importing a file registers its losses."""
 
 # Messages list the losses in this order: cross-entropy first.
-from lossbank.losses import likelihood
+from lossrag.lossbank.losses import probabilistic
 
 # isort: split
-from lossbank.losses import (
-    bounded,
-    contrastive,
-    distances,
-    errors,
-    focal,
-    imbalance,
-    margins,
-    outliers,
-    scores,
-    two_sided,
-)
+from lossrag.lossbank.losses import euclidean, imbalance, margin, noise_robust, regression, relational
 
-__all__ = [
-    "bounded",
-    "contrastive",
-    "distances",
-    "errors",
-    "focal",
-    "imbalance",
-    "likelihood",
-    "margins",
-    "outliers",
-    "scores",
-    "two_sided",
-]
+__all__ = ["euclidean", "imbalance", "margin", "noise_robust", "probabilistic", "regression", "relational"]

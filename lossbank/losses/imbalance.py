@@ -6,10 +6,9 @@ import math
 
 import torch
 import torch.nn.functional as F
+from lossrag.lossbank.library.registration import register_loss
+from lossrag.lossbank.losses.probabilistic import focal
 from torch import Tensor
-
-from lossbank.losses.focal import focal
-from lossbank.registration import register_loss
 
 
 def _effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+from lossrag.experiments.cli import run
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.tasks import SUITES, Examples, Suite, SuiteEntry, Task, TokenInputs
 
-from experiments.checkpoint import load_checkpoint
-from experiments.cli import run
 from lossrag import ConfigError
-from tasks import SUITES, Examples, Suite, SuiteEntry, Task, TokenInputs
 
 SMALL = ["experiment=digits", "train.epochs=2", "train.batch_size=256"]
 """Two epochs of five or six steps."""
@@ -66,11 +66,11 @@ def lossrag(capsys) -> Callable[..., Result]:
 
 
 class RunHere:
-    """Stands in for the process of a run of :mod:`experiments.jobs`: the same command line, without new imports."""
+    """Stands in for the process of a run: the same command line, without new imports."""
 
     def __init__(self, line: list[str], stdout: Any, **_: Any) -> None:
         self.stdin = io.BytesIO()
-        marker = line.index("experiments.worker")
+        marker = line.index("lossrag.experiments.studies.worker")
         with Path(stdout.name).open("a") as log, redirect_stdout(log), redirect_stderr(log):
             self.returncode = run(line[marker + 1 :])
 
@@ -87,7 +87,7 @@ def runs_here() -> Callable[[], AbstractContextManager[None]]:
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             parts = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "TimeoutExpired")}
-            patch.setattr("experiments.jobs.subprocess", SimpleNamespace(Popen=RunHere, **parts))
+            patch.setattr("lossrag.experiments.studies.jobs.subprocess", SimpleNamespace(Popen=RunHere, **parts))
             yield
 
     return patched
@@ -122,7 +122,11 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         script = Path(sys.executable).with_name("lossrag")
-        line = [str(script)] if script.exists() else [sys.executable, "-c", "from experiments.cli import main; main()"]
+        line = (
+            [str(script)]
+            if script.exists()
+            else [sys.executable, "-c", "from lossrag.experiments.cli import main; main()"]
+        )
         return subprocess.run([*line, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
 
     return call
@@ -131,12 +135,14 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 # Imports once, then forks a process for every session, which sends itself a signal before the n-th call of a function.
 FORKER = """
 import importlib.util, json, os, signal, sys, tempfile, time, traceback
-import experiments.benchmark, experiments.log, experiments.state, experiments.train
+import lossrag.experiments.benchmark.command
 import sklearn.datasets
-from experiments.cli import run
-from experiments.log import JsonLines
-from tasks import SUITES, SuiteEntry
-from weighting import MultiTaskStep
+from lossrag import MultiTaskStep
+from lossrag.experiments import train as training
+from lossrag.experiments.cli import run
+from lossrag.experiments.record import state
+from lossrag.experiments.record.jsonl import JsonLines
+from lossrag.tasks import SUITES, SuiteEntry
 
 specification = importlib.util.spec_from_file_location("conftest_of_runs", sys.argv[1])
 conftest = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
@@ -144,16 +150,16 @@ specification.loader.exec_module(conftest)
 SUITES._entries["toy"] = SuiteEntry(conftest.ToyConfig, conftest.load_toy)
 
 # the picture is no part of what is compared, and takes half of a session's time
-experiments.train.plot_trajectories = lambda *_: None
+training.plot_trajectories = lambda *_: None
 PLACES = {
     "step": (MultiTaskStep, "__call__"),
     "line": (JsonLines, "write"),
-    "save": (experiments.state, "save_checkpoint"),
+    "save": (state, "save_checkpoint"),
     "rename": (os, "replace"),
-    "figure": (experiments.train, "plot_trajectories"),
-    "summary": (experiments.train, "write_summary"),
-    "refit": (experiments.train, "refit"),
-    "test": (experiments.train.Problem, "evaluate"),
+    "figure": (training, "plot_trajectories"),
+    "summary": (training, "write_summary"),
+    "refit": (training, "refit"),
+    "test": (training.Problem, "evaluate"),
 }
 
 def arm(place, number, name):

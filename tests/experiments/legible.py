@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 
 import matplotlib.axes
+from lossrag.experiments.plotting import LOOK
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-
-from experiments.paper_figures.style import LOOK
 
 
 def rendered(figure):

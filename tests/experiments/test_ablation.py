@@ -6,11 +6,10 @@ import json
 import math
 
 import pytest
-
-from experiments.ablation.plan import load_plan, plan_names
-from experiments.ablation.table import as_csv, rows_of
-from experiments.config import load_config
-from experiments.intervals import interval
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.studies.ablation_plan import load_plan, plan_names
+from lossrag.experiments.studies.ablation_table import as_csv, rows_of
+from lossrag.experiments.studies.statistics import interval
 
 TASKS = {"a": "accuracy", "b": "accuracy"}
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from lossrag.experiments.config.schema import LossConfig, OuterConfig
+from lossrag.experiments.run.adversarial import Adversary
+from lossrag.experiments.run.problem import Problem
+from lossrag.models import MultiTaskModel, TextCNN, orthogonality
+from lossrag.tasks import SUITES
+from lossrag.weighting import MetaWeighting, MultiTaskStep, Uniform, Weighting
 from torch.nn import functional as F
-
-from experiments.adversarial import Adversary
-from experiments.config.schema import LossConfig, OuterConfig
-from experiments.problem import Problem
-from models import MultiTaskModel, TextCNN, orthogonality
-from tasks import SUITES
-from weighting import MetaWeighting, MultiTaskStep, Uniform, Weighting
 
 LAMBDA, GAMMA = 0.3, 0.02
 # Rows of eight words at most in either split: padding to the widest task of a joint pass adds windows of its own.
@@ -241,7 +240,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_from_the_command_line(lossrag, toy, tmp_path, name, monkeypatch):
-    monkeypatch.setattr("experiments.train.plot_trajectories", lambda *_: None)
+    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
     result = lossrag("train", *TOY, *ADVMTL, f"run.dir={tmp_path}/run", *RUNS[name])
     assert result.code == 0, result
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -249,7 +248,7 @@ def test_from_the_command_line(lossrag, toy, tmp_path, name, monkeypatch):
 
 
 def test_the_terms_change_a_run(lossrag, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.train.plot_trajectories", lambda *_: None)
+    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
     found = []
     for number, overrides in enumerate((ADVMTL[:1], ADVMTL[:2], ADVMTL)):
         folder = tmp_path / str(number)

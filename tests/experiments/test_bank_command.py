@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from lossrag.experiments.bank.command import COMMANDS
+from lossrag.experiments.config.library import _loaded, load_library
+from lossrag.experiments.config.schema import LossConfig
+from lossrag.lossbank import CONTEXT_NAMES, LOSSES, POLICIES, LossBank
 from matplotlib.image import imread
 
-from experiments.bank_command import COMMANDS
-from experiments.config.library import _loaded, load_library
-from experiments.config.schema import LossConfig
-from lossbank import CONTEXT_NAMES, LOSSES, POLICIES, LossBank
 from lossrag import ConfigError
 
 NOISE = CONTEXT_NAMES.index("support_sure_and_wrong")
@@ -25,7 +25,7 @@ KIND = CONTEXT_NAMES.index("classification")
 
 OWN = """
 import torch
-from lossbank import register_loss
+from lossrag import register_loss
 
 @register_loss("{name}", family="noise-robust", target_kind="classification", reference="mine", formula="(1 - p_y)^[2]")
 def my_loss(logits, targets):
@@ -172,7 +172,7 @@ def test_merge_and_check(lossrag, folder, tmp_path):
 
 
 def test_check_finds_nothing(lossrag, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.bank_command.check", lambda folder: [])
+    monkeypatch.setattr("lossrag.experiments.bank.command.check", lambda folder: [])
     checked = lossrag("bank", "check", str(tmp_path))
     assert (checked.code, checked.out) == (0, "all is well\n")
 

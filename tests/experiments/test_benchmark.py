@@ -6,9 +6,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
-
-from experiments.benchmark.paired import paired_ratio
-from experiments.benchmark.step import StepBenchmark, routines
+from lossrag.experiments.benchmark.paired import paired_ratio
+from lossrag.experiments.benchmark.step import StepBenchmark, routines
 
 TINY = ["batch=8", "length=12", "vectors=4", "filters=2", "words=50", "pairs=2"]
 
@@ -89,7 +88,7 @@ def test_paired_ratio_on_a_clock_that_jumps(monkeypatch):
     """A slow spell hits both routines of a pair; the ratio does not see it."""
     now = [0.0]
     speed = iter([1, 1, 1, 1, 50, 50, 1, 1, 7, 7, 1, 1, 1, 1])
-    monkeypatch.setattr("experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("lossrag.experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def routine(cost):
         def run():
@@ -107,7 +106,7 @@ def test_paired_ratio_on_a_clock_that_jumps(monkeypatch):
 def test_paired_ratio_is_the_median_of_ratios(monkeypatch):
     now = [0.0]
     costs = iter([1.0, 1.0, 4.0, 2.0, 9.0, 1.0])
-    monkeypatch.setattr("experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("lossrag.experiments.benchmark.paired.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def routine():
         now[0] += next(costs)

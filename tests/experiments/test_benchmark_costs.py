@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from lossrag.experiments.benchmark import memory
+from lossrag.experiments.benchmark.memory import MemoryBenchmark, peak_bytes, row_bytes, run_memory
+from lossrag.experiments.benchmark.paired import paired_within
+from lossrag.experiments.benchmark.plots import plot_costs, short
+from lossrag.experiments.benchmark.problems import TextOptions, floor, query_rows
 
-from experiments.benchmark import memory
-from experiments.benchmark.memory import MemoryBenchmark, peak_bytes, row_bytes, run_memory
-from experiments.benchmark.own_input import TextOptions, floor, query_rows
-from experiments.benchmark.paired import paired_within
-from experiments.benchmark.plots import plot_costs, short
 from lossrag import ConfigError
 
 TINY = {"length": 12, "vectors": 4, "filters": 2, "words": 50}
@@ -123,7 +123,7 @@ def test_short():
 
 
 def test_slow_routines_get_two_pairs(monkeypatch):
-    monkeypatch.setattr("experiments.benchmark.paired.milliseconds", lambda routine: routine() or 5000.0)
+    monkeypatch.setattr("lossrag.experiments.benchmark.paired.milliseconds", lambda routine: routine() or 5000.0)
     calls = []
     paired_within(lambda: calls.append("a"), lambda: calls.append("b"), pairs=9, seconds=10)
     assert calls == ["a", "b"] * 3

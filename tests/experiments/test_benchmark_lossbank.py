@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from lossbank import LOSSES
+from lossrag.lossbank import LOSSES
 
 SMALL = ["batch=16", "length=12", "vectors=4", "filters=2", "words=50", "tasks=2", "steps=2", "pairs=2", "rows=8"]
 

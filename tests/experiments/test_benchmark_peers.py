@@ -9,15 +9,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lossrag.experiments.benchmark import peer_torchjd, peers
+from lossrag.experiments.benchmark.peer_problems import (
+    autograd_loop,
+    our_hypergradient,
+    our_step,
+    own_case,
+    shared_case,
+)
+from lossrag.experiments.benchmark.peer_torchjd import ENGINES, METHODS, ROW_BY_ROW, aggregator, fastest, jac_per_task
+from lossrag.experiments.benchmark.peers import PeersBenchmark, run_peers, shortest_by_nnls
+from lossrag.experiments.benchmark.problems import TextOptions, require_equal
+from lossrag.weighting import MGDA, MetaWeighting, PCGrad, Signals
 
-from experiments.benchmark import peer_torchjd, peers
-from experiments.benchmark.own_input import TextOptions
-from experiments.benchmark.peer_problems import autograd_loop, our_hypergradient, our_step, own_case, shared_case
-from experiments.benchmark.peer_torchjd import ENGINES, METHODS, ROW_BY_ROW, aggregator, fastest, jac_per_task
-from experiments.benchmark.peers import PeersBenchmark, run_peers, shortest_by_nnls
-from experiments.benchmark.shared_input import require_equal
 from lossrag import ConfigError, LossRAGError
-from weighting import MGDA, MetaWeighting, PCGrad, Signals
 
 SMALL = TextOptions(batch=9, length=12, vectors=4, filters=3, words=50)
 OWN, SHARED = own_case(SMALL, 3), shared_case(12, 4, 2, 3)

@@ -7,19 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import lossrag.experiments.benchmark.bert as benchmark
 import pytest
 import torch
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
+from lossrag.models import BERT
+from lossrag.tasks import SPLITS, SUITES, EncoderFiles, Examples, Suite, SuiteEntry, Task, epoch_plan, query_index
+from lossrag.tasks.text.pieces import encode_pieces
+from lossrag.weighting import MultiTaskStep
 
-import experiments.benchmark.bert as benchmark
-import experiments.pretrained
-from experiments.build import build_problem, build_step, build_suite, passes_route, trained_tables
-from experiments.checkpoint import load_checkpoint
-from experiments.config import load_config
 from lossrag import ConfigError
-from models import BERT
-from tasks import SPLITS, SUITES, EncoderFiles, Examples, Suite, SuiteEntry, Task, epoch_plan, query_index
-from tasks.pieces import encode_pieces
-from weighting import MultiTaskStep
 
 SIZES = {"support": 24, "query": 9, "validation": 9, "test": 9}
 TASKS = (Task("two", "classification", 2), Task("three", "classification", 3), Task("other", "classification", 2))
@@ -99,7 +98,9 @@ def test_another_content_of_the_folder_is_another_run(lossrag, bert, tiny_bert, 
     shutil.copytree(tiny_bert, folder)
     line = ["train", *bert, f"model.encoder={folder}", f"run.root={root}", "run.checkpoint_seconds=0"]
     with monkeypatch.context() as patched:
-        patched.setattr("experiments.train.Training._finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "lossrag.experiments.train.Training._finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert lossrag(*line).code == 130
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text().replace("gun", "gnu"))
     assert "was trained on other data" in lossrag(*line).error
@@ -109,7 +110,7 @@ def test_a_frozen_encoder_reads_every_text_once(run_bert, tmp_path, monkeypatch)
     first = run_bert("model.frozen=true", root=tmp_path / "first")
     tensors, _ = load_checkpoint(first / "checkpoints" / "last.safetensors")
     assert {name.partition("/")[2].partition(".")[0] for name in tensors if name.startswith("model/")} == {"heads"}
-    monkeypatch.setattr(experiments.pretrained, "BERT", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("lossrag.experiments.run.encoded_suites.BERT", lambda *_, **__: pytest.fail("read again"))
     second = run_bert("model.frozen=true", root=tmp_path / "second")
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
 

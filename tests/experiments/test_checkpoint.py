@@ -7,9 +7,9 @@ import random
 
 import pytest
 import torch
+from lossrag.experiments.record.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from safetensors.torch import save_file
 
-from experiments.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from lossrag import CheckpointError
 from lossrag.files import write_atomic
 

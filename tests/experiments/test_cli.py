@@ -7,10 +7,10 @@ import math
 import signal
 
 import pytest
+from lossrag.experiments.cli import main
+from lossrag.experiments.config.compose import load_config
 from matplotlib.image import imread
 
-from experiments.cli import main
-from experiments.config import load_config
 from lossrag import __version__
 
 TASKS = {"digit", "parity", "loops", "centre"}
@@ -120,7 +120,7 @@ def test_interrupt_has_its_code(lossrag, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.train.Training._one_step", interrupt)
+    monkeypatch.setattr("lossrag.experiments.train.Training._one_step", interrupt)
     result = lossrag("train", "experiment=digits")
     assert result.code == 130
     assert "the same command resumes" in result.err

@@ -12,12 +12,11 @@ import time
 from contextlib import redirect_stdout
 
 import pytest
-
-from experiments.cli import run
-from experiments.compare.plan import label, load_plan, plan_names
-from experiments.config import load_config
-from lossbank.policies import POLICIES
-from weighting import WEIGHTINGS
+from lossrag.experiments.cli import run
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.studies.plan import label, load_plan, plan_names
+from lossrag.lossbank.composing.policies import POLICIES
+from lossrag.weighting import WEIGHTINGS
 
 SAME = ["compare.json", "runs.csv", "tuning.csv", "table.md", "table.tex"]
 """The files of a comparison that are the same, bit for bit, however it came about."""
@@ -172,7 +171,7 @@ def test_killed_thrice(undisturbed, tmp_path, lossrag, runs_here):
     for stop, number in (("parent", 1), ("group", 2), ("terminate", 5)):
         with (tmp_path / "out").open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from experiments.cli import main; main()", *line],
+                [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", *line],
                 stdout=out,
                 stderr=out,
                 start_new_session=True,

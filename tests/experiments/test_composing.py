@@ -6,9 +6,8 @@ import json
 
 import pytest
 import torch
-
-from experiments.checkpoint import load_checkpoint
-from lossbank import LossBank
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.lossbank import LossBank
 
 
 def metrics(directory):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from experiments.composition_summary import sentence
-from experiments.log import read_points
-from lossbank import LOSSES
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.summary import sentence
+from lossrag.lossbank import LOSSES
 
 TASKS = ("digit", "parity", "loops", "centre")
 CANDIDATES = (
@@ -25,7 +24,7 @@ LEARNED = [
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     """Two epochs of five steps, priced at every second step, reviewed at every fourth."""
-    from experiments.cli import run
+    from lossrag.experiments.cli import run
 
     root = tmp_path_factory.mktemp("learned")
     small = ["experiment=digits", "train.epochs=2", "train.batch_size=256"]
@@ -141,7 +140,7 @@ def test_a_run_without_composition_has_none_of_it(finished):
 
 
 def test_a_torn_line_of_events_is_dropped(tmp_path):
-    from experiments.log.composition import _cut
+    from lossrag.experiments.record.composition_log import _cut
 
     line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r"})
     path = tmp_path / "events.jsonl"

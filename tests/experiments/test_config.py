@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.groups import GROUPS, experiment_names
+from lossrag.experiments.config.identity import run_id
 from omegaconf import OmegaConf
 
-from experiments.config import experiment_names, load_config, run_id
-from experiments.config.groups import GROUPS
 from lossrag import ConfigError
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from experiments.checkpoint import load_checkpoint
-from lossbank import LOSSES
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.lossbank import LOSSES
 
 STEPS = 5
 
@@ -106,7 +105,7 @@ def test_learning_rate_far_too_large(small, lossrag, weighting, rate):
 
 def test_parameters_that_turn_nan_are_not_saved(small, lossrag, monkeypatch):
     """A gradient that is NaN while its loss is not: the checkpoint of before stays, the next step names the tasks."""
-    from weighting import MultiTaskStep
+    from lossrag.weighting import MultiTaskStep
 
     directory, line = small
     original = MultiTaskStep.__call__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from experiments.config import differing_keys, load_config, run_id
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.identity import differing_keys, run_id
 
 BASE = ["experiment=digits"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.optim.lazy_adam import LazyAdam
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
+from lossrag.tasks import epoch_plan, query_index
+from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.build import build_problem, build_step, build_suite, passes_route, trained_tables
-from experiments.checkpoint import load_checkpoint
-from experiments.config import load_config
-from experiments.lazy_adam import LazyAdam
 from lossrag import ConfigError
-from tasks import epoch_plan, query_index
-from weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
 
 pytestmark = pytest.mark.usefixtures("toy")
 TRAINED = ["tasks=toy", "model.trainable_vectors=true", "model.filters=4", "train.batch_size=12"]
@@ -221,7 +221,7 @@ class TableSized(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 @pytest.mark.parametrize("vectors", ["lazy", "dense"])
 def test_nothing_as_large_as_the_table_is_made(monkeypatch, method, name, vectors):
-    from tasks import SUITES, SuiteEntry
+    from lossrag.tasks import SUITES, SuiteEntry
 
     entry, rows = SUITES["toy"], 100_000
 

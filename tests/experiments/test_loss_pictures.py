@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
+from lossrag.experiments.record.composition_log import draw_compositions
+from lossrag.experiments.record.composition_plot import COLOURS, compositions_figure, last_shares, shares_over_steps
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.loss_map import loss_map_figure, project
+from lossrag.experiments.record.projector import write_projector
+from lossrag.lossbank import LOSSES
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from matplotlib.text import Text
-
-from experiments.bank_words import curve_figure, in_words, sparkline
-from experiments.composition_figures import COLOURS, compositions_figure, last_shares, shares_over_steps
-from experiments.log import read_points
-from experiments.log.composition import draw_compositions
-from experiments.log.projector import write_projector
-from experiments.loss_map import loss_map_figure, project
-from lossbank import LOSSES
 
 POINTS = [
     {"step": step, "weight/A": 1.0}

@@ -7,9 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-
-from experiments.config import load_config
-from experiments.config.groups import defaults_of
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.groups import defaults_of
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "methods.md").read_text()
 COMMANDS = re.findall(r"^\$ lossrag train (.*?)(?:  #.*)?$", PAGE, flags=re.MULTILINE)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from experiments.checkpoint import load_checkpoint
-from experiments.log import read_points
+from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.experiments.record.jsonl import read_points
 
 
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch):
     """Drawing takes half of the time of such a small run, and has its own tests."""
-    monkeypatch.setattr("experiments.train.plot_trajectories", lambda *_: None)
+    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
 
 
 DIGITS = {
@@ -41,7 +40,11 @@ DIGITS = {
     "random, dirichlet": ["weighting=random", "weighting.distribution=dirichlet"],
     "fixed": ["weighting=fixed", "weighting.weights=[2,1,0.5,0]"],
     "tchebycheff": ["weighting=tchebycheff"],
-    "tchebycheff, smooth": ["weighting=tchebycheff", "weighting.mu=0.5", "weighting.preference=[1,1,1,2]"],
+    "tchebycheff, smooth": [
+        "weighting=tchebycheff",
+        "weighting.mu=0.5",
+        "weighting.preference=[1,1,1,2]",
+    ],
     "bandit_mtl": ["weighting=bandit_mtl", "weighting.rho=0.01"],
     "dtp": ["weighting=dtp"],
     "dtp, as written": ["weighting=dtp", "weighting.scale=paper"],
@@ -109,7 +112,11 @@ def test_the_refit_of_a_baseline_repeats_its_run(train):
 TOY = {
     "frozen vectors": [],
     "trainable vectors": ["model.trainable_vectors=true", "optimizer.vectors_lr_factor=3"],
-    "adam through trainable vectors": ["model.trainable_vectors=true", "weighting.inner=adam", "weighting.scale=paper"],
+    "adam through trainable vectors": [
+        "model.trainable_vectors=true",
+        "weighting.inner=adam",
+        "weighting.scale=paper",
+    ],
     "uniform": ["weighting=uniform"],
     "uniform, trainable": ["weighting=uniform", "model.trainable_vectors=true"],
     "gradnorm": ["weighting=gradnorm"],
@@ -141,7 +148,7 @@ def test_on_own_inputs(lossrag, toy, tmp_path, name):
 
 
 def test_only_trainable_vectors_change(lossrag, toy, tmp_path):
-    from tasks import SUITES
+    from lossrag.tasks import SUITES
 
     suite = SUITES["toy"].load(SUITES["toy"].config())
     for trainable in (False, True):
@@ -187,7 +194,7 @@ def test_accuracy_is_far_above_chance(lossrag, tmp_path):
 
 
 def test_bf16_needs_a_machine_that_has_it(lossrag, train, monkeypatch):
-    monkeypatch.setattr("experiments.machine.native_bf16", lambda _: False)
+    monkeypatch.setattr("lossrag.experiments.run.machine.native_bf16", lambda _: False)
     assert "use train.precision=float32" in lossrag("train", "experiment=digits", "train.precision=bf16").error
-    monkeypatch.setattr("experiments.machine.native_bf16", lambda _: True)
+    monkeypatch.setattr("lossrag.experiments.run.machine.native_bf16", lambda _: True)
     assert (train("train.precision=bf16") / "summary.json").exists()

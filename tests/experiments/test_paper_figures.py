@@ -8,15 +8,16 @@ import json
 import random
 
 import pytest
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.identity import run_id
+from lossrag.experiments.figures.accuracy import draw_accuracy
+from lossrag.experiments.figures.evolution import WINDOWS, draw_weights, weights_over_epochs
+from lossrag.experiments.figures.gaps import draw_gaps, losses_at
+from lossrag.experiments.figures.sweeps import draw_sweep
+from lossrag.experiments.plotting import Drawing, Skipped
+from lossrag.experiments.record.finished import by_method, load_runs, main_setting, run_directories
 from omegaconf import OmegaConf
 
-from experiments.config import load_config, run_id
-from experiments.paper_figures.accuracy import draw_accuracy
-from experiments.paper_figures.drawing import Drawing, Skipped
-from experiments.paper_figures.evolution import WINDOWS, draw_weights, weights_over_epochs
-from experiments.paper_figures.gaps import draw_gaps, losses_at
-from experiments.paper_figures.runs import by_method, load_runs, main_setting, run_directories
-from experiments.paper_figures.sweeps import draw_sweep
 from tests.experiments.legible import assert_legible
 
 PRODUCTS = ["books", "electronics", "dvd", "kitchen_housewares", "apparel", "camera_photo", "health_personal_care"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.record.progress import RunProgress
+from lossrag.experiments.train import train as run_training
+from lossrag.tasks import Task
 from rich.console import Console
-
-from experiments.config import load_config
-from experiments.log import RunProgress
-from experiments.train import train as run_training
-from tasks import Task
 
 
 def small(tmp_path, *overrides):

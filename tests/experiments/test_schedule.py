@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.experiments.config.optimizer import OptimizerConfig
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.run.build import build_optimizer
+from lossrag.experiments.run.schedule import Schedule, lr_factor
+from lossrag.models import MLP, MultiTaskModel
+from lossrag.weighting import MultiTaskStep
 
-import experiments.refit
-from experiments.build import build_optimizer
-from experiments.config.optimizer import OptimizerConfig
-from experiments.log import read_points
-from experiments.schedule import Schedule, lr_factor
 from lossrag import ConfigError
-from models import MLP, MultiTaskModel
-from weighting import MultiTaskStep
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_a_refit_falls_over_its_own_steps(train, monkeypatch):
             super().set(step)
             set_to.append((step, self.steps))
 
-    monkeypatch.setattr(experiments.refit, "Schedule", Spied)
+    monkeypatch.setattr("lossrag.experiments.run.refit.Schedule", Spied)
     monkeypatch.setattr(Spied, "of", staticmethod(lambda c, o, n: Spied(c, o, (1e-3,) * len(o.param_groups), n)))
     train(*SCHEDULED, "train.refit=true")
     assert [step for step, _ in set_to] == list(range(len(set_to)))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from experiments import task_groups
-from experiments.objective import BatchObjective
-from lossbank import LOSSES, Mixture
-from models import MLP, MultiTaskModel, TextCNN
-from tasks import Task
-from weighting import MetaWeighting, MultiTaskStep, TaskGroup, Uniform
+from lossrag.experiments.run import task_groups
+from lossrag.experiments.run.objective import BatchObjective
+from lossrag.lossbank import LOSSES, Mixture
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.tasks import Task
+from lossrag.weighting import MetaWeighting, MultiTaskStep, TaskGroup, Uniform
 
 
 def objective_of(outputs, labels):

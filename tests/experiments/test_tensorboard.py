@@ -13,11 +13,10 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-
-from experiments.cli import run
-from experiments.log import read_points
-from lossbank import LOSSES
-from tasks import SUITES
+from lossrag.experiments.cli import run
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.lossbank import LOSSES
+from lossrag.tasks import SUITES
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 CLASSES, REGRESSIONS = ("digit", "parity", "loops"), ("centre",)

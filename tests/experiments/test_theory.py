@@ -8,18 +8,18 @@ import shutil
 
 import pytest
 import torch
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.run.descent import descent_checks, descent_summary
+from lossrag.experiments.theory.bounds import query_bound, train_bound, train_slack
+from lossrag.experiments.theory.measure import bounded_losses, estimate_complexity
+from lossrag.experiments.theory.rademacher import Complexity, correlation, draw_signs, fit_signs, sign_loss
+from lossrag.experiments.theory.report import theory_report, theory_sentences
+from lossrag.tasks import SUITES
+from lossrag.weighting import MetaWeighting
 from torch import nn
 
-from experiments.config import load_config
-from experiments.log import read_points
-from experiments.theory.bounds import query_bound, train_bound, train_slack
-from experiments.theory.descent import descent_checks, descent_summary
-from experiments.theory.measure import bounded_losses, estimate_complexity
-from experiments.theory.rademacher import Complexity, correlation, draw_signs, fit_signs, sign_loss
-from experiments.theory.report import theory_report, theory_sentences
 from lossrag import ConfigError
-from tasks import SUITES
-from weighting import MetaWeighting
 
 SMALL = ["experiment=digits", "train.batch_size=256"]
 
@@ -215,7 +215,7 @@ class TestCommand:
 
     def test_losses_are_in_the_order_of_the_samples(self, toy):
         """Evaluation sorts by length; signs do not."""
-        from experiments.build import build_problem, build_suite
+        from lossrag.experiments.run.build import build_problem, build_suite
 
         config, _ = load_config(["~experiment", "tasks=toy", "weighting=uniform", "train.query_for_baselines=support"])
         suite = build_suite(config)

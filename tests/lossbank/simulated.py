@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
+from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, geometry_vectors
+from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry
 from torch import Tensor
 
-from lossbank import LOSSES
-from lossbank.context import CONTEXT_NAMES
-from lossbank.embedding import EMBEDDING_VERSION, geometry_vectors
-from lossbank.geometry import GEOMETRY_NAMES, geometry
-from lossbank.memory import Memory
 from tests.lossbank.oracles import built_in
 
 NAMES = tuple(name for name in built_in() if LOSSES[name].target_kind == "classification")

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import contextlib
 
+import lossrag.lossbank.experience.storage
 import numpy as np
 import pytest
 import torch
+from lossrag.lossbank import LOSSES, LossBank, register_loss
+from lossrag.lossbank.bank import check, merge
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
+from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.experience.storage import save_memory
 
-import lossbank.storage
 import lossrag.files
-from lossbank import LOSSES, LossBank, register_loss
-from lossbank.bank import check, merge
-from lossbank.context import CONTEXT_NAMES
-from lossbank.embedding import EMBEDDING_VERSION
-from lossbank.memory import Memory
-from lossbank.storage import save_memory
 from lossrag import BankError, ConfigError
 from tests.lossbank.simulated import NAMES, filled, moments
 
@@ -63,7 +63,10 @@ def test_round_trip_bit_for_bit(tmp_path):
     assert same_towers(read, made)
     context = moments(1, 3)[0][0]
     assert read.predictor("towers").search(context, 5, None) == made.predictor("towers").search(context, 5, None)
-    assert lossbank.storage.load_memory(tmp_path, EMBEDDING_VERSION).fingerprint() == made.memory.fingerprint()
+    assert (
+        lossrag.lossbank.experience.storage.load_memory(tmp_path, EMBEDDING_VERSION).fingerprint()
+        == made.memory.fingerprint()
+    )
     # a bank without towers takes their place
     bank(steps=None).save(tmp_path)
     assert LossBank.load(tmp_path).towers is None

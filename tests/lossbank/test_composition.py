@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Composition, Lens, TaskSpec
+from lossrag.lossbank.composing.composition import LARGEST_SCALE
 
-from lossbank import LOSSES, Composer, ComposerConfig, Composition, Lens, TaskSpec
-from lossbank.composition import LARGEST_SCALE
 from lossrag import ConfigError
 
 REFERENCE = "cross_entropy"

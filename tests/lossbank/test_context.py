@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from torch._subclasses import FakeTensorMode
 
-from lossbank.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossrag import ConfigError
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lossbank import LOSSES, embedding
-from lossbank.embedding import (
+from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience import embedding
+from lossrag.lossbank.experience.embedding import (
     EMBEDDING_VERSION,
     GEOMETRY_SIZE,
     PATTERN_NAMES,
@@ -16,7 +16,8 @@ from lossbank.embedding import (
     geometry_vectors,
     loss_vectors,
 )
-from lossbank.memory import Memory
+from lossrag.lossbank.experience.memory import Memory
+
 from lossrag import ConfigError
 
 THREE = [LOSSES[name] for name in ("cross_entropy", "mae", "l1")]

@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank.experience.index import Attributes, LossIndex
 
-from lossbank.attributes import Attributes
-from lossbank.index import LossIndex
 from lossrag import BankError, ConfigError
 
 KINDS, FAMILIES = ("classification", "regression"), ("robust", "margin", "euclidean")

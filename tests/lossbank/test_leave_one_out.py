@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.lossbank import LossBank
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.leave_one_out import Trial, leave_one_out
 
-from lossbank import LossBank
-from lossbank.context import CONTEXT_NAMES
-from lossbank.leave_one_out import Trial, leave_one_out
 from lossrag import ConfigError
 from tests.lossbank.simulated import NAMES, filled
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank import LOSSES, Composer, ComposerConfig, HeadView, Lens, TaskSpec, calibrated, look_ahead, savings
+from lossrag.lossbank.composing.composer import JUDGED
+from lossrag.lossbank.library.registration import register_loss
 from torch import Tensor
 
-from lossbank import LOSSES, Composer, ComposerConfig, HeadView, Lens, TaskSpec, calibrated, look_ahead, savings
-from lossbank.composer import JUDGED
-from lossbank.registration import register_loss
 from lossrag import ConfigError
 
 RATE = 0.01

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank.experience.history import history, knn_scores
+from lossrag.lossbank.experience.memory import Memory, merge, resized
+from lossrag.lossbank.experience.records import MAX_NAME
 
-from lossbank.memory import Memory, merge, resized
-from lossbank.recall import history, knn_scores
-from lossbank.records import MAX_NAME
 from lossrag import ConfigError
 
 RECORD = st.tuples(

@@ -8,17 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import lossrag.lossbank.experience.memory
+import lossrag.lossbank.experience.storage
 import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank.experience.memory import MAX_CAPACITY, Memory
+from lossrag.lossbank.experience.storage import MANIFEST, load_memory, save_memory
 
-import lossbank.storage
 import lossrag.files
-from lossbank.manifest import MANIFEST
-from lossbank.memory import MAX_CAPACITY, Memory
-from lossbank.storage import load_memory, save_memory
 from lossrag import BankError
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -135,7 +135,11 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_bank(tmp_path, monkeypatc
         for name in ("replace", "fsync"):
             patch.setattr(lossrag.files.os, name, dying(getattr(os, name)))
         patch.setattr(Path, "unlink", dying(Path.unlink))
-        patch.setattr(lossbank.storage, "write_manifest", dying(lossbank.storage.write_manifest))
+        patch.setattr(
+            lossrag.lossbank.experience.storage,
+            "write_manifest",
+            dying(lossrag.lossbank.experience.storage.write_manifest),
+        )
         try:
             save_memory(new, tmp_path)
             finished = True
@@ -155,7 +159,8 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_bank(tmp_path, monkeypatc
 def test_killed_while_saving(tmp_path):
     script = (
         "import sys; from pathlib import Path; import numpy as np\n"
-        "from lossbank.memory import Memory; from lossbank.storage import save_memory\n"
+        "from lossrag.lossbank.experience.memory import Memory\n"
+        "from lossrag.lossbank.experience.storage import save_memory\n"
         "folder = Path(sys.argv[1]); memory = Memory(64, 'v1')\n"
         "for step in range(10_000):\n"
         "    n = 300; memory.add(np.full((n, 64), step), [f'l{i}' for i in range(n)], np.ones(n),\n"
@@ -225,7 +230,7 @@ def test_a_forged_manifest_with_a_true_checksum(tmp_path, changes):
     save_memory(example(), tmp_path)
     manifest = json.loads((tmp_path / MANIFEST).read_bytes())
     del manifest["sha256"]
-    lossbank.storage.write_manifest(tmp_path, {**manifest, **changes})
+    lossrag.lossbank.experience.storage.write_manifest(tmp_path, {**manifest, **changes})
     with pytest.raises(BankError):
         load_memory(tmp_path, "v1")
 
@@ -244,14 +249,14 @@ def test_a_file_of_absurd_size_is_not_read(tmp_path, monkeypatch):
 
 def test_a_reader_follows_a_writer_that_comes_between(tmp_path, monkeypatch):
     save_memory(example(5), tmp_path)
-    read = lossbank.storage._read_data
+    read = lossrag.lossbank.experience.storage._read_data
 
     def overtaken(folder, manifest):
-        monkeypatch.setattr(lossbank.storage, "_read_data", read)
+        monkeypatch.setattr(lossrag.lossbank.experience.storage, "_read_data", read)
         save_memory(example(9), tmp_path)
         return read(folder, manifest)
 
-    monkeypatch.setattr(lossbank.storage, "_read_data", overtaken)
+    monkeypatch.setattr(lossrag.lossbank.experience.storage, "_read_data", overtaken)
     assert len(load_memory(tmp_path, "v1")) == 9
     data_file(tmp_path).unlink()
     with pytest.raises(BankError, match="is missing"):
@@ -259,6 +264,6 @@ def test_a_reader_follows_a_writer_that_comes_between(tmp_path, monkeypatch):
 
 
 def test_two_writers_take_turns(tmp_path, monkeypatch):
-    monkeypatch.setattr(lossbank.storage, "_PATIENCE", 0.05)
+    monkeypatch.setattr(lossrag.lossbank.experience.storage, "_PATIENCE", 0.05)
     with FileLock(tmp_path / ".lock"), pytest.raises(BankError, match="Another process"):
         save_memory(example(), tmp_path)

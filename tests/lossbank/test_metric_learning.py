@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
+from lossrag.lossbank import LOSSES, from_metric_learning
 
-from lossbank import LOSSES, from_metric_learning
 from lossrag import ConfigError
 from tests.lossbank.oracles import batch_for, built_in
 

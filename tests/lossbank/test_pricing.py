@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from lossbank import LOSSES, Lens, contributions, cosines, gradient_sizes, push_forward
-from models import MLP, MultiTaskModel, TextCNN
+from lossrag.lossbank import LOSSES, Lens, contributions, cosines, gradient_sizes, push_forward
+from lossrag.models import MLP, MultiTaskModel, TextCNN
 
 CLASSES, ROWS = 4, 12
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+from lossrag.lossbank import LOSSES, register_loss
+from lossrag.lossbank.library.contract import read_arguments
 
-from lossbank import LOSSES, register_loss
-from lossbank.contract import read_arguments
 from lossrag import ConfigError
 from tests.lossbank.oracles import built_in
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE, VECTOR_SIZE, loss_vectors
+from lossrag.lossbank.experience.index import Attributes, LossIndex
+from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor, top
+from lossrag.lossbank.experience.towers import Towers
 
-from lossbank import LOSSES
-from lossbank.attributes import Attributes
-from lossbank.context import CONTEXT_NAMES
-from lossbank.embedding import GEOMETRY_SIZE, VECTOR_SIZE, loss_vectors
-from lossbank.index import LossIndex
-from lossbank.memory import Memory
-from lossbank.retrieval import KnnPredictor, Prediction, TowerPredictor, top
-from lossbank.towers import Towers
 from lossrag import ConfigError
 from tests.lossbank.simulated import GEOMETRIES, NAMES, filled, moments
 

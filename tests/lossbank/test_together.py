@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.lossbank import LOSSES, Lens, Mixture, contributions, gradient_sizes, joined_mixture
+from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values, stackable
+from lossrag.lossbank.library.contract import Loss
 
-from lossbank import LOSSES, Lens, Mixture, contributions, gradient_sizes, joined_mixture
-from lossbank.contract import Loss
-from lossbank.together import Rows, loss_gradients, loss_values, stackable
 from tests.lossbank.oracles import batch_for, built_in, normal
 
 NAMES = built_in()
@@ -163,7 +163,7 @@ def test_a_single_loss_is_called_as_it_is():
 
 
 def test_many_variants_go_through_in_pieces(monkeypatch):
-    monkeypatch.setattr("lossbank.together.AT_ONCE", 2 * 8 * 4)  # two variants of 8 rows with 4 logits
+    monkeypatch.setattr("lossrag.lossbank.library.batched.AT_ONCE", 2 * 8 * 4)  # two variants of 8 rows with 4 logits
     counting, calls = counted(smooth)
     losses = [own_loss(counting, f"my_{gamma}", gamma=gamma) for gamma in (1.5, 2.0, 3.0, 4.0, 5.0)]
     stackable(losses[0])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from lossrag.models import BERT
+from lossrag.models.bert import Float32Attention, attention_for
 from torch.overrides import TorchFunctionMode
-
-from models import BERT
-from models.attention import Float32Attention, attention_for
 
 TOKENS = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0], [1, 2, 0, 0]])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 
+import lossrag.models.bert
 import pytest
 import torch
+from lossrag.models import BERT, ENCODERS, MultiTaskModel, row_lookup
 from torch import Tensor
 
-import models.bert
 from lossrag import ConfigError, DataError
-from models import BERT, ENCODERS, MultiTaskModel, row_lookup
 
 PIECES = torch.tensor([[2, 6, 9, 3, 0, 0], [2, 5, 7, 8, 12, 3], [2, 3, 0, 0, 0, 0]])
 """Ids of the encoder, padded with its own 0."""
@@ -46,7 +46,7 @@ def test_padding_does_not_change_the_features(tiny_bert, pooling):
 def test_evaluation_in_blocks(tiny_bert, monkeypatch):
     encoder = BERT(tiny_bert).eval()
     whole = encoder(TOKENS)
-    monkeypatch.setattr(models.bert, "BLOCK_PIECES", 13)  # two rows
+    monkeypatch.setattr(lossrag.models.bert, "BLOCK_PIECES", 13)  # two rows
     with torch.no_grad():
         torch.testing.assert_close(encoder(TOKENS), whole.detach())
     assert whole.requires_grad

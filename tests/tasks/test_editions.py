@@ -2,8 +2,15 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tasks.editions import edit, letters_only, normalised, stripped, without_footer, without_header, without_quotes
+from lossrag.tasks.text.newsgroups_corpus import (
+    edit,
+    letters_only,
+    normalised,
+    stripped,
+    without_footer,
+    without_header,
+    without_quotes,
+)
 
 LINES = st.lists(st.sampled_from(["", "  ", "--", "-", "> quoted", "| quoted", "In article <1>", "x writes:", "word"]))
 TEXT = st.one_of(st.text(), LINES.map("\n".join))

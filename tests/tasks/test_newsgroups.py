@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import lossrag.tasks.text.newsgroups
+import lossrag.tasks.text.vectors
 import pytest
 import torch
+from lossrag.tasks import SPLITS, NewsgroupsConfig, load_suite
+from lossrag.tasks.files.fetch import cache_folder
+from lossrag.tasks.suite import Suite
+from lossrag.tasks.text.newsgroups import GROUPS
 
-import tasks.newsgroups
 from lossrag import ConfigError, DataError
-from tasks import SPLITS, NewsgroupsConfig, load_suite
-from tasks.fetch import cache_folder
-from tasks.newsgroups import GROUPS
-from tasks.suite import Suite
 
 
 def load(world, **options) -> Suite:
@@ -43,7 +44,7 @@ def test_the_four_tasks_of_the_paper(world):
 def test_same_suite_from_every_source_and_from_the_cache(world, pip, monkeypatch):
     first = load(world)
     assert len(list((cache_folder() / "encoded").iterdir())) == 1
-    monkeypatch.setattr(tasks.newsgroups, "_build", lambda config: pytest.fail("built again"))
+    monkeypatch.setattr(lossrag.tasks.text.newsgroups, "_build", lambda config: pytest.fail("built again"))
     assert same(first, load(world))
     assert same(first, load(world, root=None))  # neither data nor network needed
     monkeypatch.undo()
@@ -115,7 +116,7 @@ def test_limit_too_small_for_the_classes(world):
 
 
 def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
-    corpus = tasks.newsgroups.read_corpus
+    corpus = lossrag.tasks.text.newsgroups.read_corpus
     extra = 0
 
     def leaky(paths, edition):
@@ -125,7 +126,7 @@ def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
         extra = len(copies)
         return {**made, "train": made["train"] + copies}
 
-    monkeypatch.setattr(tasks.newsgroups, "read_corpus", leaky)
+    monkeypatch.setattr(lossrag.tasks.text.newsgroups, "read_corpus", leaky)
     suite = load(world)
     assert extra == 64
     assert sum(len(each) for split in SPLITS[:3] for each in suite.splits[split]) == 16 * 12
@@ -135,7 +136,7 @@ def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
     ("options", "message"),
     [
         ({"edition": "strip"}, "Unknown tasks.edition 'strip': did you mean 'stripped'"),
-        ({"vectors": "word2vec"}, "Unknown tasks.vectors 'word2vec'"),
+        ({"vectors": "word2vec"}, "Unknown lossrag.tasks.text.vectors 'word2vec'"),
         ({"dim": 64}, "50, 100, 200 and 300 dimensions, not tasks.dim=64"),
         ({"max_tokens": 0}, "tasks.max_tokens is a whole number from 1 up, not 0"),
         ({"limit": -3}, "tasks.limit is a whole number"),

@@ -3,16 +3,16 @@ from __future__ import annotations
 import json
 import shutil
 
+import lossrag.tasks.text.newsgroups
+import lossrag.tasks.text.suite
 import pytest
 import torch
+from lossrag.tasks import SPLITS, SUITES, NewsgroupsConfig
+from lossrag.tasks.files.fetch import cache_folder
+from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
+from lossrag.tasks.text.pieces import encode_pieces
 
-import tasks.newsgroups
-import tasks.text_suite
 from lossrag import ConfigError, DataError
-from tasks import SPLITS, SUITES, NewsgroupsConfig
-from tasks.encoders import EncoderFiles, encoder_files
-from tasks.fetch import cache_folder
-from tasks.pieces import encode_pieces
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_newsgroups_in_pieces_have_the_same_split(world, encoder, monkeypatch):
     config = NewsgroupsConfig(root=str(world.root), rho=0.3, validation=0.2, max_tokens=12)
     entry = SUITES["newsgroups"]
     words = entry.load(config)
-    monkeypatch.setattr(tasks.text_suite, "glove", lambda *_: pytest.fail("word vectors were read"))
+    monkeypatch.setattr(lossrag.tasks.text.suite, "glove", lambda *_: pytest.fail("word vectors were read"))
     suite = entry.in_pieces(config, encoder)
     for split in SPLITS:
         for a, b in zip(words.splits[split], suite.splits[split], strict=True):
@@ -69,14 +69,14 @@ def test_newsgroups_in_pieces_have_the_same_split(world, encoder, monkeypatch):
 
 def test_pieces_are_made_once(world, encoder, tiny_bert, tmp_path, monkeypatch):
     config = NewsgroupsConfig(root=str(world.root), rho=0.3, validation=0.2, max_tokens=12)
-    first = tasks.newsgroups.load_newsgroups(config, encoder)
+    first = lossrag.tasks.text.newsgroups.load_newsgroups(config, encoder)
     assert len(list((cache_folder() / "encoded").iterdir())) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(tasks.newsgroups, "_build", lambda *_: pytest.fail("tokenised again"))
+        patched.setattr(lossrag.tasks.text.newsgroups, "_build", lambda *_: pytest.fail("tokenised again"))
         other_vectors = NewsgroupsConfig(
             root=str(world.root), rho=0.3, validation=0.2, max_tokens=12, dim=7, vectors="random"
         )
-        again = tasks.newsgroups.load_newsgroups(other_vectors, encoder)
+        again = lossrag.tasks.text.newsgroups.load_newsgroups(other_vectors, encoder)
     for split in SPLITS:
         for a, b in zip(first.splits[split], again.splits[split], strict=True):
             assert torch.equal(a.inputs.ids, b.inputs.ids)
@@ -84,6 +84,6 @@ def test_pieces_are_made_once(world, encoder, tiny_bert, tmp_path, monkeypatch):
     shutil.copytree(tiny_bert, folder)
     vocabulary = (folder / "vocab.txt").read_text()
     (folder / "vocab.txt").write_text(vocabulary.replace("the", "re"))
-    changed = tasks.newsgroups.load_newsgroups(config, encoder_files(str(folder)))
+    changed = lossrag.tasks.text.newsgroups.load_newsgroups(config, encoder_files(str(folder)))
     assert changed.edition != first.edition
     assert not torch.equal(changed.splits["test"][0].inputs.ids, first.splits["test"][0].inputs.ids)

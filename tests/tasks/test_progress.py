@@ -3,14 +3,14 @@ from __future__ import annotations
 import io
 import sys
 
-import tasks.progress
-from tasks.progress import transfer
+import lossrag.tasks.files.download
+from lossrag.tasks.files.download import transfer
 
 
 def test_lines_where_there_is_no_terminal(capsys, monkeypatch):
     with transfer("Getting x") as advance:
         advance(1, 2)
-        monkeypatch.setattr(tasks.progress, "LINE_EVERY_SECONDS", 0.0)
+        monkeypatch.setattr(lossrag.tasks.files.download, "LINE_EVERY_SECONDS", 0.0)
         advance(3_000_000, 6_000_000)
         advance(3_000_000, 0)
     captured = capsys.readouterr()

@@ -6,16 +6,17 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import lossrag.tasks.files.fetch
+import lossrag.tasks.files.sources
+import lossrag.tasks.text.sentiment
 import pytest
 import torch
+from lossrag.tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
+from lossrag.tasks.files.fetch import cache_folder
+from lossrag.tasks.suite import Suite
+from lossrag.tasks.text.sentiment import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
 
-import tasks.sentiment
-import tasks.sources
 from lossrag import ConfigError, DataError
-from tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
-from tasks.fetch import cache_folder
-from tasks.sentiment_corpus import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
-from tasks.suite import Suite
 
 SIZES = {"train": 20, "dev": 6, "test": 8}
 # What data/README.md of the corpus says, domain by domain: test reviews that also stand in train or dev.
@@ -51,9 +52,9 @@ def reviews(world, monkeypatch) -> list[dict[str, object]]:
     path.parent.mkdir()
     with gzip.open(path, "wt", encoding="utf-8", newline="\n") as stream:
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    pinned = replace(tasks.sources.SENTIMENT, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setattr(tasks.sources, "SENTIMENT", pinned)
-    monkeypatch.setattr(tasks.sentiment, "SENTIMENT", pinned)
+    pinned = replace(lossrag.tasks.files.sources.SENTIMENT, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(lossrag.tasks.files.sources, "SENTIMENT", pinned)
+    monkeypatch.setattr(lossrag.tasks.text.sentiment, "SENTIMENT", pinned)
     return rows
 
 
@@ -130,7 +131,7 @@ def test_copies_in_train_stay_together_and_an_empty_review_is_kept(world, review
 
 def test_same_suite_again_from_the_cache_without_any_data(world, reviews, monkeypatch):
     first = load(world)
-    monkeypatch.setattr(tasks.sentiment, "_build", lambda config: pytest.fail("built again"))
+    monkeypatch.setattr(lossrag.tasks.text.sentiment, "_build", lambda config: pytest.fail("built again"))
     again = load(world, root=None)
     assert again.edition == first.edition
     assert all(texts(first, split, task) == texts(again, split, task) for split in SPLITS for task in range(14))
@@ -194,7 +195,9 @@ def test_settings_that_cannot_work(options, message):
 
 @pytest.mark.data
 def test_real_counts_are_those_of_the_data_readme(real_data):
-    reviews = read_reviews(tasks.fetch.resolve(tasks.sources.sentiment_sources(), real_data)[0])
+    reviews = read_reviews(
+        lossrag.tasks.files.fetch.resolve(lossrag.tasks.files.sources.sentiment_sources(), real_data)[0]
+    )
     assert {part: len(reviews[part]) for part in PARTS} == {"train": 22_180, "dev": 3_200, "test": 6_400}
     count = {part: Counter(review.domain for review in reviews[part]) for part in PARTS}
     assert count["train"] == {domain: TRAIN.get(domain, 1400) for domain in DOMAINS}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lossrag.tasks.splits import check_seed, check_share, generator, split_query, split_train, stratified_mask
 
 from lossrag import ConfigError
-from tasks.splits import check_seed, check_share, generator, split_query, split_train, stratified_mask
 
 STRATA = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 SHARE = st.floats(0.01, 0.99)

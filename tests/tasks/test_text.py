@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tasks.text import _TOKEN, Vocabulary, document_frequency, tokenise
+from lossrag.tasks.text.words import _TOKEN, Vocabulary, document_frequency, tokenise
 
 
 @pytest.mark.parametrize(

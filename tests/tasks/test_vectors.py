@@ -4,11 +4,11 @@ import importlib
 
 import numpy as np
 import pytest
+from lossrag.tasks.files import sources
+from lossrag.tasks.files.fetch import cache_folder
+from lossrag.tasks.text.vectors import available_vectors, exceptions, glove, table
 
 from lossrag import DataError
-from tasks import sources
-from tasks.fetch import cache_folder
-from tasks.vectors import available_vectors, exceptions, glove, table
 
 WORDS = {"car", "the", "unheard"}
 
@@ -47,7 +47,7 @@ def test_other_dimensions_without_the_zip_name_what_works(world, pip):
 def test_words_that_the_subset_lacks_have_no_vector_anywhere(world, monkeypatch):
     assert "malley" in exceptions()
     assert len(exceptions()) == 358
-    monkeypatch.setattr("tasks.vectors.exceptions", lambda: {"car"})
+    monkeypatch.setattr("lossrag.tasks.text.vectors.exceptions", lambda: {"car"})
     assert set(glove(WORDS, 50, str(world.root))) == {"the"}
 
 
@@ -65,7 +65,7 @@ def test_pyarrow_that_cannot_be_imported(world, monkeypatch):
 def test_verified_file_that_is_no_glove(world, monkeypatch):
     path = world.root / "vectors/glove.6B.50d.subset.txt.gz"
     path.write_bytes(b"not gzip")
-    monkeypatch.setattr("tasks.vectors.resolve", lambda *_: (path,))
+    monkeypatch.setattr("lossrag.tasks.text.vectors.resolve", lambda *_: (path,))
     with pytest.raises(DataError, match=r"Cannot read .* as GloVe vectors"):
         glove(WORDS, 50)
 
@@ -94,9 +94,9 @@ def test_glove_or_random_says_what_it_came_to(monkeypatch, caplog, tmp_path):
     def unreachable(*_: object) -> None:
         raise DataError("no network")
 
-    monkeypatch.setattr("tasks.vectors.resolve", unreachable)
+    monkeypatch.setattr("lossrag.tasks.text.vectors.resolve", unreachable)
     assert available_vectors("glove_or_random", 300, None) == "random"
     assert "GloVe 6B 300-d is not within reach" in caplog.text
     assert available_vectors("glove", 300, None) == "glove"
-    monkeypatch.setattr("tasks.vectors.resolve", lambda *_: (tmp_path,))
+    monkeypatch.setattr("lossrag.tasks.text.vectors.resolve", lambda *_: (tmp_path,))
     assert available_vectors("glove_or_random", 300, None) == "glove"

@@ -22,8 +22,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-
-from weighting import MetaWeighting, MultiTaskStep, StepRecord
+from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord
 
 
 def run_two_steps(**options: object) -> tuple[list[StepRecord], torch.Tensor]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from lossrag.weighting import DTP, Signals
 
 from lossrag import ConfigError
-from weighting import DTP, Signals
 
 CPU = torch.device("cpu")
 SCORES = [[0.2, 0.9, 0.5], [0.3, 0.95, 0.5], [0.4, 0.97, 0.4], [0.8, 0.98, 0.45]]

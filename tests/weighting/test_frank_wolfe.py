@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lossrag.weighting.min_norm import masked
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
-from weighting import min_norm
-from weighting.solvers import frank_wolfe
 
 Matrix = list[list[Fraction]]
 # --- by hand -----------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_random_problems_are_solved_to_rounding(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_interior_point_phase_alone_solves_them_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(min_norm, "PIVOTS", 1)
+    monkeypatch.setattr(masked, "PIVOTS", 1)
     for seed in range(10):
         B = gram(rows(kind, 3 + 5 * seed, seed))
         result = frank_wolfe(B)

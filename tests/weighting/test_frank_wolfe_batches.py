@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
-from weighting.solvers import frank_wolfe
 
 # --- batches, devices, dtypes ------------------------------------------------------------------------------------
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from scipy.optimize import nnls
-
-from weighting.solvers import frank_wolfe
 
 TROUBLES = (
     "ordinary",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.weighting import MetaWeighting, MultiTaskStep
 
 from tests.weighting.test_hypergradient import cross_entropy, losses_at, own_input, shared_input
-from weighting import MetaWeighting, MultiTaskStep
 
 
 @pytest.mark.parametrize("kind", ["own", "own, trained vectors", "shared", "shared, watched"])

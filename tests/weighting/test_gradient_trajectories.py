@@ -6,9 +6,9 @@ from itertools import combinations, product
 
 import pytest
 import torch
+from lossrag.weighting import EPO, MGDA, MGDAUB, GradNorm, MetaWeighting, MultiDDS, MultiTaskStep, ParetoMTL, Uniform
 
 from tests.weighting.test_trajectories import METHODS as LOSS_METHODS
-from weighting import EPO, MGDA, MGDAUB, GradNorm, MetaWeighting, MultiDDS, MultiTaskStep, ParetoMTL, Uniform
 
 METHODS = {
     "uniform": Uniform(),

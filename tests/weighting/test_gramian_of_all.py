@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import pytest
 import torch
+from lossrag.experiments.benchmark.peer_problems import Plain
+from lossrag.experiments.run import task_groups
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.weighting import MultiTaskStep, Weighting
 from torch.nn.functional import cross_entropy
-
-from experiments import task_groups
-from experiments.benchmark.peer_problems import Plain
-from models import MLP, MultiTaskModel, TextCNN
-from weighting import MultiTaskStep, Weighting
 
 T = 4
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 from scipy.optimize import linprog
-
-from weighting.linear_program import maximise_on_simplex
 
 
 def problem(seed):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, TaskGradients
+from lossrag.weighting.gradients.linear_layers import LinearGradient, pays_off
 from torch import nn
-
-from weighting import GradientRows, MetaWeighting, MultiTaskStep, TaskGradients
-from weighting.linear_block import LinearGradient, pays_off
 
 TASKS = 5
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from weighting import (
+from lossrag.weighting import (
     DTP,
     DWA,
     WEIGHTINGS,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.experiments.benchmark.peer_problems import Plain
+from lossrag.experiments.run import task_groups
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals
 from torch.nn.functional import cross_entropy
 
-from experiments import task_groups
-from experiments.benchmark.peer_problems import Plain
 from lossrag import ConfigError
-from models import MLP, MultiTaskModel, TextCNN
-from weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals
 
 CPU = torch.device("cpu")
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.experiments.run import task_groups
+from lossrag.experiments.run.objective import BatchObjective
+from lossrag.lossbank import LOSSES, Mixture
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.tasks import Task
+from lossrag.weighting import MGDA, MGDAUB, WEIGHTINGS, MultiTaskStep, Signals, frank_wolfe
+from lossrag.weighting.gradients.features import Representation
 from torch.nn.functional import cross_entropy
 
-from experiments import task_groups
-from experiments.objective import BatchObjective
-from lossbank import LOSSES, Mixture
 from lossrag import ConfigError
-from models import MLP, MultiTaskModel, TextCNN
-from tasks import Task
-from weighting import MGDA, MGDAUB, WEIGHTINGS, MultiTaskStep, Signals, frank_wolfe
-from weighting.representation import Representation
 
 CPU = torch.device("cpu")
 T = 4

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 
 from lossrag import ConfigError
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, gram, rows
-from weighting.solvers import frank_wolfe
 
 # --- Algorithm 2 -------------------------------------------------------------------------------------------------
 

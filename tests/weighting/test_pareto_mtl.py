@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from lossrag.weighting import WEIGHTINGS, MultiTaskStep, ParetoMTL, Signals
 from scipy.optimize import minimize
 
 from lossrag import ConfigError
 from tests.weighting.trade_off import is_pareto, train
-from weighting import WEIGHTINGS, MultiTaskStep, ParetoMTL, Signals
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lossrag.weighting import MultiTaskStep, Signals, Tchebycheff
 
 from lossrag import ConfigError
-from weighting import MultiTaskStep, Signals, Tchebycheff
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,12 @@ from itertools import combinations
 
 import pytest
 import torch
+from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals, TorchJD
+from lossrag.weighting.methods.torchjd import PCD, AlignedMTL, GradVac, Krum, PCGrad, UPGrad, _instance
 
 from lossrag import ConfigError, DivergedError
 from tests.weighting.test_gradient_trajectories import METHODS as GRADIENT_METHODS
 from tests.weighting.test_gradient_trajectories import assert_differ, train
-from weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals, TorchJD
-from weighting.torchjd_adapter import _instance
-from weighting.torchjd_methods import PCD, AlignedMTL, GradVac, Krum, PCGrad, UPGrad
 
 CPU = torch.device("cpu")
 NAMES = sorted(name for name in WEIGHTINGS if name.startswith("torchjd/"))

@@ -6,8 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-
-from weighting import (
+from lossrag.weighting import (
     DTP,
     DWA,
     BanditMTL,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-
-from weighting import MultiTaskStep
+from lossrag.weighting import MultiTaskStep
 
 N = 20
 

@@ -1,0 +1,67 @@
+"""Banks as `lossrag bank` finds them on the disk, and files it writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lossrag.lossbank import CONTEXT_NAMES, LossBank
+from lossrag.lossbank.experience.storage import MANIFEST
+
+from lossrag.errors import ConfigError
+from lossrag.files import write_atomic
+
+COLUMNS = ("run", "task", "step", "loss", "contribution", "weight", "uncertainty", *CONTEXT_NAMES)
+
+
+def folder_of(given: object) -> Path:
+    """The folder of a bank; a run directory stands for the bank in it."""
+    folder = Path(str(given))
+    inside = folder / "bank"
+    return inside if not (folder / MANIFEST).exists() and (inside / MANIFEST).exists() else folder
+
+
+def open_bank(given: object) -> LossBank:
+    """The bank that is meant; raises BankError when there is none or it is damaged."""
+    return LossBank.load(folder_of(given))
+
+
+def writable(name: object) -> Path:
+    """The file to write to; raises ConfigError unless its folder exists."""
+    target = Path(str(name))
+    if target.is_dir() or not target.parent.is_dir():
+        raise ConfigError(f"Cannot write output={target}: name a file in a folder that exists.")
+    return target
+
+
+def export(bank: LossBank, target: Path) -> None:
+    """Write all records of a bank as .csv or .json, by the file's ending."""
+    rows = _rows(bank)
+    if target.suffix == ".json":
+        write_atomic(target, json.dumps(rows, indent=1).encode() + b"\n")
+        return
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(target, buffer.getvalue().encode())
+
+
+def _rows(known: LossBank) -> list[dict[str, Any]]:
+    records = known.memory.records
+    numbers = {name: getattr(records, name).tolist() for name in ("contribution", "weight", "uncertainty")}
+    return [
+        {
+            "run": records.runs[records.run[row]],
+            "task": records.tasks[records.task[row]],
+            "step": int(records.step[row]),
+            "loss": records.losses[records.loss[row]],
+            **{name: None if math.isnan(column[row]) else column[row] for name, column in numbers.items()},
+            **dict(zip(CONTEXT_NAMES, records.context[row].tolist(), strict=True)),
+        }
+        for row in range(len(records))
+    ]

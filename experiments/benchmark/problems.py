@@ -1,0 +1,187 @@
+"""The problem most subjects time: TextCNN with a head per task, every task with words of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lossrag.experiments.run.objective import BatchObjective
+from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
+from lossrag.lossbank import LOSSES, Mixture
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.tasks import Task
+from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord, Uniform
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lossrag.errors import ConfigError, LossRAGError
+
+CLASSES = 4
+Run = Callable[[], StepRecord]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """batch: support rows over all tasks; length: words of each; vectors: their width; words: of the vocabulary."""
+
+    batch: int = 512
+    length: int = 150
+    vectors: int = 50
+    filters: int = 64
+    words: int = 30_000
+    trainable: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+
+def check_text(subject: str, options: TextOptions, tasks: Sequence[int], pairs: int) -> None:
+    """Raise ConfigError for sizes that cannot work."""
+    if not tasks or min(tasks) < 1:
+        raise ConfigError(f"{subject}.tasks must list numbers of tasks from 1 up, e.g. tasks=[4,14], got {tasks}.")
+    least = {"batch": max(tasks), "length": 1, "vectors": 1, "filters": 1, "words": 2, "threads": 1}
+    for name, value in [*((name, getattr(options, name)) for name in least), ("pairs", pairs)]:
+        low = least.get(name, 2)
+        if value < low:
+            raise ConfigError(f"{subject}.{name} must be {low} or more, got {value}.")
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """``words[t]`` (B, L) and ``labels[t]`` (B,) of every task."""
+
+    words: list[Tensor]
+    labels: list[Tensor]
+
+    def objective(self) -> BatchObjective:
+        """The losses and scores that a run computes."""
+        names = [Task(f"task {t}", "classification", CLASSES) for t in range(len(self.words))]
+        return BatchObjective(names, [Mixture((LOSSES["cross_entropy"],))] * len(names), self.labels)
+
+
+def text_model(options: TextOptions, tasks: int, dropout: float = 0.5) -> MultiTaskModel:
+    """The same model at every call."""
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(options.words, options.vectors, generator=generator)
+    torch.manual_seed(0)
+    return MultiTaskModel(
+        lambda: TextCNN(vectors, filters=options.filters, dropout=dropout, trainable=options.trainable),
+        [CLASSES] * tasks,
+    ).to(options.device)
+
+
+def text_batch(options: TextOptions, tasks: int, rows: int, seed: int) -> TextBatch:
+    """``rows`` random documents for each task."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(1, options.words, (tasks, rows, options.length), generator=generator)
+    labels = torch.randint(CLASSES, (tasks, rows), generator=generator)
+    return TextBatch(list(words.to(options.device)), list(labels.to(options.device)))
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that require a gradient."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of experiments/run/build.py."""
+    return torch.optim.Adam(trained(model), lr=1e-3, fused=True)
+
+
+def uniform_step(options: TextOptions, tasks: int) -> Run:
+    """A uniform step: one joint pass."""
+    model, batch = text_model(options, tasks), text_batch(options, tasks, options.batch // tasks, 1)
+    step = MultiTaskStep(model.parameters(), adam(model), Uniform(), tasks)
+    return lambda: step(joint_losses(model, batch.words, batch.objective()))
+
+
+def metaweighting_step(options: TextOptions, tasks: int, share: float = 1.0, memory: str = "rows") -> Run:
+    """A MetaWeighting step on the same support rows, with ``share`` of their number as query rows."""
+    model, batch = text_model(options, tasks), text_batch(options, tasks, options.batch // tasks, 1)
+    query = text_batch(options, tasks, query_rows(options, tasks, share), 2)
+    step = MultiTaskStep(model.parameters(), adam(model), MetaWeighting(scale="unit"), tasks, memory)
+
+    def run() -> StepRecord:
+        if memory == "low":
+            losses = [single_losses(model, each.words, each.objective()) for each in (batch, query)]
+        else:
+            rows = table_rows(model, batch.words)
+            losses = [
+                task_losses(model, each.words, each.objective(), rows, query=each is query) for each in (batch, query)
+            ]
+        return step(*losses)
+
+    return run
+
+
+def query_rows(options: TextOptions, tasks: int, share: float) -> int:
+    """Query rows per task."""
+    return max(1, round(options.batch // tasks * share))
+
+
+def floor(options: TextOptions, tasks: int, share: float) -> float:
+    """1 + |query| / |support|: the query batch has to be computed, too."""
+    return 1 + query_rows(options, tasks, share) / (options.batch // tasks)
+
+
+def check_sizes(key: str, sizes: Sequence[Sequence[int]]) -> None:
+    """Raise ConfigError unless every entry is a [width, rows, layers] from 1 up."""
+    for size in sizes:
+        if len(size) != 3 or min(size) < 1:
+            raise ConfigError(f"{key} must list [width,rows,layers] from 1 up, e.g. [[512,64,2]], got {list(size)}.")
+
+
+def shared_model(width: int, layers: int, heads: int) -> MultiTaskModel:
+    """``layers`` layers of ``width`` on an input of that width, a head of 4 classes a task; always the same."""
+    torch.manual_seed(0)
+    return MultiTaskModel(lambda: MLP((width,), [width] * layers), [CLASSES] * heads)
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """``inputs`` (B, width) that all tasks share, and the ``labels`` (T, B) of each."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def losses(self, model: MultiTaskModel) -> list[Tensor]:
+        """The T losses from one pass."""
+        return self.joint(model)[1]
+
+    def joint(self, model: MultiTaskModel) -> tuple[Tensor, list[Tensor]]:
+        """The features (B, F) of the trunk, and the losses."""
+        features = model.encoders[0](self.inputs.to(next(model.parameters()).dtype))
+        return features, [cross_entropy(head(features), self.labels[t]) for t, head in enumerate(model.heads)]
+
+
+def shared_batch(width: int, rows: int, heads: int, seed: int) -> SharedBatch:
+    """Random inputs and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(rows, width, generator=generator)
+    return SharedBatch(inputs, torch.randint(CLASSES, (heads, rows), generator=generator))
+
+
+def shared_step(width: int, rows: int, layers: int, heads: int, watch: bool) -> Callable[[], StepRecord]:
+    """A MetaWeighting step, query = support; without ``watch`` it is a loop of T backward passes over one graph."""
+    model = shared_model(width, layers, heads)
+    support, query = (partial(shared_batch(width, rows, heads, seed).losses, model) for seed in (1, 2))
+    method = MetaWeighting(scale="unit")
+    step = MultiTaskStep(model.parameters(), adam(model), method, heads, model=model if watch else None)
+    return lambda: step(support, query)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """|found - expected| / |expected|, Frobenius."""
+    return float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
+
+
+def require_equal(what: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The relative error; raises LossRAGError when it exceeds ``tolerance``."""
+    error = relative_error(found, expected)
+    if not error <= tolerance:
+        raise LossRAGError(
+            f"{what}: the two results differ by {error:.1e} of their length, expected at most {tolerance:.0e}. Times "
+            "of different results say nothing: report this with the command that you ran."
+        )
+    return error

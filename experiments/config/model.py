@@ -1,0 +1,45 @@
+"""The model of a run: its encoder, how tasks share it, and what keeps shared and private features apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lossrag.models import PENALTIES, SHARING
+
+from lossrag.checks import require
+from lossrag.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SharingConfig:
+    """How tasks share their encoder: ``hard``, ``none``, or ``shared_private``: one for all and one each side by side.
+
+    adversarial, orthogonal: weights lambda and gamma of the terms of AdvMTL (docs/adversarial.md); 0: off.
+    penalty: what the second one is, ``paper`` or ``unit`` (models/adversarial.py).
+    """
+
+    sharing: str = "hard"
+    adversarial: float = 0.0
+    orthogonal: float = 0.0
+    penalty: str = "paper"
+
+    def __post_init__(self) -> None:
+        require(self.sharing in SHARING, "model.sharing", "'hard', 'none' or 'shared_private'", self.sharing)
+        require(self.penalty in PENALTIES, "model.penalty", "'paper' or 'unit'", self.penalty)
+        for key in ("adversarial", "orthogonal"):
+            value = getattr(self, key)
+            require(0 <= value < float("inf"), f"model.{key}", "a number from 0 up", value)
+            if value and self.sharing != "shared_private":
+                raise ConfigError(
+                    f"model.{key}={value} keeps shared and private features apart, but with model.sharing="
+                    f"{self.sharing} there are not both: set model.sharing=shared_private, or model.{key}=0."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(SharingConfig):
+    """How tasks share, the name of the encoder and its own options."""
+
+    name: str
+    encoder: Any

@@ -1,0 +1,1 @@
+"""`lossrag figures`: the paper's figures from finished runs."""

@@ -1,0 +1,79 @@
+"""Figures 2, 3, 10, 11: the test score of every method on every task, a cluster of runs each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_figure, title_of
+from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
+from lossrag.experiments.studies.statistics import interval
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+COLUMNS = 5
+OWN = ("weighting.", "optimizer.", "model.sharing", "model.adversarial", "model.orthogonal", "model.penalty")
+"""Settings that may differ between methods in a fair comparison."""
+
+
+def draw_accuracy(runs: Sequence[FinishedRun]) -> list[Drawing]:
+    """One figure per problem: a panel per task and one for the mean; points are runs, diamonds means, bars their 95 %
+    intervals (Student's t, from two runs on)."""
+    return [_draw(problem, group) for problem, group in by_problem(runs).items()]
+
+
+def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
+    notes = []
+    methods: dict[str, list[FinishedRun]] = {}
+    for name, group in by_method(runs).items():
+        methods[name], values, left_out = main_setting(group)
+        if left_out:
+            setting = ", ".join(f"{key}={value}" for key, value in values.items())
+            notes.append(f"{name} is shown with {setting}; {left_out} runs with other values are left out")
+    shown = [run for group in methods.values() for run in group]
+    if odd := [key for key in varying(shown) if not key.startswith(OWN)]:
+        notes.append(f"methods differ in {', '.join(odd)}")
+    counts = {name: len(group) for name, group in methods.items()}
+    notes.append("runs: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    panels = [*runs[0].tasks, "mean"]
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    with rc_context(LOOK):
+        figure = new_figure(PAGE, lines * (0.62 + 0.17 * len(methods)))
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+        for axes, task in zip(grid.flat, panels, strict=False):
+            _panel(axes, task, methods)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+    return Drawing(f"accuracy-{title_of(problem)}", figure, tuple(notes))
+
+
+def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None:
+    metrics = next(iter(methods.values()))[0].summary["metric"]
+    kinds = set(metrics.values()) if task == "mean" else {metrics[task]}
+    percent = "r2" not in kinds
+    for row, (_, runs) in enumerate(methods.items()):
+        values = [float(run.summary["test_score_mean"]) if task == "mean" else run.score(task) for run in runs]
+        values = [100 * value for value in values] if percent else values
+        colour = COLOURS[row % len(COLOURS)]
+        # above the bar, on two levels, so that neither it nor a like value hides them
+        spread = [row - 0.2 - 0.12 * (i % 2) for i in range(len(values))]
+        axes.plot(values, spread, ".", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
+        half = interval(values).half
+        if math.isfinite(half):
+            axes.plot([mean(values) - half, mean(values) + half], [row, row], "-", color=colour, linewidth=1.4)
+        axes.plot([mean(values)], [row], "D", color=colour, markersize=3.5)
+    axes.set_title(task)
+    axes.set_yticks(range(len(methods)), list(methods))
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
+    axes.set_xlabel(_unit(kinds))
+    axes.grid(axis="x", alpha=0.4)
+
+
+def _unit(kinds: set[str]) -> str:
+    if len(kinds) > 1:
+        return "score"
+    return {"accuracy": "accuracy (%)", "macro_accuracy": "macro acc. (%)", "r2": "R²"}[next(iter(kinds))]

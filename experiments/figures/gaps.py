@@ -1,0 +1,122 @@
+"""Figures 1, 6, 7: support, query and test loss of every task under uniform weights, as radar charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
+from matplotlib import rc_context
+from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
+
+from lossrag.errors import ConfigError
+
+SPLITS = ("support", "query", "validation", "test")
+HINT = "lossrag train weighting=uniform train.query_for_baselines=support"
+SHORT = 5
+"""Letters of the longest name that fits around four charts in a row; else there are two."""
+Losses = dict[str, list[float]]
+"""By split: the loss of every task."""
+
+
+def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) -> list[Drawing | Skipped]:
+    """One figure per problem: a chart for each of these epochs (by default at a third, two thirds and the end), and one
+    for the epoch that validation chose, the only one whose test loss a run knows. Means over the runs."""
+    drawn: list[Drawing | Skipped] = []
+    for problem, group in by_problem(runs).items():
+        name = f"gaps-{title_of(problem)}"
+        uniform = [run for run in group if run.method == "Uniform"]
+        if not uniform:
+            drawn.append(Skipped(name, f"no run with uniform weights; run `{HINT}`"))
+            continue
+        held = [run for run in uniform if any(f"query/loss/{run.tasks[0]}" in point for point in run.points)]
+        if not held:
+            drawn.append(Skipped(name, f"the uniform runs trained on their query split; run `{HINT}`"))
+            continue
+        drawn.append(_draw(name, main_setting(held)[0], epochs))
+    return drawn
+
+
+def losses_at(run: FinishedRun, epoch: int) -> Losses:
+    """Of one epoch (from 1): support losses are means over its logged steps, query and validation losses those of the
+    whole splits after it; test losses are there for the epoch that validation chose."""
+    points = [point for point in run.points if point["epoch"] == epoch]
+    found = {}
+    for split in SPLITS[:3]:
+        series = [
+            [point[f"{split}/loss/{task}"] for point in points if f"{split}/loss/{task}" in point] for task in run.tasks
+        ]
+        found[split] = [mean(values) for values in series]
+    if epoch == run.summary["best_epoch"] and not run.summary["refit"]:
+        found["test"] = [float(run.summary["test_loss"][task]) for task in run.tasks]
+    return found
+
+
+def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> Drawing:
+    last = min(int(run.summary["epochs"]) for run in runs)
+    epochs = list(wanted or dict.fromkeys(max(1, round(last * part / 3)) for part in (1, 2, 3)))
+    if wrong := [epoch for epoch in epochs if not 1 <= epoch <= last]:
+        raise ConfigError(f"epochs={epochs}: {name} has epochs 1 to {last}, but not {wrong[0]}.")
+    charts = {f"epoch {epoch}": [_without_test(losses_at(run, epoch)) for run in runs] for epoch in epochs}
+    best = sorted({int(run.summary["best_epoch"]) for run in runs})
+    among = f"{best[0]}" if len(best) == 1 else f"{best[0]} to {best[-1]}"
+    charts[f"chosen epoch ({among})"] = [losses_at(run, int(run.summary["best_epoch"])) for run in runs]
+    tasks = runs[0].tasks
+    columns = len(charts) if max(map(len, tasks)) <= SHORT and len(charts) <= 4 else 2
+    lines = -(-len(charts) // columns)
+    means = {title: _mean(each) for title, each in charts.items()}
+    with rc_context(LOOK):
+        figure = new_figure(PAGE, lines * (1.9 if columns > 2 else 2.38) + 0.5)
+        grid = figure.subplots(lines, columns, squeeze=False, subplot_kw={"projection": "polar"})
+        for axes, (title, losses) in zip(grid.flat, means.items(), strict=False):
+            _chart(axes, title, tasks, losses)
+        for axes in grid.flat[len(charts) :]:
+            axes.set_visible(False)
+        handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+        unit = f"loss of each task, 0 at the centre ({_unit(runs[0])})"
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, title=unit)
+    notes = [
+        f"{len(runs)} uniform runs; test losses are known at the chosen epoch alone, elsewhere validation stands in",
+        "support losses are means over an epoch's steps, with dropout if there is any; the others are taken after it",
+    ]
+    return Drawing(name, figure, tuple(notes))
+
+
+def _without_test(losses: Losses) -> Losses:
+    return {split: values for split, values in losses.items() if split != "test"}
+
+
+def _mean(runs: Sequence[Losses]) -> Losses:
+    splits = [split for split in SPLITS if all(split in losses for losses in runs)]
+    return {split: [mean(values) for values in zip(*(run[split] for run in runs), strict=True)] for split in splits}
+
+
+def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) -> None:
+    ticks = MaxNLocator(nbins=3).tick_values(0, max(value for values in losses.values() for value in values))
+    rings, top = ticks[1:], ticks[-1]
+    angles = [2 * math.pi * t / len(tasks) for t in range(len(tasks))]
+    axes.set_theta_zero_location("N")
+    axes.set_theta_direction(-1)
+    for split, values in losses.items():
+        ring, style = [*values, values[0]], SPLITS.index(split)
+        axes.plot([*angles, angles[0]], ring, linestyle=STYLES[style], color=COLOURS[style], label=split, linewidth=1.3)
+    axes.set_yticks(rings, [""] * len(rings))  # numbers on them would stand on the lines
+    axes.set_ylim(0, top)
+    axes.set_xticks(angles, [""] * len(tasks))
+    for angle, task in zip(angles, tasks, strict=True):
+        # centred text would run into the chart from the sides
+        side = math.sin(angle)
+        beside = "center" if abs(side) < 0.1 else "left" if side > 0 else "right"
+        above = "center" if abs(side) >= 0.1 else "bottom" if math.cos(angle) > 0 else "top"
+        axes.text(angle, 1.08 * top, task, ha=beside, va=above)
+    axes.set_title(f"{title}\nrings {rings[0]:g} apart", pad=22)
+    axes.grid(alpha=0.5)
+
+
+def _unit(run: FinishedRun) -> str:
+    kinds = {"classification" if metric != "r2" else "regression" for metric in run.summary["metric"].values()}
+    names = [str(run.settings["loss"][kind]) for kind in sorted(kinds)]
+    return "; ".join(name.replace("_", " ") + (", nats" if name == "cross_entropy" else "") for name in names)

@@ -1,0 +1,1 @@
+"""Record of a run: its directory, checkpoints, logs, summary and pictures."""

@@ -1,0 +1,178 @@
+"""What became of the tasks' losses: series of shares and prices, events with reasons, pictures, the projector."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lossrag.experiments.config.schema import LogConfig
+from lossrag.experiments.record.composition_plot import COMPOSITION, compositions_figure, last_shares
+from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.record.jsonl import JsonLines, read_points
+from lossrag.experiments.record.loss_map import loss_map_figure
+from lossrag.experiments.record.projector import write_projector
+from lossrag.experiments.record.series import Values
+from lossrag.experiments.record.state import Progress
+from lossrag.experiments.record.summary import composition_summary
+from lossrag.experiments.record.tensorboard import TensorBoard
+from lossrag.experiments.run.learned_losses import Composing
+from lossrag.lossbank import Composer, Event
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lossrag.files import write_atomic
+
+BEGIN = 8
+"""Losses of a task whose series may begin at one logged moment: the largest shares."""
+LEAST = 0.01
+"""Share from which on a series begins. It goes on to the end, so that its curve falls to 0 and does not stop."""
+PICTURE = "composition/shares"
+EVENTS = "events.jsonl"
+RANKED = "ranked"
+"""What an event is called that tells the order of a retrieval."""
+
+
+class CompositionLog:
+    """Logs the composer of a run; without one every method does nothing.
+
+    Which steps and series are logged is a function of the points before, so a resumed run logs as an undisturbed one.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        composing: Composing | None,
+        lines: JsonLines,
+        board: TensorBoard | None,
+        config: LogConfig,
+    ) -> None:
+        self.directory, self.lines, self.board = directory, lines, board
+        self.composer: Composer | None = composing.composer if composing else None
+        self.every_steps, self.figures_every = config.every_steps, config.figures_every
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        self._begun: set[str] = set()
+        self._drawn = 0
+
+    def resume(self, step: int, progress: Progress) -> None:
+        """Go on from the checkpoint of ``step``, 0 for a new run: what was logged after it is dropped."""
+        if self.composer is None:
+            return
+        kept = _cut(self.directory.path / EVENTS, step)
+        if not step:
+            return
+        points = read_points(self.directory.metrics)
+        self._begun = {tag for point in points for tag in point if tag.startswith(COMPOSITION)}
+        # TensorBoard drops the points of that very step
+        self._tell([event for event in kept if event.step == step])
+        if not progress.done and progress.epoch % self.figures_every == 0:
+            self._pictures(points, step)
+
+    def observe(self, step: int) -> None:
+        """After ``step`` and its pricing: hold what is to be logged, without reading the device; tell the events."""
+        if self.composer is None:
+            return
+        window = range(step - self.every_steps + 1, step + 1)
+        if step % self.every_steps == 0 and any(self.composer.due(each) for each in window if each > 0):
+            self._held[step] = (self.composer.composition.shares, self.composer.prices.clone())
+        if self.composer.events:
+            events = list(self.composer.events)
+            self.composer.events.clear()
+            with open(self.directory.path / EVENTS, "ab") as file:
+                file.write(b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in events))
+                file.flush()
+                os.fsync(file.fileno())
+            self._tell(events)
+
+    def values(self, step: int) -> Values:
+        """The series of a logged step; none when it was not held."""
+        held = self._held.pop(step, None)
+        if held is None or self.composer is None:
+            return {}
+        values: Values = {}
+        names = self.composer.names
+        for task, shares, prices in zip(self.composer.tasks, held[0].tolist(), held[1].tolist(), strict=True):
+            order = sorted(range(len(shares)), key=lambda i: (-shares[i], names[i]))
+            new = {i for i in order[:BEGIN] if shares[i] >= LEAST}
+            values[f"composition_active/{task.name}"] = float(sum(share > 0 for share in shares))
+            for i, share in enumerate(shares):
+                tag = f"{COMPOSITION}{task.name}/{names[i]}"
+                if i in new or tag in self._begun:
+                    self._begun.add(tag)
+                    values[tag] = share
+                    if prices[i] != 0:  # 0 is what a loss has that was not priced, or showed no gradient
+                        values[f"contribution/{task.name}/{names[i]}"] = prices[i]
+        return values
+
+    def end_epoch(self, step: int, epochs: int) -> None:
+        """After so many epochs: the pictures in TensorBoard when they are due."""
+        if self.composer is not None and self.board is not None and epochs % self.figures_every == 0:
+            self.lines.sync()
+            self._pictures(read_points(self.directory.metrics), step)
+
+    def finish(self, step: int) -> dict[str, Any]:
+        """Draw the pictures of the run directory; what summary.json says of the losses at the end of training."""
+        if self.composer is None:
+            return {}
+        self.lines.sync()
+        points = read_points(self.directory.metrics)
+        draw_compositions(self.directory.path, points)
+        self._pictures(points, step)
+        if self.board is not None:
+            self.board.sync()
+        return composition_summary(self.composer)
+
+    def _pictures(self, points: list[dict[str, Any]], step: int) -> None:
+        if self.board is None or self.composer is None or step == self._drawn:
+            return
+        self._drawn = step
+        figure = compositions_figure(points)
+        if figure is not None:
+            self.board.picture(PICTURE, figure, step)
+        kinds = {task.target_kind for task in self.composer.tasks}
+        write_projector(self.directory.tensorboard, kinds, last_shares(points))
+
+    def _tell(self, events: list[Event]) -> None:
+        """One text per task, step and kind of event."""
+        if self.board is None:
+            return
+        texts: dict[tuple[str, int], list[str]] = {}
+        for event in events:
+            ranks = event.what == RANKED
+            tag = f"{'retrieval' if ranks else 'events'}/{event.task}"
+            line = event.reason if ranks else f"- **{event.what}** `{event.loss}`: {event.reason}"
+            texts.setdefault((tag, event.step), []).append(line)
+        for (tag, step), lines in texts.items():
+            self.board.text(tag, "\n".join(lines), step)
+
+
+def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
+    """Write compositions.png and losses.png of the run in ``folder`` from its logged points; neither without any.
+
+    ``draw_compositions(folder, read_points(folder / "metrics.jsonl"))`` redraws a finished run.
+    """
+    pictures: dict[str, Figure | None] = {
+        "compositions.png": compositions_figure(points),
+        "losses.png": loss_map_figure(last_shares(points)),
+    }
+    for name, figure in pictures.items():
+        if figure is not None:
+            figure.savefig(folder / name, dpi=130)
+
+
+def _cut(path: Path, step: int) -> list[Event]:
+    """Drop the events after ``step`` and a line that a kill tore; those that stay."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_bytes().splitlines():
+        try:
+            event = Event(**json.loads(line))
+        except (ValueError, TypeError):
+            break
+        if event.step <= step:
+            kept.append(event)
+    write_atomic(path, b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in kept))
+    return kept

@@ -1,0 +1,149 @@
+"""The directory of one run: made from its configuration, locked while in use, never overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lossrag.experiments.config.identity import differing_keys, run_id
+from lossrag.experiments.config.schema import RunConfig
+from omegaconf import OmegaConf
+
+from lossrag.errors import RunDirectoryError
+from lossrag.files import write_atomic
+
+CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
+"""What scripts may rely on in every summary.json."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run; ``lock`` is held until :meth:`release`."""
+
+    path: Path
+    run_id: str
+    lock: FileLock
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def figure(self) -> Path:
+        return self.path / "trajectories.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.safetensors"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a finished run, or None."""
+        if not self.summary.exists():
+            return None
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+        except ValueError:
+            summary = None
+        if not isinstance(summary, dict) or not all(key in summary for key in CONTRACT):
+            raise RunDirectoryError(
+                f"{self.summary} is damaged: delete it, and the same command writes it anew from the last checkpoint."
+            )
+        return summary
+
+    def release(self) -> None:
+        """Let other processes use the directory."""
+        self.lock.release()
+
+
+def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
+    """The directory of this configuration: new, or the one of an earlier run to resume or to show.
+
+    Raises RunDirectoryError when it is in use, cannot be written, or holds a run of another configuration.
+    """
+    name = run_id(settings)
+    path = Path(run.dir) if run.dir is not None else Path(run.root) / name
+    if run.again:
+        path = _unused(path)
+    try:
+        _refuse_foreign(path)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunDirectoryError(
+            f"The run directory {path} is in use by another process: wait for it, or add run.again=true to start "
+            "a second run beside it."
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The run directory {path} cannot be written ({error.strerror}): choose another with run.root=FOLDER, or "
+            "run.dir=FOLDER."
+        ) from None
+    directory = RunDirectory(path, name, lock)
+    try:
+        _check_or_write_config(directory, settings)
+    except BaseException:
+        directory.release()
+        raise
+    return directory
+
+
+def _check_or_write_config(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
+    for rest in [*directory.path.glob(".*.tmp"), *directory.last.parent.glob(".*.tmp")]:
+        # of a process that was killed while it wrote
+        rest.unlink()
+    if not directory.config.exists():
+        write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode())
+        return
+    try:
+        stored = OmegaConf.to_container(OmegaConf.load(directory.config))
+        differing = differing_keys(stored, settings)  # type: ignore[arg-type]
+    except Exception:  # YAML and OmegaConf have many ways to stumble over a damaged file
+        raise RunDirectoryError(
+            f"{directory.config} is damaged, so nobody knows what this run is: restore it, or choose another folder "
+            "with run.dir=FOLDER, or run.again=true."
+        ) from None
+    if differing:
+        listed = "\n  ".join(differing)
+        raise RunDirectoryError(
+            f"{directory.path} holds a run of another configuration, so it cannot be resumed with this one. "
+            f"These keys differ:\n  {listed}\nRestore them, or choose another folder with run.dir=FOLDER."
+        )
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A folder that holds anything but a run is not touched."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "config.yaml" in names:
+        return
+    foreign = sorted(name for name in names if name not in {"checkpoints", ".lock"} and not name.endswith(".tmp"))
+    if foreign:
+        raise RunDirectoryError(
+            f"{path} is not empty and is not a run of LossRAG (it holds {', '.join(foreign[:5])}): "
+            "choose another folder with run.dir=FOLDER."
+        )
+
+
+def _unused(path: Path) -> Path:
+    candidates = (path.with_name(f"{path.name}-{number}") for number in range(2, 10_000))
+    return path if not path.exists() else next(c for c in candidates if not c.exists())

@@ -1,0 +1,186 @@
+"""Finished runs on disk, and which of them belong together in a figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lossrag.experiments.config.identity import flatten, identity
+from lossrag.experiments.record.directory import CONTRACT
+from lossrag.experiments.record.jsonl import read_points
+from omegaconf import OmegaConf
+
+from lossrag.errors import ConfigError, RunDirectoryError
+
+LABELS = {
+    "single_task": "STL",
+    "uniform": "Uniform",
+    "mgda": "MGDA",
+    "mgda_ub": "MGDA-UB",
+    "gradnorm": "GradNorm",
+    "uncertainty": "Uncertainty",
+    "tchebycheff": "Tchebycheff",
+    "bandit_mtl": "BanditMTL",
+    "dwa": "DWA",
+    "random": "RLW",
+    "dtp": "DTP",
+    "fixed": "Fixed",
+    "pareto_mtl": "Pareto MTL",
+    "epo": "EPO",
+    "multi_dds": "MultiDDS",
+    "metaweighting": "MetaWeighting",
+}
+"""How figures call the methods, in the order of the paper's legends; others stand before MetaWeighting."""
+ADVERSARIAL = {"Uniform": "AdvMTL", "Tchebycheff": "TchebycheffAdv"}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run directory that holds a summary: ``settings`` from its config.yaml, ``summary`` from its summary.json."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """All logged points of metrics.jsonl, oldest first."""
+        return read_points(self.path / "metrics.jsonl")
+
+    @cached_property
+    def deciding(self) -> dict[str, Any]:
+        """What decides its results, by dotted key, but for its seeds."""
+        return {key: value for key, value in flatten(identity(self.settings)).items() if not _is_seed(key)}
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings["seed"])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names, in the order of the suite."""
+        return tuple(self.summary["metric"])
+
+    @property
+    def method(self) -> str:
+        """What figures call it: the weighting, and what else makes it a method of its own."""
+        name = str(self.settings["weighting"]["name"])
+        label = LABELS.get(name, name)
+        if self.settings["model"].get("adversarial", 0):
+            label = ADVERSARIAL.get(label, f"{label}, adversarial")
+        policy = self.settings["loss"].get("policy", "fixed")
+        return label if policy == "fixed" else f"{label}, {policy} losses"
+
+    @property
+    def problem(self) -> tuple[str, ...]:
+        """Suite, edition if it has several, and encoder: runs of different ones are never in one panel."""
+        parts = (self.settings["tasks"]["name"], self.settings["tasks"].get("edition"), self.settings["model"]["name"])
+        return tuple(str(part) for part in parts if part)
+
+    def score(self, task: str) -> float:
+        """Test accuracy in [0, 1] or, for a regression, R^2."""
+        return float({**self.summary["test_accuracy"], **self.summary["test_r2"]}[task])
+
+
+def _is_seed(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "seed"
+
+
+def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
+    """The finished runs among run directories, one of each configuration, and the directories of unfinished ones.
+
+    Raises ConfigError for a folder that is no run directory, RunDirectoryError for a damaged one.
+    """
+    found: dict[str, FinishedRun] = {}
+    unfinished = []
+    for path in directories:
+        if not (path / "config.yaml").exists():
+            raise ConfigError(
+                f"{path} is no run directory: it has no config.yaml. For a folder of runs say root={path}"
+            )
+        if not (path / "summary.json").exists():
+            unfinished.append(path)
+            continue
+        try:
+            settings: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+            if missing := [key for key in CONTRACT if key not in summary]:
+                raise ValueError(f"no {missing[0]}")
+        except Exception as error:  # YAML and OmegaConf have many ways to stumble over a damaged file
+            raise RunDirectoryError(
+                f"{path} cannot be read ({error}): delete its summary.json and start the same command again to write "
+                "it anew, or leave the folder out."
+            ) from None
+        found.setdefault(str(summary["run_id"]), FinishedRun(path, settings, summary))
+    return list(found.values()), unfinished
+
+
+def run_directories(root: Path) -> tuple[list[Path], int]:
+    """All run directories below ``root``, itself included, but for those by which `lossrag compare` only chose
+    settings; and how many those are. Raises ConfigError when there is no run."""
+    found = sorted(path.parent for path in root.rglob("config.yaml"))
+    if not found:
+        raise ConfigError(f"There is no run in {root}: name a folder that holds run directories, e.g. root=runs")
+    tuning = {table.parent / run for table in root.rglob("tuning.csv") for run in _tuning_only(table)}
+    kept = [path for path in found if path not in tuning]
+    return kept, len(found) - len(kept)
+
+
+def _tuning_only(table: Path) -> set[str]:
+    tested = table.with_name("runs.csv")
+    return _run_ids(table) - (_run_ids(tested) if tested.exists() else set())
+
+
+def _run_ids(table: Path) -> set[str]:
+    with table.open(newline="", encoding="utf-8") as file:
+        return {row.get("run_id") or "" for row in csv.DictReader(file)}
+
+
+def by_problem(runs: Iterable[FinishedRun]) -> dict[tuple[str, ...], list[FinishedRun]]:
+    """Runs of the same suite, edition and encoder."""
+    groups: dict[tuple[str, ...], list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.problem, []).append(run)
+    return dict(sorted(groups.items()))
+
+
+def by_method(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Runs of the same method, by seed; the methods in the order of the paper's legends, MetaWeighting last."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault(run.method, []).append(run)
+    order = ["STL", "Uniform", "AdvMTL", *LABELS.values()]
+    place = {name: order.index(name) for name in order}
+    place |= {"TchebycheffAdv": place["Tchebycheff"], "MetaWeighting": len(order) + 1}
+    return dict(sorted(groups.items(), key=lambda item: (place.get(item[0], len(order)), item[0])))
+
+
+def main_setting(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], dict[str, Any], int]:
+    """Of runs of one method those of one setting, for figures that compare methods: that with most runs and, if there
+    are several, that whose values the others share most often, as the middle of a sweep does.
+
+    Also returned: the values of that setting in which others differ, and how many runs are left out.
+    """
+    keys = varying(runs)
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(repr([run.deciding.get(key) for key in keys]), []).append(run)
+    shared = {key: Counter(repr(run.deciding.get(key)) for run in runs) for key in keys}
+
+    def rank(group: list[FinishedRun]) -> tuple[int, int]:
+        return len(group), sum(shared[key][repr(group[0].deciding.get(key))] for key in keys)
+
+    chosen = max(groups.values(), key=rank)
+    return chosen, {key: chosen[0].deciding.get(key) for key in keys}, len(runs) - len(chosen)
+
+
+def varying(runs: Sequence[FinishedRun]) -> list[str]:
+    """The dotted keys, seeds aside, in which runs differ."""
+    keys = sorted({key for run in runs for key in run.deciding})
+    return [key for key in keys if len({repr(run.deciding.get(key)) for run in runs}) > 1]

@@ -1,0 +1,140 @@
+"""What a finished run leaves: summary.json for scripts and one table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.run.descent import descent_sentence
+from lossrag.experiments.run.objective import metric_name
+from lossrag.experiments.run.problem import Evaluation
+from lossrag.lossbank import Composer
+from lossrag.tasks import Suite
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lossrag import __version__
+from lossrag.files import write_atomic
+
+
+def write_summary(
+    directory: RunDirectory,
+    config: Config,
+    settings: Mapping[str, Any],
+    suite: Suite,
+    test: Evaluation,
+    best_epoch: int,
+    best_score: float,
+    task_weights: Tensor,
+    seconds: float,
+    further: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
+
+    ``test_accuracy`` holds the classification tasks, ``test_r2`` the regressions; ``test_score_mean`` is the mean
+    over all. ``further`` is what else there is to say of some runs: ``compositions`` and ``off`` where losses are
+    composed, ``theorem_1`` with an outer problem.
+    """
+    scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
+    accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
+    summary: dict[str, Any] = {
+        "run_id": directory.run_id,
+        "directory": str(directory.path),
+        "preset": settings["preset"],
+        "seed": config.seed,
+        "suite": suite.name,
+        "edition": suite.edition,
+        "weighting": config.weighting.name,
+        "metric": {task.name: metric_name(task) for task in suite.tasks},
+        "test_accuracy": accuracy,
+        "test_accuracy_mean": sum(accuracy.values()) / len(accuracy) if accuracy else None,
+        "test_r2": {task.name: value for task, value in scores.items() if task.kind == "regression"},
+        "test_score_mean": float(test.scores.mean()),
+        "test_loss": dict(zip(suite.task_names, test.losses.tolist(), strict=True)),
+        "task_weights": dict(zip(suite.task_names, task_weights.tolist(), strict=True)),
+        "best_epoch": best_epoch,
+        "validation_score_mean": best_score,
+        "epochs": config.train.epochs,
+        "refit": config.train.refit,
+        **further,
+        "seconds": round(seconds, 3),
+        "versions": {"lossrag": __version__, "torch": torch.__version__},
+    }
+    write_atomic(directory.summary, json.dumps(summary, indent=2).encode() + b"\n")
+    return summary
+
+
+def print_summary(summary: Mapping[str, Any], console: Console) -> None:
+    """The final table: per task and mean test score, and the task weights of the chosen epoch."""
+    table = Table(title=f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}")
+    table.add_column("task")
+    for column in ("test score", "test loss", "weight"):
+        table.add_column(column, justify="right")
+    scores = {**summary["test_accuracy"], **summary["test_r2"]}
+    for task, metric in summary["metric"].items():
+        table.add_row(
+            task,
+            f"{scores[task]:.4f} {metric}",
+            f"{summary['test_loss'][task]:.4f}",
+            f"{summary['task_weights'][task]:.3f}",
+        )
+    table.add_section()
+    if summary["test_accuracy_mean"] is not None:
+        table.add_row("mean", f"{summary['test_accuracy_mean']:.4f} accuracy", "", "")
+    console.print(table)
+    for task, shares in summary.get("compositions", {}).items():
+        console.print(sentence(task, shares, len(summary["off"][task])), highlight=False, markup=False, soft_wrap=True)
+    if "theorem_1" in summary:
+        console.print(descent_sentence(summary["theorem_1"]), highlight=False, soft_wrap=True)
+    console.print(
+        f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
+        f"results   {summary['directory']}/summary.json\n"
+        f"picture   {summary['directory']}/trajectories.png\n"
+        + (f"losses    {summary['directory']}/compositions.png, losses.png\n" if "compositions" in summary else "")
+        + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def composition_summary(composer: Composer) -> dict[str, Any]:
+    """Per task the shares of the active losses, largest first, and the losses that are switched off."""
+    state = composer.composition
+    shares, until = state.shares.tolist(), state.off_until.tolist()
+    compositions, off = {}, {}
+    for t, task in enumerate(composer.tasks):
+        mixed = {composer.names[i]: share for i, share in enumerate(shares[t]) if share > 0}
+        compositions[task.name] = dict(sorted(mixed.items(), key=lambda item: (-item[1], item[0])))
+        off[task.name] = [
+            composer.names[i] for i in composer.fitting[t] if until[t][i] > composer.reviews and shares[t][i] == 0
+        ]
+    return {"compositions": compositions, "off": off}
+
+
+def sentence(task: str, shares: Mapping[str, float], off: int) -> str:
+    """A composition in a line: the largest shares, until 90 % or three losses are named.
+
+    >>> sentence("TALK", {"symmetric_ce": 0.61, "mae": 0.3, "brier": 0.09}, 7)
+    'TALK: symmetric_ce .61, mae .30, 1 other .09; 7 losses off'
+    """
+    named: list[str] = []
+    told = 0.0
+    for name, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
+        if len(named) == 3 or told >= 0.9:
+            break
+        named.append(f"{name} {_short(share)}")
+        told += share
+    rest = len(shares) - len(named)
+    if rest and 1 - told >= 0.005:
+        named.append(f"{rest} {'other' if rest == 1 else 'others'} {_short(1 - told)}")
+    return f"{task}: {', '.join(named)}" + (f"; {off} {'loss' if off == 1 else 'losses'} off" if off else "")
+
+
+def _short(share: float) -> str:
+    return f"{share:.2f}".removeprefix("0")

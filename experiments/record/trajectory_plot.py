@@ -1,0 +1,77 @@
+"""The picture of a run: losses, scores, task weights and lambda over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.run.objective import metric_name
+from lossrag.tasks import Task
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+SMOOTHING = 20
+"""Points that the running mean over a long series looks back on."""
+MAX_POINTS = 400
+"""Longer series are averaged in so many windows."""
+
+
+def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> None:
+    """Draw metrics.jsonl of a run as one PNG with a panel per quantity and a line per task."""
+    points = read_points(metrics)
+    panels = [
+        ("support loss", "support/loss/{task}"),
+        ("query loss", "query/loss/{task}"),
+        ("validation loss", "validation/loss/{task}"),
+        ("validation score", "validation/{metric}/{task}"),
+        ("task weight", "weight/{task}"),
+        ("lambda (Frank-Wolfe)", "lambda/{task}"),
+    ]
+    drawn = [(title, pattern) for title, pattern in panels if any(_tag(pattern, tasks[0]) in p for p in points)]
+    columns = 3 if len(drawn) > 4 else 2
+    figure = Figure(figsize=(4.2 * columns, 3.1 * -(-len(drawn) // columns) + 0.5), layout="constrained")
+    grid = figure.subplots(-(-len(drawn) // columns), columns, squeeze=False)
+    for axes, (title, pattern) in zip(grid.flat, drawn, strict=False):
+        _panel(axes, title, pattern, tasks, points)
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_visible(False)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(tasks), 7), frameon=False)
+    figure.savefig(target, dpi=130)
+
+
+def _tag(pattern: str, task: Task) -> str:
+    return pattern.format(task=task.name, metric=metric_name(task))
+
+
+def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: list[dict[str, Any]]) -> None:
+    for number, task in enumerate(tasks):
+        tag = _tag(pattern, task)
+        steps, values = _thinned([(p["step"], p[tag]) for p in points if tag in p])
+        colour = COLOURS[number % len(COLOURS)]
+        style = STYLES[number // len(COLOURS) % len(STYLES)]
+        if len(values) > 2 * SMOOTHING:
+            # the raw line stays visible behind its running mean
+            axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+            values = _running_mean(values)
+        axes.plot(steps, values, style, color=colour, label=task.name, linewidth=1.5)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.25)
+
+
+def _thinned(series: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    width = max(1, -(-len(series) // MAX_POINTS))
+    windows = [series[start : start + width] for start in range(0, len(series), width)]
+    means = [tuple(sum(column) / len(window) for column in zip(*window, strict=True)) for window in windows]
+    return [step for step, _ in means], [value for _, value in means]
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    windows = (values[max(0, end - SMOOTHING) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,1 @@
+"""Objects of a run: suite, model, losses, step."""

@@ -1,0 +1,155 @@
+"""From a configuration to the objects of a run: suite, model, optimiser, step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lossrag.experiments.config.optimizer import OptimizerConfig
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
+from lossrag.experiments.optim.lazy_adam import LazyAdam
+from lossrag.experiments.run.adversarial import build_adversary
+from lossrag.experiments.run.encoded_suites import load_pieces
+from lossrag.experiments.run.learned_losses import Composing
+from lossrag.experiments.run.machine import require_bf16
+from lossrag.experiments.run.problem import Problem
+from lossrag.lossbank import BankRetriever, Composer, TaskSpec, starting_retriever
+from lossrag.models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
+from lossrag.tasks import SUITES, Suite, corrupt, pool_query
+from lossrag.weighting import MultiTaskStep
+from torch import nn
+
+
+def trains_on_query(config: Config) -> bool:
+    """Runs without an outer problem, be it for task weights or for losses, hold nothing out, unless told to."""
+    outer = config.weighting.options.hypergradient is not None or config.loss.policy != "fixed"
+    return not outer and config.train.query_for_baselines == "all"
+
+
+def build_suite(config: Config) -> Suite:
+    """The suite of a run, its query split added to the support split for methods that have no use for one."""
+    options = config.model.encoder
+    if isinstance(options, BertOptions):
+        suite = load_pieces(config, options)
+    else:
+        suite = SUITES[config.tasks.name].load(config.tasks.options)
+    if config.corrupt:
+        suite, _ = corrupt(suite, config.corrupt, config.seed)
+    if config.outer.metric == "macro_accuracy":
+        suite = replace(suite, tasks=tuple(replace(task, macro=True) for task in suite.tasks))
+    return pool_query(suite) if trains_on_query(config) else suite
+
+
+def build_model(config: Config, suite: Suite) -> MultiTaskModel:
+    """A freshly initialised model; depends on the seed only."""
+    torch.manual_seed(config.seed)
+    model = MultiTaskModel(
+        lambda: _encoder(config, suite),
+        [task.outputs for task in suite.tasks],
+        config.model.sharing,
+        torch.bfloat16 if config.train.precision == "bf16" else None,
+        discriminated=config.model.adversarial > 0,
+    )
+    for table in trained_tables(model):
+        table.sparse = config.optimizer.vectors == "lazy"
+    return model
+
+
+def _encoder(config: Config, suite: Suite) -> nn.Module:
+    options: EncoderOptions = config.model.encoder
+    if isinstance(options, BertOptions) and suite.encoder is not None:
+        return options.load(suite.encoder)
+    return options.build(suite.vectors, suite.input_shape)
+
+
+def trained_tables(model: MultiTaskModel) -> list[nn.Embedding]:
+    """The embeddings of trainable word vectors or word pieces: one, or one per task when nothing is shared."""
+    encoders = [module for module in model.modules() if isinstance(module, (TextCNN, BERT))]
+    return [encoder.embedding for encoder in encoders if encoder.embedding.weight.requires_grad]
+
+
+def build_problem(config: Config, suite: Suite, device: torch.device) -> Problem:
+    """Model and losses on the device; raises ConfigError when it lacks the precision that was asked for."""
+    if config.train.precision == "bf16":
+        require_bf16(device)
+    model = build_model(config, suite)
+    adversary = build_adversary(config.model, suite, model)
+    return Problem.create(suite, model, config.loss, config.outer, device, adversary)
+
+
+def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.optim.Optimizer:
+    """The optimiser; trainable word vectors form a group with a learning rate of their own, and heads do if it differs.
+
+    ``vectors=lazy`` asks the step for their gradient as a sparse tensor (``sparse=True`` in their group). For SGD the
+    rows that it leaves out are those that would not have moved; for Adam see :class:`LazyAdam`.
+    """
+    vectors = [table.weight for table in trained_tables(model)]
+    lazy = config.vectors == "lazy"
+    heads = list(model.heads.parameters()) if config.heads_lr_factor != 1 else []
+    known = set(map(id, [*vectors, *heads]))
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    # one call for all parameters: with many heads, launching their updates one by one costs more than the updates
+    fused = all(p.device.type in ("cpu", "cuda") and p.dtype.is_floating_point for p in rest)
+    if heads:
+        groups.append({"params": heads, "lr": config.lr * config.heads_lr_factor})
+    if vectors:
+        group = {"params": vectors, "lr": config.lr * config.vectors_lr_factor}
+        # torch's fused updates take no sparse gradients
+        groups.append(group | {"fused": False, "sparse": True} if lazy else group)
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused}
+    beta = config.hypergradient_lr
+    if config.name == "sgd":
+        options["momentum"] = config.momentum
+        return SGDHD(groups, beta=beta, **options) if beta else torch.optim.SGD(groups, **options)
+    if beta:
+        return AdamHD(groups, beta=beta, **options)
+    if lazy:  # without weight decay AdamW is Adam
+        return LazyAdam(groups, lr=config.lr, fused=fused)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, **options)
+
+
+def build_step(config: Config, problem: Problem) -> MultiTaskStep:
+    """The training step with the configured weighting."""
+    model = problem.model
+    optimizer = build_optimizer(config.optimizer, model)
+    if problem.adversary is not None:
+        problem.adversary.attach(optimizer)
+    method = config.weighting.options
+    names, memory = problem.suite.task_names, config.train.memory
+    return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+
+
+def build_composing(config: Config, problem: Problem, run: str, steps: int) -> Composing | None:
+    """The learned losses of a run of so many steps; None when every task keeps its configured one."""
+    if config.loss.policy == "fixed":
+        return None
+    tasks = [
+        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
+        for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
+    ]
+    composer = Composer(tasks, config.loss, _retriever(config, run), config.seed, config.loss.bank is not None)
+    loss = config.loss
+    return Composing(problem, composer, steps, loss.outer == "lambda", loss.smoothing, loss.rows, config.seed)
+
+
+def _retriever(config: Config, run: str) -> BankRetriever | None:
+    kind = config.loss.policy
+    if kind not in ("knn", "two_tower"):
+        return None
+    source = None if config.loss.bank is None else Path(config.loss.bank)
+    return starting_retriever(source, kind, run, config.seed)
+
+
+def passes_route(config: Config) -> str:
+    """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
+    method = config.weighting.options
+    if method.needs_gramian:
+        return "groups"
+    if method.hypergradient is None:
+        return "joint"
+    return "single" if config.train.memory == "low" else "groups"

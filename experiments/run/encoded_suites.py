@@ -1,0 +1,81 @@
+"""Suites for a pre-trained encoder: texts as its word pieces, or, when it is frozen, as the features it gives."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import cast
+
+import torch
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.run.machine import choose_device
+from lossrag.models import BERT, BertOptions
+from lossrag.tasks import SUITES, DenseInputs, Examples, Suite, TokenInputs, encoder_files, ordered_batches
+from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
+from torch import Tensor
+
+from lossrag.errors import ConfigError
+
+ROWS = 128
+
+
+def load_pieces(config: Config, options: BertOptions) -> Suite:
+    """The configured suite in the word pieces of the encoder; for a frozen one, its features of all texts.
+
+    Raises ConfigError when the suite has no texts, and what :func:`tasks.encoder_files` raises.
+    """
+    entry = SUITES[config.tasks.name]
+    if entry.in_pieces is None:
+        able = " or ".join(f"tasks={name}" for name, each in SUITES.items() if each.in_pieces is not None)
+        raise ConfigError(f"model=bert reads texts, but tasks={config.tasks.name} has none: use {able}, or model=mlp.")
+    if options.frozen and config.model.sharing == "shared_private":
+        raise ConfigError(
+            "model.frozen=true leaves nothing to be shared or private: set model.frozen=false or model.sharing=hard."
+        )
+    encoder = encoder_files(options.encoder, config.data.root)
+    suite = entry.in_pieces(config.tasks.options, encoder)
+    return frozen_features(suite, options, choose_device(config.machine.device)) if options.frozen else suite
+
+
+def frozen_features(suite: Suite, options: BertOptions, device: torch.device) -> Suite:
+    """The suite with features (N, F) instead of word pieces: computed once, then read from the cache."""
+    assert suite.encoder is not None
+    pieces = {
+        f"{split}.{task.name}": cast(TokenInputs, each.inputs)
+        for split, examples in suite.splits.items()
+        for task, each in zip(suite.tasks, examples, strict=True)
+    }
+    key = {"edition": suite.edition, "pooling": options.pooling, "inputs": _checksum(pieces)}
+    path = encoded_path(f"{suite.name}-features", key)
+    found = read_encoded(path)
+    if found is None:
+        encoder = BERT(suite.encoder, options.pooling, frozen=True).to(device).eval()
+        found = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
+        write_encoded(path, *found)
+    tensors = found[0]
+    splits = {
+        split: tuple(
+            Examples(DenseInputs(tensors[f"{split}.{task.name}"]), each.targets)
+            for task, each in zip(suite.tasks, examples, strict=True)
+        )
+        for split, examples in suite.splits.items()
+    }
+    width = next(iter(tensors.values())).shape[1]
+    edition = f"{suite.edition}, frozen ({options.pooling})"
+    return replace(suite, splits=splits, encoder=None, input_shape=(width,), edition=edition)
+
+
+def _features(encoder: BERT, inputs: TokenInputs, device: torch.device) -> Tensor:
+    batches = ordered_batches(inputs, ROWS)
+    with torch.no_grad():
+        parts = torch.cat([encoder(inputs.gather(rows).to(device)).cpu() for rows in batches])
+    return torch.empty_like(parts).index_copy_(0, torch.cat(batches), parts)
+
+
+def _checksum(pieces: dict[str, TokenInputs]) -> str:
+    total = hashlib.sha256()
+    for name, inputs in pieces.items():
+        total.update(name.encode())
+        total.update(inputs.ids.numpy().tobytes())
+        total.update(inputs.offsets.numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,154 @@
+"""A suite, a model and losses put together: closures for the step, and the evaluation of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from lossrag.experiments.config.schema import LossConfig, OuterConfig
+from lossrag.experiments.run.adversarial import Adversary
+from lossrag.experiments.run.objective import BatchObjective, score
+from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
+from lossrag.lossbank import LOSSES, Mixture
+from lossrag.models import MultiTaskModel
+from lossrag.tasks import Suite, ordered_batches
+from lossrag.weighting import Losses
+from torch import Tensor
+
+EVALUATION_ROWS = 512
+"""Rows per forward pass when a whole split is evaluated."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64."""
+
+    losses: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
+
+    by_class: the outer loss of a task is the mean over its classes.
+    adversary: adds terms to the training of the model; query losses and evaluation know nothing of it.
+    """
+
+    suite: Suite
+    model: MultiTaskModel
+    inner: tuple[Mixture, ...]
+    outer: tuple[Mixture, ...]
+    device: torch.device
+    by_class: bool = False
+    adversary: Adversary | None = None
+
+    @classmethod
+    def create(
+        cls,
+        suite: Suite,
+        model: MultiTaskModel,
+        loss: LossConfig,
+        outer: OuterConfig,
+        device: torch.device,
+        adversary: Adversary | None = None,
+    ) -> Problem:
+        """Look the losses up by name; an outer loss that is not set is the training loss."""
+        counts = [class_counts(suite, t, device) for t in range(len(suite.tasks))]
+        inner = [LOSSES[getattr(loss, task.kind)] for task in suite.tasks]
+        query = [LOSSES[getattr(outer, task.kind) or getattr(loss, task.kind)] for task in suite.tasks]
+        return cls(
+            suite,
+            model.to(device),
+            tuple(Mixture((each,), None, count) for each, count in zip(inner, counts, strict=True)),
+            tuple(Mixture((each,), None, count) for each, count in zip(query, counts, strict=True)),
+            device,
+            outer.average == "class",
+            adversary,
+        )
+
+    def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
+        """The rows of a trained word table that a support batch reads; None where there is no such table."""
+        if self.suite.shared_input:
+            return None
+        examples = self.suite.splits["support"]
+        return table_rows(
+            self.model, [e.inputs.gather(i).to(self.device) for e, i in zip(examples, index, strict=True)]
+        )
+
+    def batch_losses(
+        self,
+        split: str,
+        index: Sequence[Tensor],
+        *,
+        route: str,
+        rows: Tensor | None = None,
+        mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
+    ) -> tuple[Losses, BatchObjective]:
+        """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and the scores they fill in.
+
+        route: how tasks with their own inputs go through the model: ``joint``, one pass for all; ``groups``, passes
+        that keep their gradients apart; ``single``, a pass for each.
+        rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
+        mixtures: what the tasks are trained with at this step, when it is not ``inner`` or ``outer``.
+        keep_features: for :meth:`BatchObjective.representation` and :meth:`BatchObjective.features`.
+        """
+        inputs, objective = self.batch(split, index, mixtures, keep_features)
+        if self.suite.shared_input:
+            return partial(self._shared, objective, inputs[0]), objective
+        if self.adversary is not None and split == "support":
+            return self.adversary.losses(inputs, objective, joint=route == "joint"), objective
+        if route == "joint":
+            return joint_losses(self.model, inputs, objective), objective
+        if route == "single":
+            return single_losses(self.model, inputs, objective), objective
+        return task_losses(self.model, inputs, objective, rows, query=split == "query"), objective
+
+    def batch(
+        self,
+        split: str,
+        index: Sequence[Tensor],
+        mixtures: Sequence[Mixture] | None = None,
+        keep_features: bool = False,
+    ) -> tuple[list[Tensor], BatchObjective]:
+        """The inputs of one batch on the device, a single one for tasks on a shared input, and its losses."""
+        query = split == "query"
+        examples = self.suite.splits[split]
+        targets = [e.targets[i].to(self.device) for e, i in zip(examples, index, strict=True)]
+        losses = mixtures or (self.outer if query else self.inner)
+        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class, keep_features)
+        read = list(zip(examples, index, strict=True))
+        inputs = [e.inputs.gather(i).to(self.device) for e, i in (read[:1] if self.suite.shared_input else read)]
+        return inputs, objective
+
+    def _shared(self, objective: BatchObjective, inputs: Tensor) -> list[Tensor]:
+        return [objective.one(t, outputs) for t, outputs in enumerate(self.model.forward_shared(inputs))]
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Mean loss and score of every task over a whole split, in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad():
+            results = [self._evaluate_task(split, t) for t in range(len(self.suite.tasks))]
+        self.model.train()
+        return Evaluation(torch.stack([r[0] for r in results]), torch.stack([r[1] for r in results]))
+
+    def _evaluate_task(self, split: str, t: int) -> tuple[Tensor, Tensor]:
+        examples = self.suite.splits[split][t]
+        batches = ordered_batches(examples.inputs, EVALUATION_ROWS)
+        parts = [self.model.outputs(examples.inputs.gather(rows).to(self.device), t) for rows in batches]
+        logits, features = torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts])
+        targets = examples.targets[torch.cat(batches)].to(self.device)
+        loss = self.inner[t](logits, targets, features).double().mean()
+        return loss.cpu(), score(self.suite.tasks[t], logits, targets).cpu()
+
+
+def class_counts(suite: Suite, t: int, device: torch.device) -> Tensor | None:
+    """Support samples of every class of a classification task (K,), at least 1; None for regression."""
+    task = suite.tasks[t]
+    if task.kind != "classification":
+        return None
+    counts = torch.bincount(suite.splits["support"][t].targets, minlength=task.outputs)
+    return counts.clamp(min=1).to(device, torch.float32)

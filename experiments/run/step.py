@@ -1,0 +1,82 @@
+"""One step of a run: from the rows of its batches to what it reports, a function of (seed, step) and the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.run.build import passes_route
+from lossrag.experiments.run.learned_losses import Composing
+from lossrag.experiments.run.problem import Problem
+from lossrag.experiments.run.schedule import Schedule
+from lossrag.tasks import query_index
+from lossrag.weighting import MultiTaskStep, StepRecord
+from torch import Tensor
+
+
+def step_seed(seed: int, step: int) -> int:
+    """What the random numbers of a step (dropout, say) are drawn from. All of its bits depend on both: the generator of
+    the CPU reads the lower 32 alone.
+
+    >>> len({step_seed(seed, step) % 2**32 for seed in range(20) for step in range(20)})
+    400
+    """
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
+
+    terms: what an adversarial model adds to training, (T,) by the names of their series (:meth:`Adversary.measured`).
+    """
+
+    record: StepRecord
+    scores: Tensor
+    query_scores: Tensor | None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """Feeds the batches of a run to its step, and to its learned losses if it has any."""
+
+    config: Config
+    problem: Problem
+    step: MultiTaskStep
+    composing: Composing | None
+    schedule: Schedule | None = None
+
+    def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
+        """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
+        config, problem, composing = self.config, self.problem, self.composing
+        # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
+        torch.manual_seed(step_seed(config.seed, self.step.count))
+        if self.schedule:
+            self.schedule.set(self.step.count)
+        route = passes_route(config)
+        rows = problem.trained_rows(index) if route == "groups" else None
+        mixtures = composing.mixtures() if composing else None
+        old = composing.before(self.step.count + 1) if composing else None
+        keep = config.weighting.options.representation is not None
+        support, batch = problem.batch_losses(
+            "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
+        )
+        size = config.outer.batch_size or config.train.batch_size
+        query_rows = query_index(problem.suite, size, config.seed, self.step.count)
+        if config.weighting.options.hypergradient is None:
+            record = self.step(support, epoch=epoch, scores=batch.scores, representation=batch.representation)
+            query_scores = query_batch = None
+        else:
+            query, query_batch = problem.batch_losses(
+                "query", query_rows, route=route, rows=rows, keep_features=composing is not None
+            )
+            record = self.step(support, query, epoch=epoch, scores=batch.scores)
+            query_scores = query_batch.scores()
+        if composing:
+            composing.after(old, index, query_rows, record, query_batch)
+        terms = problem.adversary.measured() if problem.adversary else {}
+        return StepOutcome(record, batch.scores(), query_scores, terms)

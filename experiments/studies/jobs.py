@@ -1,0 +1,190 @@
+"""`lossrag train` side by side in processes of one thread each: finished runs are not repeated, half ones resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.identity import run_id
+from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+
+from lossrag.errors import RunDirectoryError
+
+POLL_SECONDS = 0.05
+STOP_SECONDS = 60.0
+"""How long a run may take to write its checkpoint after SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: the name of its log, the overrides of `lossrag train`, and its directory, which its settings name."""
+
+    name: str
+    overrides: tuple[str, ...]
+    directory: Path
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the finished run left, or None; raises RunDirectoryError when it cannot be read."""
+        path = self.directory / "summary.json"
+        if not path.exists():
+            return None
+        try:
+            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise RunDirectoryError(f"{path} is damaged: delete it, and the same command writes it anew.") from None
+        return summary
+
+
+Ended = Callable[[Job, dict[str, Any] | None], None]
+"""Told of every job that ended, with its summary, or None when it failed."""
+
+
+def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
+    """The run of these overrides under ``root``; raises ConfigError for a mistake in them, so that it shows early."""
+    every = (*overrides, f'run.root="{root}"')
+    return Job(name, every, root / run_id(load_config(every)[1]))
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunDirectoryError(
+            f"{folder} is in use by another process: wait for it, or choose another folder with root=FOLDER."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> dict[Job, dict[str, Any] | None]:
+    """Run what is not finished, ``processes`` at a time; the summary of every job, None for one that failed.
+
+    Ctrl-C and SIGTERM stop the runs, which write a checkpoint, and raise Stopped: the same jobs then go on from there.
+    """
+    same: dict[Path, list[Job]] = {}
+    for job in jobs:
+        same.setdefault(job.directory, []).append(job)
+    found: dict[Job, dict[str, Any] | None] = {}
+    waiting: deque[Job] = deque()
+
+    def settle(job: Job, summary: dict[str, Any] | None) -> None:
+        for twin in same[job.directory]:
+            found[twin] = summary
+            ended(twin, summary)
+
+    for job, *_ in same.values():
+        summary = job.summary()
+        if summary is None:
+            _await_release(job)
+            waiting.append(job)
+        else:
+            settle(job, summary)
+    logs.mkdir(parents=True, exist_ok=True)
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    with _stop_signals():
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    job = waiting.popleft()
+                    running[job] = _start(job, logs)
+                for job in [job for job, process in running.items() if process.poll() is not None]:
+                    _close(process := running.pop(job))
+                    settle(job, job.summary() if process.returncode == 0 else None)
+                time.sleep(POLL_SECONDS)
+        finally:
+            _stop(list(running.values()))
+    return found
+
+
+def why_failed(job: Job, logs: Path) -> str:
+    """The last words of a run that failed: its error message, or where to look."""
+    path = _log(job, logs)
+    errors = [line for line in path.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else f"see {path}"
+
+
+def _log(job: Job, logs: Path) -> Path:
+    return logs / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', job.name)}.log"
+
+
+def _start(job: Job, logs: Path) -> subprocess.Popen[bytes]:
+    with _log(job, logs).open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lossrag.experiments.studies.worker", "train", *job.overrides],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _close(process)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _await_release(job: Job) -> None:
+    """A run whose parent was killed may still be writing its last checkpoint."""
+    if not job.directory.is_dir():
+        return
+    try:
+        with FileLock(job.directory / ".lock").acquire(timeout=STOP_SECONDS):
+            pass
+    except Timeout:
+        raise RunDirectoryError(
+            f"The run directory {job.directory} is in use by another process: wait for it."
+        ) from None
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped("Interrupted; the same command goes on from here.", INTERRUPTED) from None
+    except _Terminated:
+        raise Stopped("Stopped by SIGTERM; the same command goes on from here.", TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,80 @@
+"""What a comparison computes from scores: paired tests, Holm's correction, ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from scipy.stats import rankdata
+from scipy.stats import t as student
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the half width of its 95 % interval (Student's t); infinite for a single value."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} ± {self.half:.4f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Of the mean of ``values``, such as paired differences.
+
+    >>> print(interval([0.01, 0.02, 0.03]))
+    +0.0200 ± 0.0248
+    """
+    if len(values) < 2:
+        return Interval(mean(values), math.inf)
+    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return Interval(mean(values), half)
+
+
+def paired_p(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Student's paired t test that the mean difference is 0; None for fewer than two pairs.
+
+    Differences that are all 0 give 1, and 0 when they are all the same number but 0.
+
+    >>> round(paired_p([1.0, 2.0, 3.0]), 4)
+    0.0742
+    """
+    if len(differences) < 2:
+        return None
+    spread = stdev(differences)
+    if spread == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    statistic = abs(mean(differences)) / (spread / math.sqrt(len(differences)))
+    return float(2 * student.sf(statistic, len(differences) - 1))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """The p values of one family of tests, corrected (Holm, 1979); None stays and does not count.
+
+    The k-th smallest of m is multiplied by m - k + 1, is at least as large as the one before it and at most 1.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    order = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    corrected: list[float | None] = [None] * len(values)
+    least = 0.0
+    for number, (p, place) in enumerate(order):
+        least = max(least, min((len(order) - number) * p, 1.0))
+        corrected[place] = least
+    return corrected
+
+
+def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """By method: its rank among all methods, 1 the best, averaged over the cells (tasks x seeds) of ``scores``.
+
+    Equal scores share the mean of their ranks; -inf, a run that failed, ranks last.
+
+    >>> mean_ranks({"a": [0.9, 0.5], "b": [0.8, 0.5]})
+    {'a': 1.25, 'b': 1.75}
+    """
+    columns = [rankdata([-score for score in column]) for column in zip(*scores.values(), strict=True)]
+    return {method: float(mean(float(ranks[row]) for ranks in columns)) for row, method in enumerate(scores)}

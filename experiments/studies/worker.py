@@ -1,0 +1,28 @@
+"""A `lossrag` command in a process that another one started: `python -m lossrag.experiments.studies.worker train ...`.
+
+It leaves Ctrl-C to its parent, which answers it with SIGTERM, and goes with its parent: when that is gone, the end of
+the pipe that is its standard input says so, and the run stops as after SIGTERM, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from lossrag.experiments.cli import main
+
+STDIN = 0
+
+
+def _follow_parent() -> None:
+    # not through sys.stdin, whose lock a thread must not hold when the interpreter ends
+    while os.read(STDIN, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    main()

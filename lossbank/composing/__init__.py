@@ -1,0 +1,1 @@
+"""Composition: which losses a task is trained with, and the evidence that moves their shares."""

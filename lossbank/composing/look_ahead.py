@@ -1,0 +1,162 @@
+"""What each loss of the library would make of a task's head in the long run: heads trained ahead on fixed features.
+
+The hypergradient of a share (lossbank/composing/one_step.py) looks one step ahead. Where the bias of that horizon
+matters (Wu, Ren, Liao, Grosse, Understanding Short-Horizon Bias in Stochastic Meta-Optimization, ICLR 2018) it takes
+the loss that moves fastest for the one that leads to the right place: one that corrects twice for rare classes, or one
+that only shrinks the logits. So every loss gets a copy of the task's linear head, trains it for some steps on the
+features of support rows as they are now, and is judged by what this head then knows of the query rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from lossrag.lossbank.library.contract import Loss
+from torch import Tensor
+
+from lossrag.errors import ConfigError
+
+RATE = 0.003
+"""Of Adam, on standardised features."""
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """A task's linear head, weight (K, F) and bias (K,), and the rows that copies of it are trained and judged on.
+
+    features (R, F), targets (R,) or (R, K) of support rows; query_features (Q, F).
+    judge: what logits (n, Q, K) for the query rows lose (n,), the less the better; see :func:`calibrated`.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    features: Tensor
+    targets: Tensor
+    query_features: Tensor
+    judge: Callable[[Tensor], Tensor]
+    class_counts: Tensor | None = None
+
+
+def calibrated(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy (n,) of n heads' logits (n, Q, K) with targets (Q,) and weights (Q,), each head at the temperature
+    that suits it best (Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017).
+
+    log K minus it is what a head knows of the query labels. How sure a head is of itself, which is what losses differ
+    in most, does not count.
+    """
+    z = logits.double()
+    own = (z.gather(2, targets.expand(len(z), -1)[:, :, None])[:, :, 0] * weights).sum(dim=1)
+    low, high = z.new_full((len(z),), -20.0), z.new_full((len(z),), 5.0)
+    for _ in range(32):  # the slope in the inverse temperature b rises with b
+        middle = (low + high) / 2
+        p = (z * middle.exp()[:, None, None]).softmax(dim=2)
+        rises = ((p * z).sum(dim=2) * weights).sum(dim=1) > own
+        low, high = torch.where(rises, low, middle), torch.where(rises, middle, high)
+    z = z * high.exp()[:, None, None]
+    return ((z.logsumexp(dim=2) - z.gather(2, targets.expand(len(z), -1)[:, :, None])[:, :, 0]) * weights).sum(dim=1)
+
+
+def savings(view: HeadView, lost: Tensor, reference: int) -> Tensor:
+    """Prices (L,) in [-1, 1], float64, from what heads ``lost`` (L,): how much less than the ``reference``-th of them,
+    as a share of what the best of them saves beside a head that says nothing (logits 0). 0 where not a number.
+    """
+    silent = view.weight.new_zeros(1, len(view.query_features), len(view.bias))
+    known = torch.where(lost.isfinite(), lost, torch.full_like(lost, float("inf")))
+    saved = (known[reference] - known) / (view.judge(silent).double()[0] - known.min()).clamp(min=1e-12)
+    return torch.where(lost.isnan(), torch.zeros_like(saved), saved.nan_to_num(nan=0.0).clamp(-1, 1))
+
+
+def look_ahead(
+    views: Sequence[HeadView], losses: Sequence[Sequence[Loss]], steps: int, rate: float = RATE
+) -> list[Tensor]:
+    """Outer loss (L_t,), float64, of every task's head after ``steps`` with each of ``losses[t]``; not a number where
+    a loss has nothing to say to the head (it works on features, or on pairs of samples).
+
+    All heads take their steps side by side: Adam on features brought to mean 0 and spread 1, the second half of the
+    iterates averaged. Raises ConfigError for less than one step.
+    """
+    if steps < 1:
+        raise ConfigError(f"A look ahead takes one step or more, got {steps}.")
+    runs = [_Run(view, each, rate) for view, each in zip(views, losses, strict=True)]
+    for step in range(1, steps + 1):
+        logits = [run.logits().requires_grad_() for run in runs]
+        for run, gradient in zip(runs, torch.autograd.grad(_total(runs, logits), logits), strict=True):
+            run.step(gradient, step, averaged=2 * step > steps)
+    return [run.judged() for run in runs]
+
+
+def _total(runs: Sequence[_Run], logits: Sequence[Tensor]) -> Tensor:
+    """The sum over heads of each one's mean loss. A loss that works row by row sees the rows of all tasks at once."""
+    total = logits[0].new_zeros(())
+    places: dict[tuple[Loss, int, bool], list[tuple[int, int]]] = {}
+    for r, run in enumerate(runs):
+        for place, loss in enumerate(run.losses):
+            if not loss.relational:
+                alike = (loss, logits[r].shape[2], run.view.targets.is_floating_point())
+                places.setdefault(alike, []).append((r, place))
+    for (loss, _, _), where in places.items():
+        parts = [where] if not loss.needs else [[each] for each in where]
+        for part in parts:
+            rows = torch.cat([logits[r][place] for r, place in part])
+            targets = torch.cat([runs[r].view.targets for r, _ in part])
+            view = runs[part[0][0]].view
+            values = loss(rows, targets, features=view.features, class_counts=view.class_counts)
+            weights = torch.cat(
+                [values.new_full((len(runs[r].view.targets),), 1 / len(runs[r].view.targets)) for r, _ in part]
+            )
+            total = total + (values * weights).sum()
+    return total
+
+
+class _Run:
+    """The heads of one task, one per loss, in the middle of their training."""
+
+    def __init__(self, view: HeadView, losses: Sequence[Loss], rate: float) -> None:
+        self.view, self.losses, self.rate = view, losses, rate
+        self.mean = view.features.mean(dim=0)
+        self.spread = view.features.std(dim=0, unbiased=False).clamp(min=1e-3)
+        self.inputs = (view.features - self.mean) / self.spread
+        n = len(losses)
+        self.weight = (view.weight * self.spread).expand(n, -1, -1).clone()
+        self.bias = (view.bias + view.weight @ self.mean).expand(n, -1).clone()
+        self.moments = [torch.zeros_like(each) for each in (self.weight, self.weight, self.bias, self.bias)]
+        self.sums = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+        self.averaged = 0
+        self.moved = torch.zeros(n, dtype=torch.bool, device=view.weight.device)
+
+    def logits(self) -> Tensor:
+        """(L, R, K)."""
+        return self._of(self.inputs, self.weight, self.bias)
+
+    @staticmethod
+    def _of(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        n, K, F = weight.shape
+        flat = inputs @ weight.reshape(n * K, F).T
+        return flat.view(len(inputs), n, K).transpose(0, 1) + bias[:, None]
+
+    def step(self, gradient: Tensor, count: int, averaged: bool) -> None:
+        n, R, K = gradient.shape
+        at_weight = (gradient.transpose(1, 2).reshape(n * K, R) @ self.inputs).view(n, K, -1)
+        at_bias = gradient.sum(dim=1)
+        self.moved |= gradient.flatten(1).abs().amax(dim=1) > 0
+        for parameter, g, first, second in (
+            (self.weight, at_weight, *self.moments[:2]),
+            (self.bias, at_bias, *self.moments[2:]),
+        ):
+            first.lerp_(g, 0.1)
+            second.lerp_(g.square(), 0.01)
+            size = (second / (1 - 0.99**count)).sqrt().add_(1e-12)
+            parameter.sub_(first / (1 - 0.9**count) / size, alpha=self.rate)
+        if averaged:
+            self.averaged += 1
+            self.sums[0].add_(self.weight)
+            self.sums[1].add_(self.bias)
+
+    def judged(self) -> Tensor:
+        inputs = (self.view.query_features - self.mean) / self.spread
+        logits = self._of(inputs, self.sums[0] / self.averaged, self.sums[1] / self.averaged)
+        with torch.no_grad():
+            found = self.view.judge(logits).double()
+        return torch.where(self.moved, found, torch.full_like(found, float("nan")))

@@ -1,0 +1,1 @@
+"""Experience: what losses did in which context, found again and predicted from."""

@@ -1,0 +1,96 @@
+"""What a memory has to say about losses: how they did so far, and at moments that looked like this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.experience.records import Records
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """How losses (L) did so far: counts (L,) int64, means (L,) and population deviations (L,), 0 where unseen."""
+
+    losses: tuple[str, ...]
+    counts: NDArray[np.int64]
+    means: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+
+
+def history(memory: Memory, losses: Sequence[str], task: str | None = None) -> History:
+    """How ``losses`` (L) did over all tasks, or in ``task``; a loss or task never seen has count 0.
+
+    >>> memory = Memory(1, "v1")
+    >>> memory.add([[0.0]] * 2, ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])
+    >>> history(memory, ["mae", "brier"])  # doctest: +NORMALIZE_WHITESPACE
+    History(losses=('mae', 'brier'), counts=array([2, 0]), means=array([1., 0.]),
+            deviations=array([0.5, 0. ]))
+    """
+    records = memory.records
+    rows = np.arange(len(records))
+    if task is not None:
+        rows = rows[records.task == (records.tasks.index(task) if task in records.tasks else -1)]
+    return _summary(records, rows, np.ones(len(rows)), losses)
+
+
+def knn_scores(
+    memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean contributions (L,) of ``losses`` at the k moments nearest to the context ``query`` (C,), and counts (L,).
+
+    Moments weigh by their similarity in (0, 1]. A loss that none of them has tried scores 0 with count 0.
+
+    Raises ConfigError for k < 1, or a query of another size or not finite.
+
+    >>> memory = Memory(1, "v1")
+    >>> memory.add([[0.0], [9.0]], ["mae", "mae"], [0.5, -0.5], run="r", task="REC", step=[0, 1])
+    >>> knn_scores(memory, [1.0], 1, ["mae", "brier"])
+    (array([0.5, 0. ]), array([1, 0]))
+    """
+    near = near_history(memory, query, k, losses)
+    return near.means, near.counts
+
+
+def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
+    """As :func:`knn_scores`, with the deviations from the means as well, weighted in the same way.
+
+    >>> memory = Memory(1, "v1")
+    >>> memory.add([[0.0], [0.0]], ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])
+    >>> near_history(memory, [0.0], 2, ["mae"]).deviations
+    array([0.5])
+    """
+    found = memory.nearest(query, k)
+    return _summary(memory.records, found.positions, found.similarities, losses)
+
+
+def _positions(records: Records, losses: Sequence[str]) -> NDArray[np.int64]:
+    """Where each of ``losses`` stands in the records' names, one past the end for those that do not."""
+    known = {name: code for code, name in enumerate(records.losses)}
+    return np.array([known.get(name, len(known)) for name in losses], dtype=np.int64)
+
+
+def _summary(records: Records, rows: NDArray[np.int64], weights: NDArray[np.float64], losses: Sequence[str]) -> History:
+    """Counts of ``losses`` among ``rows``, weighted means of their contributions and deviations from these."""
+    code, size, wanted = records.loss[rows], len(records.losses), _positions(records, losses)
+    means, counts = _weighted(records, rows, weights, losses)
+    mean_of = np.zeros(size + 1)
+    mean_of[wanted] = means
+    squares = weights * (records.contribution[rows].astype(np.float64) - mean_of[code]) ** 2
+    sums, totals = (np.append(np.bincount(code, each, size), 0.0)[wanted] for each in (squares, weights))
+    spread = np.divide(sums, totals, out=np.zeros(len(wanted)), where=counts > 0)
+    return History(tuple(losses), counts, means, np.sqrt(spread))
+
+
+def _weighted(
+    records: Records, rows: NDArray[np.int64], weights: NDArray[np.float64], losses: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Weighted mean contributions and counts of ``losses`` among ``rows``."""
+    code, size, wanted = records.loss[rows], len(records.losses), _positions(records, losses)
+    counts = np.append(np.bincount(code, minlength=size), 0)[wanted]
+    totals = np.append(np.bincount(code, weights, size), 0.0)[wanted]
+    sums = np.append(np.bincount(code, weights * records.contribution[rows], size), 0.0)[wanted]
+    return np.divide(sums, totals, out=np.zeros(len(wanted)), where=counts > 0), counts.astype(np.int64)

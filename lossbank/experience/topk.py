@@ -1,0 +1,123 @@
+"""Top k by inner product: FAISS finds the candidates, float64 decides on their scores and their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lossrag.errors import ConfigError
+
+Rows = NDArray[np.float32]
+Hits = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Positions of the rows found (m,), and their scores (m,), best first."""
+
+DECIMALS = 6
+"""Places of a score. What differs less is float32 noise in the vectors, so it counts as a tie."""
+
+_SLACK, _CHUNK = 16, 256
+
+
+def unit_rows(values: ArrayLike, dimension: int, what: str) -> Rows:
+    """``values`` (n, dimension) scaled to length 1, float32 (n, dimension).
+
+    Raises ConfigError for another shape, a value that is not finite, or a zero vector.
+
+    >>> unit_rows([[3.0, 4.0]], 2, "vectors")
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    try:
+        rows = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"The {what} must be an array of numbers, (n, {dimension}): {error}.") from None
+    if rows.ndim != 2:
+        raise ConfigError(f"The {what} must have two axes, (n, {dimension}), got the shape {rows.shape}.")
+    if rows.shape[1] != dimension:
+        raise ConfigError(
+            f"The {what} must have {dimension} columns, got {rows.shape[1]}: embed them in the same way as the rest."
+        )
+    if not np.isfinite(rows).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ConfigError(f"The {what} must be finite, but row {bad} holds NaN or infinity: mend what computes it.")
+    # By the largest entry first: squares of very large or very small numbers leave the range of a float.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    if not largest.all():
+        bad = int(np.flatnonzero(largest == 0)[0])
+        raise ConfigError(f"The {what} must have a direction, but row {bad} is zero: leave it out.")
+    rows = rows / largest
+    return np.ascontiguousarray(rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True)), dtype=np.float32)
+
+
+def flat_index(rows: Rows) -> Any:
+    """The exact FAISS index of unit rows (n, D)."""
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    return index
+
+
+def graph_index(rows: Rows) -> Any:
+    """The approximate FAISS index (HNSW) of unit rows (n, D): the same for the same rows."""
+    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # several threads link the graph in the order in which they come by
+    try:
+        index.add(rows)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return index
+
+
+def exact_top_k(index: Any, rows: Rows, queries: Rows, k: int) -> list[Hits]:
+    """The best min(k, n) of ``rows`` (n, D) for every query (q, D), both of unit length; n >= 1, k >= 1.
+
+    ``index`` is :func:`flat_index` of the rows. Equal scores come in the order of the rows. The answer to a
+    query does not depend on the other queries, nor on the number of threads.
+    """
+    k, count = min(k, len(rows)), len(rows)
+    # A float32 product of unit vectors is off by less than this, whatever the order of its sum. A row may
+    # gain as much as the k-th loses, and be tied with it besides.
+    error = (rows.shape[1] + 8) * 2.0**-23
+    margin = 2 * error + 10.0**-DECIMALS
+    hits: list[Hits | None] = [None] * len(queries)
+    for start in range(0, len(queries), _CHUNK):
+        pending = np.arange(start, min(start + _CHUNK, len(queries)))
+        width = min(k + _SLACK, count)
+        while len(pending):
+            scores, found = index.search(queries[pending], width)
+            settled = scores[:, -1] < scores[:, k - 1] - margin if width < count else np.ones(len(pending), np.bool_)
+            for place in np.flatnonzero(settled):
+                query = int(pending[place])
+                hits[query] = _rank(rows, queries[query], found[place], k)
+            pending = pending[~settled]
+            width = min(2 * width, count)
+    return [hit for hit in hits if hit is not None]
+
+
+def graph_top_k(index: Any, rows: Rows, queries: Rows, k: int, allowed: NDArray[np.int64] | None = None) -> list[Hits]:
+    """As :func:`exact_top_k`, with a :func:`graph_index`: nearly always the best, and exactly as many.
+
+    ``allowed``: the positions (m,) to choose from, m >= 1; all when None.
+    """
+    k = min(k, len(rows) if allowed is None else len(allowed))
+    width = min(k + _SLACK, len(rows))
+    selector = None if allowed is None else faiss.IDSelectorBatch(allowed)
+    # (the type stubs of faiss 1.15 forget this class)
+    options = faiss.SearchParametersHNSW(sel=selector, efSearch=max(128, 2 * width))  # type: ignore[attr-defined]
+    _, found = index.search(queries, width, params=options)
+    hits = []
+    for query, row in zip(queries, found, strict=True):
+        candidates = row[row >= 0]
+        if len(candidates) < k:  # the walk through the graph got stuck among rows that are not allowed
+            candidates = np.arange(len(rows)) if allowed is None else allowed
+        hits.append(_rank(rows, query, candidates, k))
+    return hits
+
+
+def _rank(rows: Rows, query: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> Hits:
+    # One query at a time and row by row: no sum depends on what else is asked or found.
+    products = rows[candidates].astype(np.float64) * query.astype(np.float64)
+    scores = products.sum(axis=1).round(DECIMALS) + 0.0  # no negative zero
+    order = np.lexsort((candidates, -scores))[:k]
+    return candidates[order], scores[order]

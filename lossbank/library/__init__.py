@@ -1,0 +1,1 @@
+"""Library of losses: the contract, registration, mixtures."""

@@ -1,0 +1,180 @@
+"""Many losses on one batch: those that differ in hyperparameters only are computed in one call.
+
+A loss on a small batch costs what launching its operations costs. Variants of one function launch them once: its
+hyperparameters become tensors (V,) and torch.func.vmap goes over them, so that what does not depend on them (the
+softmax, say) is computed once. Which hyperparameters a function takes as tensors is found once per function, by
+:func:`stackable`; losses that differ in another one are computed one by one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.probe import probes
+from torch import Tensor
+from torch.func import vmap
+
+AT_ONCE = 2**20
+"""Numbers of one intermediate result of the variants that are computed together."""
+
+_KNOWN: dict[LossFunction, frozenset[str]] = {}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch: logits (B, K), targets (B,) or (B, K), features (B, F) and class_counts (K,), where there are any."""
+
+    logits: Tensor
+    targets: Tensor
+    features: Tensor | None = None
+    class_counts: Tensor | None = None
+
+
+def loss_values(losses: Sequence[Loss], rows: Rows) -> Tensor:
+    """Per-sample values (L, B) of ``losses`` (L, one or more); they differ from those of each loss by rounding."""
+    return _values(losses, _groups(losses, rows), rows)
+
+
+def loss_gradients(losses: Sequence[Loss], rows: Rows) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the summed values of each loss: on the logits (L, B, K), and on the features (L, B, F) where
+    ``rows`` has any and a loss reads them."""
+    return _gradients(losses, _groups(losses, rows), rows)
+
+
+def stackable(loss: Loss) -> frozenset[str]:
+    """Hyperparameters that the function of ``loss`` takes as tensors under vmap, with the values and gradients that it
+    has for numbers. Found on small probes at the first call for a function, then known.
+
+    A function that decides by a hyperparameter (``if alpha == 0``) or computes with it outside torch
+    (``math.log(beta)``) cannot have it as a tensor.
+
+    >>> from lossrag.lossbank import LOSSES
+    >>> sorted(stackable(LOSSES["focal_2"])), sorted(stackable(LOSSES["truncated_generalised_ce"]))
+    (['gamma'], ['q'])
+    >>> stackable(LOSSES["barron_1"])
+    frozenset()
+    """
+    known = _KNOWN.get(loss.function)
+    if known is None:
+        alone = {name for name in loss.hyperparameters if _agrees(loss, [name])}
+        known = frozenset(alone if len(alone) < 2 or _agrees(loss, sorted(alone)) else ())
+        _KNOWN[loss.function] = known
+    return known
+
+
+def _groups(losses: Sequence[Loss], rows: Rows) -> list[list[int]]:
+    """Positions of the losses that are computed together."""
+    alike: dict[object, list[int]] = {}
+    by_function: dict[LossFunction, int] = {}
+    for loss in losses:
+        by_function[loss.function] = by_function.get(loss.function, 0) + 1
+    for i, loss in enumerate(losses):
+        if by_function[loss.function] == 1:
+            alike[i] = [i]
+            continue
+        may = stackable(loss)
+        rest = tuple(sorted((name, value) for name, value in loss.hyperparameters.items() if name not in may))
+        alike.setdefault((loss.function, rest), []).append(i)
+    B, K = rows.logits.shape
+    groups = []
+    for group in alike.values():
+        most = max(1, AT_ONCE // max(B * max(K, B if losses[group[0]].relational else 1), 1))
+        groups += [group[start : start + most] for start in range(0, len(group), most)]
+    return groups
+
+
+def _values(losses: Sequence[Loss], groups: Sequence[Sequence[int]], rows: Rows) -> Tensor:
+    parts = []
+    for group in groups:
+        members = [losses[i] for i in group]
+        stacked = _stacks(members, rows.logits)
+        if stacked:
+            parts.append(vmap(partial(_chosen, members[0], rows))(stacked))
+        else:
+            parts.append(members[0](**vars(rows))[None].expand(len(members), -1))
+    return _in_order(torch.cat(parts), groups)
+
+
+def _gradients(losses: Sequence[Loss], groups: Sequence[Sequence[int]], rows: Rows) -> tuple[Tensor, Tensor | None]:
+    wanted = [_copies(rows.logits, len(losses))]
+    if rows.features is not None and any("features" in loss.needs for loss in losses):
+        wanted.append(_copies(rows.features, len(losses)))
+    total: list[Tensor] = []
+    with torch.enable_grad():
+        # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
+        parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
+        for number, group in enumerate(groups):
+            total.append(_summed([losses[i] for i in group], rows, *(part[number] for part in parts)))
+        found = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
+    on_logits, *rest = [_in_order(gradient, groups) for gradient in found]
+    return on_logits, rest[0] if rest else None
+
+
+def _stacks(members: Sequence[Loss], like: Tensor) -> dict[str, Tensor]:
+    """The hyperparameters (V,) in which V losses of one group differ."""
+    first = members[0].hyperparameters
+    differ = [name for name in first if any(each.hyperparameters[name] != first[name] for each in members)]
+    return {name: like.new_tensor([each.hyperparameters[name] for each in members]) for name in differ}
+
+
+def _chosen(loss: Loss, rows: Rows, chosen: dict[str, Tensor]) -> Tensor:
+    return loss(**vars(rows), chosen=chosen)
+
+
+def _summed(members: Sequence[Loss], rows: Rows, logits: Tensor, features: Tensor | None = None) -> Tensor:
+    """The sum () over all values of V losses of one group, each with logits (V, B, K) and features of its own."""
+    stacked = _stacks(members, logits)
+
+    def one(chosen: dict[str, Tensor], z: Tensor, f: Tensor | None) -> Tensor:
+        return members[0](z, rows.targets, features=f, class_counts=rows.class_counts, chosen=chosen)
+
+    if len(members) == 1:
+        return one({}, logits[0], None if features is None else features[0]).sum()
+    return vmap(one, in_dims=(0, 0, None if features is None else 0))(stacked, logits, features).sum()
+
+
+def _copies(values: Tensor, count: int) -> Tensor:
+    """A leaf (count, ...) for gradients that are kept apart."""
+    return values.detach().expand(count, *values.shape).requires_grad_()
+
+
+def _in_order(values: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """``values`` (L, ...) of the losses group by group, by position."""
+    positions = [i for group in groups for i in group]
+    if positions == list(range(len(positions))):
+        return values
+    back = sorted(range(len(positions)), key=positions.__getitem__)
+    return values[torch.tensor(back, device=values.device)]
+
+
+def _agrees(loss: Loss, names: Sequence[str]) -> bool:
+    """Whether the loss and one with other hyperparameters ``names`` come out of one call as they do of two."""
+    other = {name: (0.9 * value or 0.1) if name in names else value for name, value in loss.hyperparameters.items()}
+    pair = [loss, replace(loss, hyperparameters=other)]
+    try:
+        # what torch warns of is an operation that vmap has no rule for, which would be slow
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return all(_alike(pair, rows) for rows in _probe_rows(loss.target_kind))
+    except Exception:  # anybody's function: it may object to a tensor in any way
+        return False
+
+
+def _alike(pair: Sequence[Loss], rows: Rows) -> bool:
+    joint, apart = [[_values(pair, groups, rows), *_gradients(pair, groups, rows)] for groups in ([[0, 1]], [[0], [1]])]
+    return all(
+        one is None or two is None or torch.allclose(one, two, rtol=1e-10, atol=1e-12, equal_nan=True)
+        for one, two in zip(joint, apart, strict=True)
+    )
+
+
+def _probe_rows(target_kind: str) -> Iterator[Rows]:
+    for probe in probes(target_kind):
+        targets = probe.targets.double() if probe.targets.is_floating_point() else probe.targets
+        features, counts = probe.features.detach().double(), probe.class_counts.double()
+        yield Rows(probe.logits.detach().double(), targets, features, counts)

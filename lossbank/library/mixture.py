@@ -1,0 +1,59 @@
+"""What a task is trained with: a weighted sum of losses, sample by sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lossrag.lossbank.library.batched import Rows, loss_values
+from lossrag.lossbank.library.contract import Loss
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """sum_k coefficients[k] * losses[k].
+
+    coefficients: (k,), or None for a single loss as it is.
+    class_counts: (K,) training samples per class of the task, for the losses that ask for them.
+    """
+
+    losses: tuple[Loss, ...]
+    coefficients: Tensor | None = None
+    class_counts: Tensor | None = None
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether it may be computed on the joined rows of several tasks: no loss looks at other samples, at features
+        or at the classes of its task."""
+        return not any(loss.relational or loss.needs for loss in self.losses)
+
+    def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
+        """Per-sample losses (B,).
+
+        >>> import torch
+        >>> from lossrag.lossbank import LOSSES
+        >>> mixed = Mixture((LOSSES["mae"], LOSSES["one_minus_p"]), torch.tensor([0.5, 2.0]))
+        >>> mixed(torch.zeros(1, 4), torch.tensor([2])).tolist()  # mae is 1.5, one_minus_p 0.75
+        [2.25]
+        """
+        rows = Rows(logits, targets, features, self.class_counts)
+        if self.coefficients is None:
+            return self.losses[0](**vars(rows))
+        values = loss_values(self.losses, rows)
+        return (self.coefficients.to(values.dtype)[:, None] * values).sum(dim=0)
+
+
+def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, task: Tensor) -> Tensor:
+    """Per-sample losses (N,) of the joined rows of several tasks whose mixtures work row by row.
+
+    task: (N,) int64, which of the mixtures a row belongs to.
+    """
+    first = mixtures[0]
+    if all(m.losses == first.losses and m.coefficients is None for m in mixtures):
+        return first(logits, targets)
+    union = list(dict.fromkeys(loss for mixture in mixtures for loss in mixture.losses))
+    table = logits.new_zeros(len(mixtures), len(union))
+    for row, mixture in enumerate(mixtures):
+        places = [union.index(loss) for loss in mixture.losses]
+        table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table.dtype)
+    return (table[task].T * loss_values(union, Rows(logits, targets))).sum(dim=0)

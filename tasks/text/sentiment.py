@@ -1,0 +1,183 @@
+"""The sentiment suite of the MetaWeighting paper: reviews of 14 product domains (or all 16 of FDU-MTL), two classes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from lossrag.tasks.files.fetch import in_root, resolve
+from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
+from lossrag.tasks.splits import split_query
+from lossrag.tasks.suite import Suite, Task
+from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
+from lossrag.tasks.text.encoders import EncoderFiles
+from lossrag.tasks.text.suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
+from lossrag.tasks.text.vectors import available_vectors
+from torch import Tensor
+
+from lossrag.errors import ConfigError, DataError, did_you_mean
+
+PARTS = ("train", "dev", "test")
+PRODUCTS = (
+    "books",
+    "electronics",
+    "dvd",
+    "kitchen_housewares",
+    "apparel",
+    "camera_photo",
+    "health_personal_care",
+    "music",
+    "toys_games",
+    "video",
+    "baby",
+    "magazines",
+    "software",
+    "sports_outdoors",
+)
+"""The 14 Amazon product domains."""
+DOMAINS = (*PRODUCTS, "imdb", "MR")
+"""All 16, in the order of the file: MR are sentences from film reviews."""
+
+
+class Review(NamedTuple):
+    """One review: its domain, 1 for a positive and 0 for a negative one, its words in lower case.
+
+    The texts come tokenised: words and marks are what white space parts.
+    """
+
+    domain: str
+    label: int
+    words: tuple[str, ...]
+
+
+Reviews = dict[str, list[Review]]
+"""Reviews by part, in the order of the file."""
+
+
+def read_reviews(path: Path) -> Reviews:
+    """The reviews of the JSON-lines file at ``path``; raises DataError when it holds something else.
+
+    Lines end with a line feed only: some texts hold other characters that Unicode counts as line ends.
+    """
+    reviews: Reviews = {part: [] for part in PARTS}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                row = json.loads(line)
+                words = tuple(row["text"].lower().split())
+                reviews[row["split"]].append(Review(row["domain"], int(row["label"]), words))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"Cannot read {path} as sentiment reviews: {error!r}.") from error
+    return reviews
+
+
+def repeats(reviews: Mapping[str, Sequence[Review]]) -> dict[str, list[bool]]:
+    """For every dev review whether its words stand in its own domain's train part, for every test review whether they
+    do in train or dev; in the order of ``reviews``.
+
+    Texts that two domains have in common do not count: they are other tasks.
+
+    >>> a, b = Review("books", 1, ("fine",)), Review("dvd", 1, ("fine",))
+    >>> repeats({"train": [a], "dev": [b, a], "test": [a, b]})
+    {'dev': [False, True], 'test': [True, True]}
+    """
+    train = {(review.domain, review.words) for review in reviews["train"]}
+    known = train | {(review.domain, review.words) for review in reviews["dev"]}
+    return {
+        "dev": [(review.domain, review.words) in train for review in reviews["dev"]],
+        "test": [(review.domain, review.words) in known for review in reviews["test"]],
+    }
+
+
+LABELS = ("negative", "positive")
+CHOICES = {"products": PRODUCTS, "all": DOMAINS}
+EDITIONS = ("published", "deduplicated")
+_OTHERWISE = (
+    "the reviews themselves: 32 files data/fdu-mtl/DOMAIN.task.{train,test} at https://github.com/ccsasuke/man "
+    "(commit b57b4c14340db1ca7bffb5d9737b7c2601dc8df2), or in one archive "
+    "https://github.com/FrankWork/fudan_mtl_reviews/raw/master/data/fudan-mtl-dataset.tar.gz; docs/data.md says what "
+    "the file is made of."
+)
+
+
+@dataclass(frozen=True)
+class SentimentConfig(TextConfig):
+    """Settings of the sentiment suite, beside those of every text suite (:class:`TextConfig`).
+
+    ``domains``: the 14 ``products``, or ``all`` 16 with imdb and MR.
+    ``edition``: the ``published`` parts as they are, or ``deduplicated``: without the dev reviews that stand in their
+    own task's train part, and the test reviews that stand in its train or dev part, word for word.
+
+    Raises ConfigError for a value that cannot work.
+    """
+
+    domains: str = "products"
+    edition: str = "published"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.domains not in CHOICES:
+            raise ConfigError(f"Unknown tasks.domains {self.domains!r}: {did_you_mean(self.domains, CHOICES)}")
+        if self.edition not in EDITIONS:
+            raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
+
+
+def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None) -> Suite:
+    """The suite, from the cache of encoded suites when it is there; with an ``encoder``, in its word pieces.
+
+    The published train part is split into support and query by ``rho``, copies kept together; dev is the validation
+    split. Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
+    """
+    # damaged data of the user's is an error even if nothing is read
+    if encoder is None:
+        config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
+        config.check_vectors()
+    in_root(sentiment_sources(), config.root)
+    path = encoded_path("sentiment", cache_settings(config, encoder, SENTIMENT.sha256))
+    encoded = read_encoded(path)
+    if encoded is None:
+        encoded = _build(config, encoder)
+        write_encoded(path, *encoded)
+    tensors, edition = encoded
+    tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
+    return decode("sentiment", edition, tasks, tensors, encoder)
+
+
+def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> tuple[dict[str, Tensor], str]:
+    (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
+    names = CHOICES[config.domains]
+    found = read_reviews(path)
+    reviews: Reviews = {part: [each for each in found[part] if each.domain in names] for part in found}
+    again = repeats(reviews)
+    counts = {part: f"{sum(again[part]):,} of {len(again[part]):,} {part}" for part in again}
+    if config.edition == "deduplicated":
+        for part, mask in again.items():
+            reviews[part] = [review for review, repeated in zip(reviews[part], mask, strict=True) if not repeated]
+    parts = {part: _part(reviews[part], names, config) for part in reviews}
+    train = parts["train"]
+    strata = (train.tasks * len(LABELS) + train.classes).tolist()
+    index = split_query(train.keys, strata, config.rho, config.seed)
+    split = {name: train.at(index[name].tolist()) for name in index}
+    tensors, content = encode(config, {**split, "validation": parts["dev"], "test": parts["test"]}, names, encoder)
+    kept = "left out" if config.edition == "deduplicated" else "kept"
+    source = (
+        f"FDU-MTL, {config.edition} ({counts['test']} and {counts['dev']} reviews also stand in an earlier part of "
+        f"their task: {kept})"
+    )
+    kind = "product domains" if config.domains == "products" else "domains"
+    return tensors, f"{source}, {len(names)} {kind}, {content}"
+
+
+def _part(reviews: Sequence[Review], names: Sequence[str], config: SentimentConfig) -> Part:
+    """The reviews grouped by task, of every task ``config.limit`` at most."""
+    reviews = sorted(reviews, key=lambda review: names.index(review.domain))  # stable: the file's order in a task
+    tasks = np.array([names.index(review.domain) for review in reviews], dtype=np.int64)
+    classes = np.array([review.label for review in reviews], dtype=np.int64)
+    keep = limit_mask(tasks, classes, config.limit, config.seed)
+    words = [list(review.words) for review, kept in zip(reviews, keep, strict=True) if kept]
+    return Part(words, [" ".join(each) for each in words], tasks[keep], classes[keep])

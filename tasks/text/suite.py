@@ -1,0 +1,185 @@
+"""What suites of texts have in common: their settings, the vocabulary with its vectors, encoding and decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lossrag.tasks.files.fetch import in_root
+from lossrag.tasks.files.sources import glove_sources
+from lossrag.tasks.splits import Index, check_seed, check_share, generator, stratified_mask
+from lossrag.tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
+from lossrag.tasks.text.encoders import EncoderFiles
+from lossrag.tasks.text.pieces import encode_pieces
+from lossrag.tasks.text.vectors import glove, table
+from lossrag.tasks.text.words import Vocabulary, document_frequency
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
+
+GLOVE_DIMS = (50, 100, 200, 300)
+VECTORS = ("glove", "random", "glove_or_random")
+_STREAM_LIMIT = 0x11
+_OF_WORDS = ("min_df", "vectors", "dim", "oov", "oov_min_df", "max_words")
+"""Settings without a meaning for word pieces."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Settings of every suite of texts.
+
+    ``root``: folder with the data, else LOSSRAG_DATA, the cache, the network.
+    ``rho``: |query| / |support + query|, in (0, 1). ``max_tokens``: words, or word pieces, a document is cut to.
+    ``min_df``: documents a word must occur in. ``vectors``: "glove", "random" of any ``dim``, or "glove_or_random":
+    random where GloVe cannot be reached, which the suite's ``edition`` then says. ``oov``: whether words without GloVe
+    vector get a random one, if they occur in ``oov_min_df`` documents. ``max_words``: the most frequent words only.
+    ``limit``: at most so many documents a task in every published part (train, dev, test).
+
+    Raises ConfigError for a value that cannot work.
+    """
+
+    root: str | None = None
+    rho: float = 0.1
+    seed: int = 0
+    max_tokens: int = 200
+    min_df: int = 2
+    vectors: str = "glove"
+    dim: int = 50
+    oov: bool = True
+    oov_min_df: int = 5
+    max_words: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_share("rho", self.rho)
+        check_seed(self.seed)
+        if self.vectors not in VECTORS:
+            raise ConfigError(f"Unknown tasks.vectors {self.vectors!r}: {did_you_mean(self.vectors, VECTORS)}")
+        if self.vectors != "random" and self.dim not in GLOVE_DIMS:
+            raise ConfigError(
+                f"GloVe 6B has vectors of 50, 100, 200 and 300 dimensions, not tasks.dim={self.dim}: "
+                "take one of these, or tasks.vectors=random."
+            )
+        for name in ("max_tokens", "min_df", "dim", "oov_min_df", "max_words", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"tasks.{name} is a whole number from 1 up, not {value!r}.")
+
+    def check_vectors(self) -> None:
+        """Raises DataError when GloVe vectors are wanted and those in the data root are damaged, read or not."""
+        if self.vectors == "glove":
+            in_root(glove_sources(self.dim), self.root)
+
+
+@dataclass(frozen=True)
+class Part:
+    """N documents with their task and class numbers (N,), as words and as they were read."""
+
+    words: list[list[str]]
+    texts: list[str]
+    tasks: Index
+    classes: Index
+
+    @property
+    def keys(self) -> list[str]:
+        """What makes two documents copies: the same words."""
+        return [" ".join(words) for words in self.words]
+
+    def at(self, index: Sequence[int]) -> Part:
+        """The documents at these positions."""
+        at = list(index)
+        return Part([self.words[i] for i in at], [self.texts[i] for i in at], self.tasks[at], self.classes[at])
+
+
+def limit_mask(tasks: Index, classes: Index, limit: int | None, seed: int) -> NDArray[np.bool_]:
+    """(N,) true for at most ``limit`` documents of every task, their classes in proportion; all when it is None."""
+    keep = np.ones(len(tasks), dtype=np.bool_)
+    for task in np.unique(tasks).tolist():
+        mine = np.flatnonzero(tasks == task)
+        if limit is not None and len(mine) > limit:
+            rng = generator(seed, _STREAM_LIMIT, task)
+            keep[mine] = stratified_mask(classes[mine], limit / len(mine), rng)
+    return keep
+
+
+def cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
+    """What determines the suite of a corpus, as words or as the word pieces of ``encoder``: the key of its cache."""
+    settings = {**asdict(config), "root": None, "corpus": corpus}
+    if encoder is None:
+        return settings
+    for name in _OF_WORDS:
+        del settings[name]
+    return {**settings, "encoder": encoder.name, "pieces": encoder.digest}
+
+
+def encode(
+    config: TextConfig, parts: Mapping[str, Part], tasks: Sequence[str], encoder: EncoderFiles | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a suite from its ``parts``, one a split, and in words how many documents and which vectors.
+
+    The vocabulary is that of the support and query documents, or that of the ``encoder`` whose word pieces are made.
+    """
+    sizes = " / ".join(f"{len(parts[split].words):,}" for split in SPLITS)
+    counted = f"{sizes} documents ({' / '.join(SPLITS)})"
+    if encoder is not None:
+
+        def of(part: Part) -> TokenInputs:
+            return encode_pieces(encoder, part.texts, config.max_tokens)
+
+        said = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
+        return _tensors(parts, tasks, of), f"{counted}, {said}"
+    vocabulary, vectors = _vocabulary(config, parts["support"].words + parts["query"].words)
+    tensors = _tensors(parts, tasks, lambda part: vocabulary.encode(part.words, config.max_tokens))
+    source = f"GloVe 6B {config.dim}-d" if config.vectors == "glove" else f"random {config.dim}-d"
+    words = f"{source} vectors of {len(vocabulary.words):,} words"
+    return {"vectors": torch.from_numpy(vectors), **tensors}, f"{counted}, {words}"
+
+
+def _tensors(
+    parts: Mapping[str, Part], tasks: Sequence[str], encode_part: Callable[[Part], TokenInputs]
+) -> dict[str, Tensor]:
+    tensors = {}
+    for split, part in parts.items():
+        for task, name in enumerate(tasks):
+            mine = part.at(np.flatnonzero(part.tasks == task).tolist())
+            inputs = encode_part(mine)
+            tensors[f"{split}.{name}.ids"] = inputs.ids.to(torch.int32)
+            tensors[f"{split}.{name}.offsets"] = inputs.offsets
+            tensors[f"{split}.{name}.targets"] = torch.from_numpy(mine.classes)
+    return tensors
+
+
+def decode(
+    name: str, edition: str, tasks: Sequence[Task], tensors: Mapping[str, Tensor], encoder: EncoderFiles | None = None
+) -> Suite:
+    """The suite whose tensors :func:`encode` made."""
+    return Suite(
+        name=name,
+        edition=edition,
+        tasks=tuple(tasks),
+        shared_input=False,
+        splits={split: tuple(_examples(tensors, f"{split}.{task.name}") for task in tasks) for split in SPLITS},
+        vectors=tensors.get("vectors"),
+        encoder=None if encoder is None else encoder.folder,
+    )
+
+
+def _examples(tensors: Mapping[str, Tensor], key: str) -> Examples:
+    inputs = TokenInputs(tensors[f"{key}.ids"].long(), tensors[f"{key}.offsets"])
+    return Examples(inputs, tensors[f"{key}.targets"])
+
+
+def _vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[Vocabulary, NDArray[np.float32]]:
+    counts = document_frequency(documents)
+    words = Vocabulary.ranked(counts, config.min_df)
+    known = {}
+    if config.vectors == "glove":
+        known = glove(words, config.dim, config.root)
+        words = [word for word in words if word in known or (config.oov and counts[word] >= config.oov_min_df)]
+    words = words[: config.max_words]
+    known = {word: known[word] for word in words if word in known}
+    return Vocabulary(tuple(words)), table(words, known, config.dim, config.seed)

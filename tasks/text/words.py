@@ -1,0 +1,65 @@
+"""Words: the tokeniser, the vocabulary of a suite, and texts as sequences of word ids."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from lossrag.tasks.suite import TokenInputs
+
+# Words of letters, with the clitics of the Penn treebank apart ("do n't", "it 's") as in GloVe's vocabulary;
+# numbers; the punctuation that carries tone. In the normalised edition there are letters only.
+_TOKEN = re.compile(
+    r"[^\W\d_]+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b|[^\W\d_]+|\d+(?:[.,]\d+)*|[!?.,;:()\"$%]",
+)
+
+
+def tokenise(text: str) -> list[str]:
+    """Lower-cased words, numbers and marks of a text.
+
+    >>> tokenise("I don't think it's $3.50!")
+    ['i', 'do', "n't", 'think', 'it', "'s", '$', '3.50', '!']
+    """
+    text = text.lower()
+    if text.isascii() and text.replace(" ", "").isalpha():  # the normalised edition: the same, but fast
+        return text.split()
+    return _TOKEN.findall(text)
+
+
+def document_frequency(documents: Iterable[Iterable[str]]) -> Counter[str]:
+    """In how many documents every word occurs."""
+    counts: Counter[str] = Counter()
+    for words in documents:
+        counts.update(set(words))
+    return counts
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words in the order of their ids, which start at 1: id 0 is padding."""
+
+    words: tuple[str, ...]
+
+    @staticmethod
+    def ranked(counts: Mapping[str, int], min_df: int) -> list[str]:
+        """Words in at least ``min_df`` documents, the most frequent first, ties in alphabetical order.
+
+        >>> Vocabulary.ranked({"b": 2, "a": 2, "c": 3, "d": 1}, min_df=2)
+        ['c', 'a', 'b']
+        """
+        frequent = (word for word, count in counts.items() if count >= min_df)
+        return sorted(frequent, key=lambda word: (-counts[word], word))
+
+    def encode(self, documents: Sequence[Sequence[str]], max_tokens: int) -> TokenInputs:
+        """The first ``max_tokens`` known words of every document; unknown words are left out.
+
+        >>> Vocabulary(("a", "b")).encode([["b", "x", "a"], ["b", "b", "b"]], max_tokens=2).ids
+        tensor([2, 1, 2, 2])
+        """
+        ids = {word: i for i, word in enumerate(self.words, start=1)}
+        rows = [[ids[word] for word in words if word in ids][:max_tokens] for words in documents]
+        lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
+        return TokenInputs(torch.tensor([i for row in rows for i in row], dtype=torch.int64), lengths.cumsum(0))

@@ -1,0 +1,1 @@
+"""Gradients of T tasks: passes, rows, Gramians and the hypergradient, at the least cost."""

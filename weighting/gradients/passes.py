@@ -1,0 +1,163 @@
+"""From the losses of a training loop to loss values, and to the gradients of every task, pass by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from lossrag.weighting.closures import JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
+from lossrag.weighting.gradients.rows import TaskGradients
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from lossrag.errors import ConfigError
+
+Take = Callable[[TaskGradients], None]
+"""Receives the gradients of some tasks."""
+Restrict = Callable[[int, Tensor], None]
+"""Hears that of the parameter at this position only the rows ``ids`` (U,) are concerned."""
+
+
+class Passes:
+    """The forward and backward passes over ``losses`` of the named ``tasks`` with respect to ``parameters``.
+
+    taps: the linear layers whose gradients on a shared input may be kept as factors.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], tasks: Sequence[str], restrict: Restrict, taps: LinearTaps | None
+    ) -> None:
+        self.parameters = parameters
+        self.tasks = tasks
+        self.taps = taps
+        self._restrict = restrict
+        self._position = {id(parameter): i for i, parameter in enumerate(parameters)}
+
+    def values(self, losses: Losses) -> list[Tensor]:
+        """The T losses with their graphs."""
+        if callable(losses):
+            values = losses()
+        else:
+            values = []
+            for entry in losses:
+                values += entry.compute(entry.copies(), entry.stacks()) if isinstance(entry, TaskGroup) else [entry()]
+        if isinstance(values, Tensor):
+            raise ConfigError(
+                f"MultiTaskStep: expected a list of {len(self.tasks)} scalar losses, got a tensor of shape "
+                f"{tuple(values.shape)}: return [loss_a, loss_b, ...] without stacking them."
+            )
+        self._check_count("task losses", len(values))
+        return [self._scalar(task, loss) for task, loss in enumerate(values)]
+
+    def gradients(self, losses: Losses, take: Take) -> Tensor:
+        """The detached losses (T,), after handing the gradients of every task to ``take``."""
+        if callable(losses):
+            return self._joint(losses, take)
+        parts, count = [], 0
+        for entry in losses:
+            if isinstance(entry, TaskGroup):
+                parts.append(self._group(entry, take))
+            else:
+                loss = self._scalar(count, entry())
+                self._single(count, loss, take, keep_graph=False)
+                parts.append(loss.detach().view(1))
+            count += len(parts[-1])
+        self._check_count("task losses", count)
+        return torch.cat(parts)
+
+    def accumulate(self, losses: Losses, coefficients: Tensor) -> Tensor:
+        """The detached losses (T,), after adding sum_t coefficients[t] grad L_t to the parameters' ``grad``.
+
+        Tasks with closures of their own pass one after the other, so that one graph is held at a time.
+        """
+        if callable(losses):
+            values = torch.stack(self.values(losses))
+            (values * coefficients.to(values.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+            return values.detach()
+        found: list[Tensor] = []
+        for task, entry in enumerate(losses):
+            assert not isinstance(entry, TaskGroup)
+            loss = self._scalar(task, entry())
+            (loss * coefficients[task].to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
+            found.append(loss.detach())
+        self._check_count("task losses", len(found))
+        return torch.stack(found)
+
+    def _joint(self, losses: JointClosure, take: Take) -> Tensor:
+        if self.taps is None:
+            values = self.values(losses)
+            layers: list[TappedLayer] = []
+        else:
+            with self.taps.watch() as seen:
+                values = self.values(losses)
+            wanted = [layer for layer in seen.values() if layer.pays_off(len(values))]
+            layers = self.taps.trusted(wanted, values, self.parameters)
+        formed = [(i, p) for i, p in enumerate(self.parameters) if i not in _positions(layers)]
+        inputs = [layer.joined_inputs() for layer in layers]
+        wanted_at: list[Tensor | GradientEdge] = [
+            *(p for _, p in formed),
+            *(edge for layer in layers for edge in layer.edges),
+        ]
+        for task, loss in enumerate(values):
+            keep = task < len(values) - 1
+            # torch takes tensors and edges side by side, though its annotation does not say so
+            found = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
+            shared = {i: g[None] for (i, _), g in zip(formed, found, strict=False) if g is not None}
+            rest = found[len(formed) :]
+            linear: list[LinearGradient] = []
+            for layer, value in zip(layers, inputs, strict=True):
+                gradient = layer.gradient(value, [rest.pop(0) for _ in layer.edges])
+                if gradient is not None:
+                    linear.append(gradient)
+                    if layer.bias is not None:
+                        shared[layer.bias] = gradient.outputs.sum(0)[None]
+            take(TaskGradients(range(task, task + 1), shared, linear=linear))
+        return torch.stack([loss.detach() for loss in values])
+
+    def _single(self, task: int, loss: Tensor, take: Take, keep_graph: bool) -> None:
+        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
+        take(TaskGradients(range(task, task + 1), {i: g[None] for i, g in enumerate(gradients) if g is not None}))
+
+    def _group(self, group: TaskGroup, take: Take) -> Tensor:
+        copies = [copy.detach().requires_grad_() for copy in group.copies()]
+        stacks = [stack.detach().requires_grad_() for stack in group.stacks()]
+        values = group.compute(copies, stacks)
+        losses = values if isinstance(values, Tensor) else torch.stack(list(values))
+        gradients = torch.autograd.grad(losses.sum(), [*copies, *stacks], allow_unused=True)
+        shared: dict[int, Tensor] = {}
+        for entry, gradient in zip(group.shared, gradients, strict=False):
+            position = self._position[id(entry.table if isinstance(entry, Rows) else entry)]
+            if isinstance(entry, Rows):
+                self._restrict(position, entry.ids)
+            if gradient is not None:
+                shared[position] = gradient
+        own = [
+            (tuple(self._position[id(parameter)] for parameter in parameters), gradient)
+            for parameters, gradient in zip(group.own, gradients[len(copies) :], strict=True)
+            if gradient is not None
+        ]
+        take(TaskGradients(group.tasks, shared, own))
+        return losses.detach()
+
+    def _check_count(self, what: str, count: int) -> None:
+        if count != len(self.tasks):
+            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} {what}, one per task, got {count}.")
+
+    def _scalar(self, task: int, loss: Tensor) -> Tensor:
+        if loss.dim() != 0:
+            raise ConfigError(
+                f"MultiTaskStep: the loss of task {self.tasks[task]!r} must be a scalar, "
+                f"got shape {tuple(loss.shape)}: take its mean."
+            )
+        if not loss.requires_grad:
+            raise ConfigError(
+                f"MultiTaskStep: the loss of task {self.tasks[task]!r} does not depend on any trained parameter: "
+                "compute it from the model's outputs, without detach() or no_grad()."
+            )
+        return loss
+
+
+def _positions(layers: Sequence[TappedLayer]) -> set[int]:
+    biases = {layer.bias for layer in layers if layer.bias is not None}
+    return {layer.weight for layer in layers} | biases

@@ -1,0 +1,1 @@
+"""Weighting methods, one a file. Importing this package registers them."""

@@ -1,0 +1,123 @@
+"""EPO Search (Mahapatra and Rajan, ICML 2020): the Pareto point at which r_t L_t is the same for all tasks.
+
+r = ``preference``: a LARGE entry asks for a small loss of that task (Pareto MTL's preference means the opposite). With
+l_t = r_t L_t / sum_s r_s L_s, the non-uniformity mu = sum_t l_t log(T l_t) says how far away from that L is, and the
+adjustments a_t = r_t (log(T l_t) - mu) point there: descending along sum_t a_t g_t lowers mu. The weights are on the
+simplex and solve a linear program in B, the Gramian, with e = B a:
+
+balance, where mu > tolerance:  max lambda . e,  (B lambda)_j >= 0 for the tasks j of the largest r_j L_j, and
+    (B lambda)_j >= e_j where e_j <= 0: no task falls faster than balance asks; where no e_j > 0, all (B lambda)_j >= 0
+descent, else:                  max sum_j (B lambda)_j,  all (B lambda)_j >= 0,  lambda . e >= min(0, max_j e_j)
+
+so that in balance mode a loss may rise ("controlled ascent"), and in descent mode none does.
+
+Deviations. (1) Formulas and modes are those of the authors' code. (2) The last constraint ("restricted" descent) can
+contradict the others; that step then goes without it ("relaxed"), which always has a solution: MGDA's. (3) A share l_t
+below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for positive ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
+from torch import Tensor
+
+from lossrag.checks import check_positive
+
+LEAST = 1e-12
+
+
+@WEIGHTINGS.register("epo")
+@dataclass(frozen=True)
+class EPO(Weighting):
+    """T lambda (T,), lambda of the linear program above; theta is all of the model, heads included.
+
+    The program is solved on the CPU: a step on another device waits for the losses and the Gramian.
+
+    preference: T positive numbers; empty: the same for all.
+    tolerance: > 0, the non-uniformity below which the step descends (paper's code: 1e-4).
+    relaxed: descend without the last constraint.
+
+    Raises ConfigError for numbers out of range, and from :meth:`init` for a preference of another length than T.
+
+    >>> method = EPO()
+    >>> signals = Signals(torch.tensor([3.0, 1.0]), torch.eye(2))  # the first loss must fall alone
+    >>> method.weigh(method.init(2, torch.device("cpu")), signals)[0].tolist()
+    [2.0, 0.0]
+    """
+
+    needs_gramian: ClassVar[bool] = True
+    weighs: ClassVar[str] = "all"
+
+    preference: list[float] = field(default_factory=list)
+    tolerance: float = 1e-4
+    relaxed: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers("weighting=epo", "preference", self.preference, zeros=False)
+        check_positive("weighting=epo", "tolerance", self.tolerance)
+
+    @property
+    def gramian_of(self) -> str:
+        """All parameters, as theta is in the paper."""
+        return "all"
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1."""
+        if self.preference:
+            check_length("weighting=epo", "preference", self.preference, tasks)
+        return super().init(tasks, device)
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T lambda (T,); NaN when a signal is not finite, which the check of the step's record reports."""
+        assert signals.gramian is not None
+        B = signals.gramian.to("cpu", torch.float64)
+        losses = signals.losses.to("cpu", torch.float64)
+        if torch.isfinite(B).all() and torch.isfinite(losses).all():
+            weights = len(B) * self._solve(losses.clamp(min=0), B)
+        else:
+            weights = torch.full_like(losses, torch.nan)
+        weights = weights.to(state["weights"])
+        return weights, {"weights": weights}
+
+    def _solve(self, losses: Tensor, B: Tensor) -> Tensor:
+        B = B / B.diagonal().max().clamp(min=torch.finfo(B.dtype).tiny)
+        scaled = preference_vector(self.preference, losses) * losses
+        mu, a = adjustments(losses, preference_vector(self.preference, losses))
+        wanted = B @ a
+        if mu > self.tolerance:
+            floor = torch.zeros_like(wanted)
+            held = torch.ones_like(wanted, dtype=torch.bool)
+            if (wanted > 0).any():
+                worst = scaled == scaled.max()
+                held = worst | (wanted <= 0)
+                floor = torch.where(worst, 0.0, wanted)
+            found = maximise_on_simplex(wanted, B[held], floor[held])
+        else:
+            least = wanted.max().clamp(max=0).view(1)
+            restricted, none = torch.cat([B, wanted[None]]), torch.zeros_like(wanted)
+            found = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
+            if found is None:
+                found = maximise_on_simplex(B.sum(0), B, none)
+        # MGDA's weights satisfy all constraints but the last of descent: only rounding can leave no solution
+        return torch.full_like(losses, 1 / len(losses)) if found is None else found
+
+
+def adjustments(losses: Tensor, preference: Tensor) -> tuple[Tensor, Tensor]:
+    """Non-uniformity mu () and adjustments a (T,) of losses (T,) >= 0 for a preference (T,) > 0.
+
+    >>> mu, a = adjustments(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0]))  # r_t L_t is 2 for both
+    >>> float(mu), a.tolist()
+    (0.0, [0.0, 0.0])
+    """
+    scaled = preference * losses
+    total, tasks = scaled.sum(), len(losses)
+    shares = torch.where(total > 0, scaled / total, torch.full_like(scaled, 1 / tasks)).clamp(min=LEAST)
+    logs = (tasks * shares).log()
+    mu = (shares * logs).sum()
+    return mu, preference * (logs - mu)

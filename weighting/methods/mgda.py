@@ -1,0 +1,58 @@
+"""MGDA: the multiple-gradient descent algorithm (Désidéri 2012; Sener and Koltun, NeurIPS 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
+from torch import Tensor
+
+NORMALIZATIONS = ("none", "l2", "loss", "loss+")
+
+
+@WEIGHTINGS.register("mgda")
+@dataclass(frozen=True)
+class MGDA(Weighting):
+    """The shortest vector in the convex hull of the T task gradients, w = T lambda* (T,), as the update.
+
+    Source: Sener and Koltun, "Multi-Task Learning as Multi-Objective Optimization", Eq. 3, solved exactly instead of by
+    their Algorithm 2. It concerns the shared parameters; task-specific ones get their own task's gradient unweighted.
+
+    normalization: what each gradient is divided by before lambda is sought, as in the authors' code: ``none``, its
+        length (``l2``), the task's loss (``loss``), or both (``loss+``). The update uses the gradients as they are. A
+        task whose divisor is not positive stays as it is.
+
+    Raises ConfigError for an unknown normalization.
+
+    >>> method = MGDA()
+    >>> state = method.init(2, torch.device("cpu"))
+    >>> B = torch.tensor([[1.0, 0.0], [0.0, 4.0]])  # orthogonal gradients weigh 1 / |g_t|^2
+    >>> weights, state = method.weigh(state, Signals(torch.ones(2), B))
+    >>> [round(weight, 4) for weight in weights.tolist()]
+    [1.6, 0.4]
+    """
+
+    needs_gramian: ClassVar[bool] = True
+
+    normalization: str = "none"
+
+    def __post_init__(self) -> None:
+        check_choice("MGDA", "normalization", self.normalization, NORMALIZATIONS)
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T lambda* (T,); the state keeps the latest weights."""
+        assert signals.gramian is not None
+        B = signals.gramian
+        divisors = self._divisors(B, signals.losses.to(B.dtype))
+        if divisors is not None:
+            inverse = torch.where(divisors > 0, 1 / divisors, torch.ones_like(divisors))
+            B = inverse[:, None] * B * inverse
+        weights = len(B) * frank_wolfe(B).weights.to(state["weights"].dtype)
+        return weights, {"weights": weights}
+
+    def _divisors(self, gramian: Tensor, losses: Tensor) -> Tensor | None:
+        lengths = gramian.diagonal().clamp(min=0).sqrt()
+        return {"none": None, "l2": lengths, "loss": losses, "loss+": losses * lengths}[self.normalization]

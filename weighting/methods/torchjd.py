@@ -1,0 +1,255 @@
+"""The weightings of torchjd that weighting/methods/torchjd.py adapts, with their options and sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
+from torch import Tensor
+
+from lossrag.errors import ConfigError
+
+INSTALL = 'pip install "lossrag[baselines]"'
+UNTIL = {"pcd.tau": 1, "pcd.beta": 1 - 1e-12, "gradvac.beta": 1}
+LEAST = {"krum.n_selected": 1, "mgda.max_iters": 1, "fairgrad.max_iters": 1}
+POSITIVE = ("mgda.epsilon",)
+
+
+@dataclass(frozen=True)
+class TorchJD(Weighting):
+    """Base of the adapters: the fields of a subclass are the options of torchjd's class ``peer``.
+
+    Raises ConfigError for options out of range, and from :meth:`init` when torchjd or a solver it needs is missing.
+    """
+
+    needs_gramian: ClassVar[bool] = True
+    peer: ClassVar[str]
+    name: ClassVar[str]
+    memory: ClassVar[Mapping[str, str]] = {}
+    """The tensors that torchjd's object remembers: key in the state -> its attribute."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) or value is None:
+                continue
+            key = f"{self.name}.{field.name}"
+            low, high = LEAST.get(key, 0), UNTIL.get(key, math.inf)
+            if not low <= value <= high or not math.isfinite(value) or (value == 0 and key in POSITIVE):
+                expected = f"from {low} to {high:g}" if high < math.inf else f"{low} or more"
+                expected = "positive" if key in POSITIVE else expected
+                raise ConfigError(f"torchjd/{self.name}: {field.name} must be {expected}, got {value}.")
+
+    def make(self, module: Any) -> Any:
+        """torchjd's object with these options, from its module ``torchjd.aggregation``."""
+        return getattr(module, self.peer)(**dataclasses.asdict(self))
+
+    def fresh(self, tasks: int) -> State:
+        """What torchjd's object remembers before the first step, by the keys of ``memory``."""
+        return {}
+
+    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
+        """torchjd's mark of what its memory is for; without it the memory would be reset."""
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and torchjd's own memory at its start."""
+        _instance(self)
+        return {**super().init(tasks, device), **self.fresh(tasks)}
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
+        assert signals.gramian is not None
+        B = signals.gramian
+        B = B.float() if B.dtype in (torch.bfloat16, torch.float16) else B
+        peer = _instance(self)
+        for key, attribute in self.memory.items():
+            setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
+        if self.memory:
+            peer._state_key = self.state_key(len(B), B.dtype)
+        if not torch.isfinite(B).all():
+            weights = torch.full_like(state["weights"], torch.nan)
+            return weights, {**state, "weights": weights}
+        try:
+            found = peer(B)
+        except ValueError as error:
+            raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
+        weights = len(B) * found.detach().to(state["weights"])
+        kept = {key: getattr(peer, attribute).to(state[key]) for key, attribute in self.memory.items()}
+        return weights, {"weights": weights, **kept}
+
+
+@lru_cache(maxsize=32)
+def _instance(method: TorchJD) -> Any:
+    """torchjd's object; equal methods share it, as its memory is set before every use."""
+    try:
+        module = importlib.import_module("torchjd.aggregation")
+    except ImportError:
+        raise ConfigError(f"weighting=torchjd/{method.name} needs torchjd, which is not installed: {INSTALL}") from None
+    try:
+        return method.make(module)
+    except ImportError as error:
+        raise ConfigError(f"weighting=torchjd/{method.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Projecting(TorchJD):
+    """Projection on the dual cone; norm_eps, reg_eps: torchjd's guards against zero and singular Gramians, >= 0."""
+
+    norm_eps: float = 1e-4
+    reg_eps: float = 1e-4
+
+    def make(self, module: Any) -> Any:
+        """With a quadprog projector of these options."""
+        projectors = importlib.import_module("torchjd.linalg")
+        projector = projectors.QuadprogProjector(norm_eps=self.norm_eps, reg_eps=self.reg_eps)
+        return getattr(module, self.peer)(projector=projector)
+
+
+@WEIGHTINGS.register("torchjd/upgrad")
+@dataclass(frozen=True)
+class UPGrad(_Projecting):
+    """UPGrad: the mean of the gradients, each projected on the dual cone of all (Quinton and Rey, 2024)."""
+
+    peer, name = "UPGradWeighting", "upgrad"
+
+
+@WEIGHTINGS.register("torchjd/dualproj")
+@dataclass(frozen=True)
+class DualProj(_Projecting):
+    """The projection of the mean gradient on the dual cone (Lopez-Paz and Ranzato, NeurIPS 2017, Eq. 11)."""
+
+    peer, name = "DualProjWeighting", "dualproj"
+
+
+@WEIGHTINGS.register("torchjd/mgda")
+@dataclass(frozen=True)
+class TorchJDMGDA(TorchJD):
+    """torchjd's MGDA: at most ``max_iters`` Frank-Wolfe steps, ended by one shorter than ``epsilon``."""
+
+    peer, name = "MGDAWeighting", "mgda"
+
+    epsilon: float = 1e-3
+    max_iters: int = 100
+
+
+@WEIGHTINGS.register("torchjd/pcgrad")
+@dataclass(frozen=True)
+class PCGrad(TorchJD):
+    """PCGrad: each gradient loses its conflicting parts in a random order (Yu et al., NeurIPS 2020, Algorithm 1)."""
+
+    peer, name = "PCGradWeighting", "pcgrad"
+
+
+@WEIGHTINGS.register("torchjd/imtl_g")
+@dataclass(frozen=True)
+class IMTLG(TorchJD):
+    """IMTL-G: equal projections of the update on all unit gradients (Liu et al., ICLR 2021)."""
+
+    peer, name = "IMTLGWeighting", "imtl_g"
+
+
+@WEIGHTINGS.register("torchjd/cagrad")
+@dataclass(frozen=True)
+class CAGrad(TorchJD):
+    """CAGrad (Liu et al., NeurIPS 2021); ``c`` >= 0: radius around the mean gradient, relative to its length."""
+
+    peer, name = "CAGradWeighting", "cagrad"
+
+    c: float = 0.5
+    norm_eps: float = 1e-4
+
+
+@WEIGHTINGS.register("torchjd/aligned_mtl")
+@dataclass(frozen=True)
+class AlignedMTL(TorchJD):
+    """Aligned-MTL (Senushkin et al., CVPR 2023); scale_mode: singular value to align to, min, median or rmse."""
+
+    peer, name = "AlignedMTLWeighting", "aligned_mtl"
+
+    scale_mode: str = "min"
+
+    def __post_init__(self) -> None:
+        check_choice("torchjd/aligned_mtl", "scale_mode", self.scale_mode, ("min", "median", "rmse"))
+
+
+@WEIGHTINGS.register("torchjd/fairgrad")
+@dataclass(frozen=True)
+class FairGrad(TorchJD):
+    """FairGrad (Ban and Ji, ICML 2024); ``alpha`` >= 0: kind of fairness; max_iters: of scipy's solver, None for its
+    own limit."""
+
+    peer, name = "FairGradWeighting", "fairgrad"
+
+    alpha: float = 1.0
+    max_iters: int | None = None
+
+
+@WEIGHTINGS.register("torchjd/krum")
+@dataclass(frozen=True)
+class Krum(TorchJD):
+    """Multi-Krum (Blanchard et al., NeurIPS 2017): the mean of the ``n_selected`` gradients nearest to the others when
+    ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks."""
+
+    peer, name = "KrumWeighting", "krum"
+
+    n_byzantine: int = 1
+    n_selected: int = 1
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1; raises ConfigError where there are too few tasks."""
+        least = max(self.n_byzantine + 3, self.n_selected)
+        if tasks < least:
+            raise ConfigError(
+                f"weighting=torchjd/krum: n_byzantine={self.n_byzantine} n_selected={self.n_selected} need at least "
+                f"{least} tasks (n_byzantine + 3 and n_selected), got {tasks}: lower them, or choose another weighting."
+            )
+        return super().init(tasks, device)
+
+
+@WEIGHTINGS.register("torchjd/gradvac")
+@dataclass(frozen=True)
+class GradVac(TorchJD):
+    """Gradient Vaccine (Wang et al., ICLR 2021); ``beta`` in [0, 1]: decay of the mean cosines it remembers (T, T)."""
+
+    peer, name = "GradVacWeighting", "gradvac"
+    memory: ClassVar[Mapping[str, str]] = {"cosines": "_phi_t"}
+
+    beta: float = 0.5
+    eps: float = 1e-8
+
+    def fresh(self, tasks: int) -> State:
+        """Cosines 0."""
+        return {"cosines": torch.zeros(tasks, tasks, dtype=torch.float64)}
+
+    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
+        """T and the dtype."""
+        return (tasks, dtype)
+
+
+@WEIGHTINGS.register("torchjd/pcd")
+@dataclass(frozen=True)
+class PCD(TorchJD):
+    """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
+    ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
+
+    peer, name = "PCDWeighting", "pcd"
+    memory: ClassVar[Mapping[str, str]] = {"squares": "_sq_norm_ema", "steps": "_n_steps"}
+
+    tau: float = 0.02
+    beta: float = 0.999
+    eps: float = 1e-8
+
+    def fresh(self, tasks: int) -> State:
+        """Lengths 0 and no steps; on the CPU, where torchjd computes."""
+        return {"squares": torch.zeros(tasks, dtype=torch.float64), "steps": torch.tensor(0)}
+
+    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
+        """T."""
+        return tasks
