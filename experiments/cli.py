@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
+from rich.text import Text
+
+from lossrag import __version__
+from lossrag.errors import ConfigError, LossRAGError, did_you_mean
 from lossrag.experiments import exits
 from lossrag.experiments.help import (
     BANK_HELP,
@@ -15,11 +20,6 @@ from lossrag.experiments.help import (
     THEORY_HELP,
     TRAIN_HELP,
 )
-from rich.console import Console
-from rich.text import Text
-
-from lossrag import __version__
-from lossrag.errors import ConfigError, LossRAGError, did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

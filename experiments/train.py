@@ -13,6 +13,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from rich.console import Console
+from torch import Tensor
+
+from lossrag.errors import DivergedError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
@@ -35,10 +39,6 @@ from lossrag.experiments.run.schedule import Schedule
 from lossrag.experiments.run.step import BatchStep, StepOutcome
 from lossrag.tasks import Suite, epoch_plan
 from lossrag.weighting import MultiTaskStep
-from rich.console import Console
-from torch import Tensor
-
-from lossrag.errors import DivergedError, RunDirectoryError
 
 
 def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:

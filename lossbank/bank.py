@@ -9,6 +9,9 @@ from typing import Literal
 import numpy as np
 import safetensors
 import safetensors.torch
+from torch import Tensor
+
+from lossrag.errors import BankError, ConfigError
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import (
     EMBEDDING_VERSION,
@@ -25,9 +28,6 @@ from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.experience.storage import load_files, save_memory
 from lossrag.lossbank.experience.towers import FitReport, Towers
 from lossrag.lossbank.library.registration import LOSSES
-from torch import Tensor
-
-from lossrag.errors import BankError, ConfigError
 
 
 class LossBank:

@@ -5,6 +5,7 @@ from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
 from .errors import DivergedError as DivergedError
 from .errors import LossRAGError as LossRAGError
+from .errors import OptionError as OptionError
 from .errors import RunDirectoryError as RunDirectoryError
 from .errors import did_you_mean as did_you_mean
 from .lossbank import CONTEXT_NAMES as CONTEXT_NAMES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -12,6 +13,26 @@ class LossRAGError(Exception):
 
 class ConfigError(LossRAGError, ValueError):
     """A setting, a name or a combination of them that cannot work."""
+
+
+class OptionError(ConfigError):
+    """A field of an options object with a value that cannot work.
+
+    owner: the class. text: what is wrong with it, every field's name in braces, so that :meth:`by_key` can write the
+    key of a configuration in its place.
+
+    >>> error = OptionError("ComposerConfig", "{explore}=3 leaves none of {k}=3.")
+    >>> str(error), error.by_key("loss.")
+    ('ComposerConfig: explore=3 leaves none of k=3.', 'loss.explore=3 leaves none of loss.k=3.')
+    """
+
+    def __init__(self, owner: str, text: str) -> None:
+        self.owner, self.text = owner, text
+        super().__init__(f"{owner}: {self.by_key('')}")
+
+    def by_key(self, prefix: str) -> str:
+        """The text with ``prefix`` before every field."""
+        return re.sub(r"\{([a-z_][a-z_0-9]*)\}", rf"{prefix}\1", self.text)
 
 
 class DataError(LossRAGError):

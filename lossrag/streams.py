@@ -24,6 +24,12 @@ class Stream(IntEnum):
     RANDOM_VECTORS = 0x7EC
 
 
+def check_seed(seed: int) -> None:
+    """Raise ConfigError when ``seed`` is negative."""
+    if seed < 0:
+        raise ConfigError(f"A seed is a whole number from 0 up, not {seed!r}.")
+
+
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:
     """Random numbers of one purpose at one place (an epoch, a task), independent of any other purpose, place or seed.
 
@@ -32,8 +38,7 @@ def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:
     >>> float(generator(0, Stream.EPOCH, 1).random()) == float(generator(0, Stream.QUERY_BATCH, 1).random())
     False
     """
-    if seed < 0:
-        raise ConfigError(f"A seed is a whole number from 0 up, not {seed!r}.")
+    check_seed(seed)
     return np.random.default_rng(np.random.SeedSequence([seed, stream, *place]))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lossrag.models.segments import embed_by_segment
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.extras import load_extra
+from lossrag.models.segments import embed_by_segment
 
 
 class Float32Attention(TorchFunctionMode):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from lossrag.models.bert import BERT, POOLINGS, Features
-from lossrag.models.mlp import MLP
-from lossrag.models.textcnn import TextCNN
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.models.bert import BERT, POOLINGS, Features
+from lossrag.models.mlp import MLP
+from lossrag.models.textcnn import TextCNN
 from lossrag.registry import Registry
 
 

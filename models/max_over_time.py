@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 from einops import rearrange, reduce
-from lossrag.models.winning_windows import BLOCK_BYTES, Taps, copy_gradients, margin, words_gradient
-from lossrag.models.winning_windows import tangents as window_tangents
 from torch import Tensor
 from torch.nn import functional as F
+
+from lossrag.models.winning_windows import BLOCK_BYTES, Taps, copy_gradients, margin, words_gradient
+from lossrag.models.winning_windows import tangents as window_tangents
 
 __all__ = ["covers", "dense", "margin", "max_over_time", "max_over_time_by_segment"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
-from lossrag.models.adversarial import TaskDiscriminator
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError
+from lossrag.models.adversarial import TaskDiscriminator
 
 SHARING = ("hard", "none", "shared_private")
 

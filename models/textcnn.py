@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from lossrag.models.max_over_time import margin, max_over_time, max_over_time_by_segment
-from lossrag.models.segments import add_by_segment, embed_by_segment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lossrag.errors import ConfigError
+from lossrag.models.max_over_time import margin, max_over_time, max_over_time_by_segment
+from lossrag.models.segments import add_by_segment, embed_by_segment
 
 
 class TextCNN(nn.Module):

@@ -9,16 +9,14 @@ from math import ceil
 
 import numpy as np
 import torch
-from lossrag.tasks.splits import check_seed, generator
-from lossrag.tasks.suite import SPLITS, Inputs, Suite
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.streams import Stream, check_seed, generator
+from lossrag.tasks.suite import SPLITS, Inputs, Suite
 
 WINDOW = 8
 """Batches among which samples are sorted by length: little padding, while the batches stay random."""
-
-_STREAM_EPOCH, _STREAM_QUERY = 0xE0, 0x9E
 
 
 def epoch_plan(suite: Suite, split: str, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, ...]]:
@@ -35,7 +33,7 @@ def epoch_plan(suite: Suite, split: str, batch_size: int, seed: int, epoch: int)
     _check(seed, epoch, "epoch")
     columns = _columns(suite, split)
     steps = max(ceil(len(inputs) / share) for inputs in columns)
-    stream = (_STREAM_EPOCH, SPLITS.index(split), epoch)
+    stream = (Stream.EPOCH, SPLITS.index(split), epoch)
     streams = []
     for task, inputs in enumerate(columns):
         batches: list[Tensor] = []
@@ -56,7 +54,7 @@ def query_index(suite: Suite, batch_size: int, seed: int, step: int) -> tuple[Te
     index = []
     for task, inputs in enumerate(_columns(suite, "query")):
         turn, place = divmod(step, ceil(len(inputs) / share))
-        index.append(_one_pass(inputs, share, generator(seed, _STREAM_QUERY, task, turn))[place])
+        index.append(_one_pass(inputs, share, generator(seed, Stream.QUERY_BATCH, task, turn))[place])
     return _repeat(suite, tuple(index))
 
 

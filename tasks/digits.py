@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lossrag.tasks.splits import check_seed, check_share, generator, split_train, stratified_mask
-from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossrag.streams import Stream, check_seed, generator
+from lossrag.tasks.splits import check_share, split_train, stratified_mask
+from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
+
 TEST_SHARE = 0.2
-_STREAM_TEST = 0xD1
 
 LOOPS = (1, 0, 0, 0, 1, 0, 1, 0, 2, 1)
 """Closed loops of the digits 0 to 9 as they are printed."""
@@ -52,7 +53,7 @@ def load_digits(config: DigitsConfig) -> Suite:
     # Imported when needed: it takes as long as importing torch.
     pixels, digits = importlib.import_module("sklearn.datasets").load_digits(return_X_y=True)
     digits = digits.astype(np.int64)
-    in_test = stratified_mask(digits, TEST_SHARE, generator(config.seed, _STREAM_TEST))
+    in_test = stratified_mask(digits, TEST_SHARE, generator(config.seed, Stream.TEST_SPLIT))
     train = np.flatnonzero(~in_test)
     keys = [pixels[i].tobytes() for i in train]
     index = {

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lossrag.errors import ConfigError
+from lossrag.streams import Stream, generator
 
 Index = NDArray[np.int64]
 
@@ -18,23 +19,12 @@ def check_share(name: str, value: float) -> None:
         raise ConfigError(f"tasks.{name} is a share of the samples and lies between 0 and 1, not {value!r}.")
 
 
-def check_seed(seed: int) -> None:
-    """Raises ConfigError when ``seed`` is negative."""
-    if seed < 0:
-        raise ConfigError(f"A seed is a whole number from 0 up, not {seed!r}.")
-
-
-def generator(seed: int, *stream: int) -> np.random.Generator:
-    """The random numbers of one purpose, ``stream``: independent of those of any other purpose or seed."""
-    return np.random.default_rng(np.random.SeedSequence([seed, *stream]))
-
-
 def stratified_mask(strata: Index, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(N,) true for round(share * N) samples: within one of ``share`` of every stratum.
 
     A stratum (N,) of two samples or more keeps one on either side, whatever the share.
 
-    >>> stratified_mask(np.array([0] * 8 + [1] * 4), 0.25, generator(0)).sum()
+    >>> stratified_mask(np.array([0] * 8 + [1] * 4), 0.25, np.random.default_rng(0)).sum()
     np.int64(3)
     """
     order = rng.permutation(len(strata))
@@ -65,7 +55,7 @@ def split_train(
     check_share("rho", rho)
     check_share("validation", validation)
     units, unit_strata = _units(keys, strata)
-    rng = generator(seed)
+    rng = generator(seed, Stream.SUPPORT_SPLIT)
     held_out = stratified_mask(unit_strata, validation, rng)
     rest = np.flatnonzero(~held_out)
     query = np.zeros_like(held_out)
@@ -87,7 +77,7 @@ def split_query(keys: Sequence[Hashable], strata: Sequence[int], rho: float, see
     """
     check_share("rho", rho)
     units, unit_strata = _units(keys, strata)
-    query = stratified_mask(unit_strata, rho, generator(seed))
+    query = stratified_mask(unit_strata, rho, generator(seed, Stream.SUPPORT_SPLIT))
     return {"support": np.flatnonzero(~query[units]), "query": np.flatnonzero(query[units])}
 
 

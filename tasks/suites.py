@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.registry import Registry
 from lossrag.tasks.digits import DigitsConfig, load_digits
 from lossrag.tasks.suite import Suite
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig, load_newsgroups
 from lossrag.tasks.text.sentiment import SentimentConfig, load_sentiment
-
-from lossrag.errors import ConfigError, did_you_mean
-from lossrag.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+
 from lossrag.lossbank import LOSSES
 from lossrag.weighting import WEIGHTINGS
 

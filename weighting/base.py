@@ -8,17 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import check_choice
+from lossrag.errors import ConfigError
 from lossrag.registry import Registry
 
 State = dict[str, Tensor]
 """What a method remembers between steps; always holds "weights" (T,), the weights of the next step."""
-
-
-def check_choice(owner: str, option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ConfigError(f"{owner}: {option}={value!r} is unknown: {did_you_mean(value, choices)}")
 
 
 @dataclass(frozen=True)
@@ -36,9 +31,9 @@ class HypergradientSpec:
     parameters: str = "all"
 
     def __post_init__(self) -> None:
-        check_choice("hypergradient", "scale", self.scale, ("paper", "unit"))
-        check_choice("hypergradient", "inner", self.inner, ("sgd", "adam"))
-        check_choice("hypergradient", "parameters", self.parameters, ("all", "shared"))
+        check_choice(self, "scale", ("paper", "unit"))
+        check_choice(self, "inner", ("sgd", "adam"))
+        check_choice(self, "parameters", ("all", "shared"))
 
 
 @dataclass(frozen=True)

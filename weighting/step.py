@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
-from lossrag.weighting.base import HypergradientSpec, Outer, Signals, State, Weighting, check_choice
+from torch import Tensor, nn
+
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError
+from lossrag.weighting.base import HypergradientSpec, Outer, Signals, State, Weighting
 from lossrag.weighting.closures import Losses
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
@@ -20,9 +24,6 @@ from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.replay import Replay, replayed_hypergradient
 from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
 from lossrag.weighting.record import StepRecord
-from torch import Tensor, nn
-
-from lossrag.errors import ConfigError
 
 MEMORY = ("rows", "low")
 Weigh = Callable[..., Tensor]
@@ -63,7 +64,7 @@ class MultiTaskStep:
         memory: str = "rows",
         model: nn.Module | None = None,
     ) -> None:
-        check_choice("MultiTaskStep", "memory", memory, MEMORY)
+        one_of("MultiTaskStep: memory", memory, MEMORY)
         self.parameters = [p for p in parameters if p.requires_grad]
         if not self.parameters:
             raise ConfigError("MultiTaskStep: none of the parameters requires a gradient, there is nothing to train.")

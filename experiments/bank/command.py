@@ -7,15 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.bank.files import export, folder_of, open_bank, writable
-from lossrag.experiments.bank.query import described, nearest_moments, query, remembered
-from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
-from lossrag.experiments.config.library import load_library
-from lossrag.lossbank import LOSSES, Loss, LossBank
-from lossrag.lossbank.bank import check, merge
-from lossrag.lossbank.experience.history import history
-from lossrag.lossbank.experience.leave_one_out import leave_one_out
-from lossrag.lossbank.library.contract import TARGET_KINDS
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -23,7 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.bank.files import export, folder_of, open_bank, writable
+from lossrag.experiments.bank.query import described, nearest_moments, query, remembered
+from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
+from lossrag.experiments.config.library import load_library
 from lossrag.files import write_atomic
+from lossrag.lossbank import LOSSES, Loss, LossBank
+from lossrag.lossbank.bank import check, merge
+from lossrag.lossbank.experience.history import history
+from lossrag.lossbank.experience.leave_one_out import leave_one_out
+from lossrag.lossbank.library.contract import TARGET_KINDS
 
 FINDINGS = 1
 """Exit code of a check that has something to tell."""

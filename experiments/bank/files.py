@@ -9,11 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lossrag.lossbank import CONTEXT_NAMES, LossBank
-from lossrag.lossbank.experience.storage import MANIFEST
-
 from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
+from lossrag.lossbank import CONTEXT_NAMES, LossBank
+from lossrag.lossbank.experience.storage import MANIFEST
 
 COLUMNS = ("run", "task", "step", "loss", "contribution", "weight", "uncertainty", *CONTEXT_NAMES)
 

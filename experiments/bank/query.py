@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from lossrag.experiments.config.identity import run_id
-from lossrag.lossbank import CONTEXT_NAMES, LossBank
-from lossrag.lossbank.experience.history import history, near_history
-from lossrag.lossbank.experience.predictors import top
-from lossrag.lossbank.library.contract import TARGET_KINDS
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.config.identity import run_id
+from lossrag.lossbank import CONTEXT_NAMES, LossBank
+from lossrag.lossbank.experience.history import history, near_history
+from lossrag.lossbank.experience.predictors import top
+from lossrag.lossbank.library.contract import TARGET_KINDS
 
 SIDES = ("support_", "query_")
 BOTH = sorted({name.removeprefix(side) for name in CONTEXT_NAMES for side in SIDES if name.startswith(side)})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from matplotlib.figure import Figure
+
 from lossrag.lossbank import GEOMETRY_NAMES, Loss, gradient_curve
 from lossrag.lossbank.shape.geometry import geometry
-from matplotlib.figure import Figure
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 
 import torch
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.memory import high_water_bytes, reset_high_water
 from lossrag.experiments.benchmark.paired import Result
 from lossrag.experiments.config.compose import load_config
@@ -15,8 +17,6 @@ from lossrag.experiments.run.build import build_problem, build_step, build_suite
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.step import BatchStep
 from lossrag.tasks import Suite, epoch_plan
-
-from lossrag.errors import ConfigError
 
 SUITES = {4: "newsgroups", 14: "sentiment"}
 KINDS = {

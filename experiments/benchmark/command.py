@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.bert import BertBenchmark, run_bert
 from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from lossrag.experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
@@ -21,10 +25,6 @@ from lossrag.experiments.benchmark.step import StepBenchmark, run_step
 from lossrag.experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
-from rich.console import Console
-from rich.table import Table
-
-from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 from lossrag.registry import Registry
 

@@ -10,13 +10,13 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Ratio, Result, paired_ratio
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.weighting import frank_wolfe
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 # name: (columns of D for T rows, decades that the lengths of the rows are spread over)
 KINDS: dict[str, tuple[Callable[[int], int], int]] = {

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import CLASSES, TextOptions, adam, check_text, text_model, trained
 from lossrag.experiments.config.schema import MachineConfig
@@ -16,8 +18,6 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Loss, Mixture, TaskSpec, starting_retriever
 from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task
 from lossrag.weighting import MetaWeighting, MultiTaskStep
-
-from lossrag.errors import ConfigError
 
 # base entry: (hyperparameter, its range), from which a library of any size is made
 VARIED = {

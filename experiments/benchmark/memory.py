@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_within
 from lossrag.experiments.benchmark.problems import (
     Run,
@@ -21,8 +23,6 @@ from lossrag.experiments.benchmark.problems import (
 )
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
-
-from lossrag.errors import ConfigError
 
 STEPS = 2
 """The second step is the first that finds the optimiser's moments in place."""

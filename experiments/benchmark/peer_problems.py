@@ -8,6 +8,9 @@ from functools import partial
 from typing import Generic, TypeVar, cast
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
 from lossrag.experiments.benchmark.problems import (
     TextOptions,
     adam,
@@ -21,8 +24,6 @@ from lossrag.experiments.run.task_groups import segment_means, table_rows, task_
 from lossrag.models import MultiTaskModel, Outputs
 from lossrag.weighting import Losses as StepLosses
 from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord, Weighting
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 R = TypeVar("R")
 

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import milliseconds
 from lossrag.experiments.benchmark.peer_problems import Case, Update
 from lossrag.experiments.benchmark.problems import adam, trained
 from lossrag.weighting import MGDA, PCGrad, UPGrad, Weighting
-
-from lossrag.errors import ConfigError
 
 MTL_BACKWARD, ROW_BY_ROW, AUTOGRAM = "mtl_backward", "mtl_backward, row by row", "autogram"
 REASON = 200

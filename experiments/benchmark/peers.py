@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.frank_wolfe import problem_rows
 from lossrag.experiments.benchmark.paired import Result, paired_ratio, paired_within
 from lossrag.experiments.benchmark.peer_problems import (
@@ -26,8 +28,6 @@ from lossrag.experiments.benchmark.problems import TextOptions, check_sizes, che
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.weighting import MetaWeighting, frank_wolfe
-
-from lossrag.errors import ConfigError
 
 TOLERANCE = 1e-3
 """Of the gradients in float64: the peer's solvers stop before rounding, and its UPGrad is ours."""

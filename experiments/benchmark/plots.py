@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.record.trajectory_plot import COLOURS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lossrag.errors import ConfigError
+from lossrag.experiments.record.trajectory_plot import COLOURS
 
 AXES = {"tasks": "tasks T", "batch": "support rows per step, all tasks", "parameters": "trained parameters"}
 MARKERS = ("o", "s", "^", "D")

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lossrag.errors import ConfigError, LossRAGError
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
 from lossrag.lossbank import LOSSES, Mixture
 from lossrag.models import MLP, MultiTaskModel, TextCNN
 from lossrag.tasks import Task
 from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord, Uniform
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from lossrag.errors import ConfigError, LossRAGError
 
 CLASSES = 4
 Run = Callable[[], StepRecord]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import (
     TextOptions,
@@ -18,8 +19,6 @@ from lossrag.experiments.benchmark.problems import (
 from lossrag.experiments.benchmark.step import SHARES
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
-
-from lossrag.errors import ConfigError
 
 FEW = 4
 """The number of tasks that the growth of a step is measured from."""

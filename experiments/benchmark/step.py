@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import (
     TextOptions,
@@ -18,8 +19,6 @@ from lossrag.experiments.benchmark.problems import (
 )
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
-
-from lossrag.errors import ConfigError
 
 SHARES = {"query = support": 1.0, "query = support / 8": 0.125}
 SHARED_SIZES = [[512, 64, 2], [512, 64, 3], [1024, 64, 2], [256, 64, 2], [512, 256, 2], [128, 64, 2]]

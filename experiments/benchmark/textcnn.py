@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.models import TextCNN
 from lossrag.models import max_over_time as fast_path
-from torch import Tensor
 
 
 @dataclass(frozen=True)

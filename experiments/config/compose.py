@@ -9,6 +9,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.experiments.config import schema
 from lossrag.experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
 from lossrag.experiments.config.library import load_library
@@ -16,10 +20,6 @@ from lossrag.experiments.config.model import ModelConfig, SharingConfig
 from lossrag.experiments.config.overrides import check_choice, check_key, check_lists, is_choice, is_open, parse
 from lossrag.lossbank import LOSSES
 from lossrag.tasks import parse_corruption
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lossrag.errors import ConfigError, did_you_mean
 
 MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""
@@ -149,6 +149,8 @@ def build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
     check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else form)
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+    except OptionError as error:
+        raise ConfigError(error.by_key(f"{where}." if where in (*SECTIONS, *GROUPS) else "")) from None
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if error.full_key else where
         raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None

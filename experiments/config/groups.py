@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+
 from lossrag.experiments.config import schema
 from lossrag.experiments.config.model import SharingConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.models import ENCODERS
+from lossrag.registry import Registry
 from lossrag.tasks import SUITES, SuiteEntry
 from lossrag.weighting import WEIGHTINGS
-
-from lossrag.registry import Registry
 
 CONF_DIR = Path(__file__).parent.parent / "conf"
 SECTIONS: dict[str, type[Any]] = {

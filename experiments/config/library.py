@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lossrag.lossbank import LOSSES
-
 from lossrag.errors import ConfigError, LossRAGError
+from lossrag.lossbank import LOSSES
 
 _loaded: dict[Path, tuple[str, ...]] = {}
 

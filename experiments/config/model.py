@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lossrag.models import PENALTIES, SHARING
-
-from lossrag.checks import require
+from lossrag.checks import check_choice, check_least
 from lossrag.errors import ConfigError
+from lossrag.models import PENALTIES, SHARING
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,11 @@ class SharingConfig:
     penalty: str = "paper"
 
     def __post_init__(self) -> None:
-        require(self.sharing in SHARING, "model.sharing", "'hard', 'none' or 'shared_private'", self.sharing)
-        require(self.penalty in PENALTIES, "model.penalty", "'paper' or 'unit'", self.penalty)
+        check_choice(self, "sharing", SHARING)
+        check_choice(self, "penalty", PENALTIES)
+        check_least(self, 0, "adversarial", "orthogonal")
         for key in ("adversarial", "orthogonal"):
             value = getattr(self, key)
-            require(0 <= value < float("inf"), f"model.{key}", "a number from 0 up", value)
             if value and self.sharing != "shared_private":
                 raise ConfigError(
                     f"model.{key}={value} keeps shared and private features apart, but with model.sharing="

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossrag.checks import require as _require
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import check_choice, check_least, check_positive, check_share
+from lossrag.errors import ConfigError
 
 SCHEDULES = ("constant", "linear", "cosine")
 
@@ -49,19 +49,12 @@ class OptimizerConfig:
         return self.schedule != "constant" or self.warmup > 0
 
     def __post_init__(self) -> None:
-        names = ("adam", "adamw", "sgd")
-        if self.name not in names:
-            raise ConfigError(f"Unknown optimizer.name {self.name!r}: {did_you_mean(self.name, names)}")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"Unknown optimizer.schedule {self.schedule!r}: {did_you_mean(self.schedule, SCHEDULES)}")
-        for key in ("lr", "vectors_lr_factor", "heads_lr_factor"):
-            value = getattr(self, key)
-            _require(0 < value < float("inf"), f"optimizer.{key}", "a positive number", value)
-        _require(0 <= self.weight_decay < float("inf"), "optimizer.weight_decay", "0 or more", self.weight_decay)
-        for key in ("momentum", "warmup"):
-            value = getattr(self, key)
-            _require(0 <= value < 1, f"optimizer.{key}", "in [0, 1)", value)
-        _require(self.vectors in ("dense", "lazy"), "optimizer.vectors", "'dense' or 'lazy'", self.vectors)
+        check_choice(self, "name", ("adam", "adamw", "sgd"))
+        check_choice(self, "schedule", SCHEDULES)
+        check_choice(self, "vectors", ("dense", "lazy"))
+        check_positive(self, "lr", "vectors_lr_factor", "heads_lr_factor")
+        check_least(self, 0, "weight_decay", "hypergradient_lr")
+        check_share(self, "momentum", "warmup")
         self._check_hypergradient()
         for key in ("weight_decay", "momentum"):
             lazy_allows(
@@ -72,7 +65,6 @@ class OptimizerConfig:
 
     def _check_hypergradient(self) -> None:
         beta = self.hypergradient_lr
-        _require(0 <= beta < float("inf"), "optimizer.hypergradient_lr", "0 or more", beta)
         if not beta:
             return
         if self.name == "adamw":

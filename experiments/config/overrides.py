@@ -10,11 +10,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from lossrag.experiments.config.groups import GROUPS, experiment_names
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.config.groups import GROUPS, experiment_names
 
 _MISSING = object()
 OPEN = "tasks.corrupt"

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lossrag.checks import check_choice, check_least, check_share
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
 from lossrag.lossbank import ComposerConfig
 from lossrag.tasks import Corruption
-
-from lossrag.checks import require as _require
-from lossrag.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class LossConfig(ComposerConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
         super().__post_init__()
-        _require(self.outer in ("mean", "lambda"), "loss.outer", "'mean' or 'lambda'", self.outer)
-        _require(0 <= self.smoothing < 1, "loss.smoothing", "in [0, 1)", self.smoothing)
-        _require(self.rows >= 1, "loss.rows", "1 or more", self.rows)
+        check_choice(self, "outer", ("mean", "lambda"))
+        check_share(self, "smoothing")
+        check_least(self, 1, "rows")
         if self.outer == "lambda" and self.far:
             raise ConfigError(
                 f"loss.outer=lambda weighs what losses do to shared parameters; a look ahead with "
@@ -73,16 +72,9 @@ class OuterConfig:
     metric: str = "accuracy"
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        _require(
-            size is None or size > 0,
-            "outer.batch_size",
-            "a positive number, or null for train.batch_size",
-            size,
-        )
-        _require(self.average in ("sample", "class"), "outer.average", "'sample' or 'class'", self.average)
-        metrics = ("accuracy", "macro_accuracy")
-        _require(self.metric in metrics, "outer.metric", "'accuracy' or 'macro_accuracy'", self.metric)
+        check_least(self, 1, "batch_size")
+        check_choice(self, "average", ("sample", "class"))
+        check_choice(self, "metric", ("accuracy", "macro_accuracy"))
 
 
 @dataclass(frozen=True)
@@ -104,16 +96,10 @@ class TrainConfig:
     memory: str = "rows"
 
     def __post_init__(self) -> None:
-        _require(self.epochs > 0, "train.epochs", "a positive number", self.epochs)
-        _require(self.batch_size > 0, "train.batch_size", "a positive number", self.batch_size)
-        _require(
-            self.query_for_baselines in ("all", "support"),
-            "train.query_for_baselines",
-            "'all' or 'support'",
-            self.query_for_baselines,
-        )
-        _require(self.precision in ("float32", "bf16"), "train.precision", "'float32' or 'bf16'", self.precision)
-        _require(self.memory in ("rows", "low"), "train.memory", "'rows' or 'low'", self.memory)
+        check_least(self, 1, "epochs", "batch_size")
+        check_choice(self, "query_for_baselines", ("all", "support"))
+        check_choice(self, "precision", ("float32", "bf16"))
+        check_choice(self, "memory", ("rows", "low"))
 
 
 @dataclass(frozen=True)
@@ -124,7 +110,7 @@ class MachineConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.threads is None or self.threads > 0, "machine.threads", "a positive number", self.threads)
+        check_least(self, 1, "threads")
 
 
 @dataclass(frozen=True)
@@ -141,7 +127,7 @@ class RunConfig:
     checkpoint_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        _require(self.checkpoint_seconds >= 0, "run.checkpoint_seconds", "0 or more", self.checkpoint_seconds)
+        check_least(self, 0, "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -153,8 +139,7 @@ class LogConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.every_steps > 0, "log.every_steps", "a positive number", self.every_steps)
-        _require(self.figures_every > 0, "log.figures_every", "a positive number", self.figures_every)
+        check_least(self, 1, "every_steps", "figures_every")
 
 
 @dataclass(frozen=True)

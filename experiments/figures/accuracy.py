@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_figure, title_of
-from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
-from lossrag.experiments.studies.statistics import interval
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_figure, title_of
+from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
+from lossrag.experiments.studies.statistics import interval
 
 COLUMNS = 5
 OWN = ("weighting.", "optimizer.", "model.sharing", "model.adversarial", "model.orthogonal", "model.penalty")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -15,9 +18,6 @@ from lossrag.experiments.figures.gaps import draw_gaps
 from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped, save
 from lossrag.experiments.record.finished import FinishedRun, load_runs, run_directories
-from rich.console import Console
-
-from lossrag.errors import ConfigError, did_you_mean
 
 NAMES = ("gaps", "accuracy", "rho", "alpha", "weights")
 

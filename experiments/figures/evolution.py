@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
-from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
 
 STILL = ("STL", "Uniform", "Fixed", "AdvMTL")
 """Methods whose weights do not move."""

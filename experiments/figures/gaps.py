@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
-from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
 from matplotlib import rc_context
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from lossrag.errors import ConfigError
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
 
 SPLITS = ("support", "query", "validation", "test")
 HINT = "lossrag train weighting=uniform train.query_for_baselines=support"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lossrag.experiments.plotting import COLOURS, COLUMN, GREY, LOOK, PAGE, Drawing, Skipped, new_figure
-from lossrag.experiments.record.finished import FinishedRun
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from lossrag.experiments.plotting import COLOURS, COLUMN, GREY, LOOK, PAGE, Drawing, Skipped, new_figure
+from lossrag.experiments.record.finished import FinishedRun
 
 KEYS = {
     "rho": ("tasks.rho", "ρ: share of the training data held out as query"),

@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from torch import Tensor
+
 from lossrag.experiments.config.schema import LogConfig
 from lossrag.experiments.record.composition_plot import COMPOSITION, compositions_figure, last_shares
 from lossrag.experiments.record.directory import RunDirectory
@@ -19,11 +22,8 @@ from lossrag.experiments.record.state import Progress
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
 from lossrag.experiments.run.learned_losses import Composing
-from lossrag.lossbank import Composer, Event
-from matplotlib.figure import Figure
-from torch import Tensor
-
 from lossrag.files import write_atomic
+from lossrag.lossbank import Composer, Event
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from lossrag.experiments.config.identity import differing_keys, run_id
-from lossrag.experiments.config.schema import RunConfig
 from omegaconf import OmegaConf
 
 from lossrag.errors import RunDirectoryError
+from lossrag.experiments.config.identity import differing_keys, run_id
+from lossrag.experiments.config.schema import RunConfig
 from lossrag.files import write_atomic
 
 CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")

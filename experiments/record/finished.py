@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.config.identity import flatten, identity
-from lossrag.experiments.record.directory import CONTRACT
-from lossrag.experiments.record.jsonl import read_points
 from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError, RunDirectoryError
+from lossrag.experiments.config.identity import flatten, identity
+from lossrag.experiments.record.directory import CONTRACT
+from lossrag.experiments.record.jsonl import read_points
 
 LABELS = {
     "single_task": "STL",

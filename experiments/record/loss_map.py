@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from lossrag.lossbank import LOSSES, Loss
-from lossrag.lossbank.experience.embedding import geometry_vectors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from lossrag.lossbank import LOSSES, Loss
+from lossrag.lossbank.experience.embedding import geometry_vectors
 
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]

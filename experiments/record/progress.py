@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from lossrag.experiments.record.series import Values
-from lossrag.tasks import Task
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lossrag.experiments.record.series import Values
+from lossrag.tasks import Task
 
 LINE_SECONDS = 2.0
 """At most one plain line in so many seconds, and one for the first and the last epoch."""

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from lossrag.lossbank import LOSSES
-from lossrag.lossbank.experience.embedding import geometry_vectors
 
 from lossrag.files import write_atomic
+from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience.embedding import geometry_vectors
 
 CONFIG = """embeddings {
   tensor_name: "losses"

@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.run.objective import metric_name
 from lossrag.experiments.run.problem import Evaluation
 from lossrag.experiments.run.step import StepOutcome
 from lossrag.tasks import Task
-from torch import Tensor
 
 Values = dict[str, float]
 D_TAG = "hypergradient/D"

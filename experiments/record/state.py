@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import CheckpointError
 from lossrag.experiments.record.checkpoint import (
     load_checkpoint,
     pack,
     pack_optimizer,
-    save_checkpoint,
     unpack,
     unpack_optimizer,
 )
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.run.learned_losses import Composing
 from lossrag.models import MultiTaskModel
+from lossrag.tensors import save_tensors
 from lossrag.weighting import MultiTaskStep
-from torch import Tensor
-
-from lossrag.errors import CheckpointError
 
 
 @dataclass
@@ -64,7 +64,7 @@ def save_state(
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
     best = progress.best
     if best.tensors:
-        save_checkpoint(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})
+        save_tensors(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})
     optimizer, groups = pack_optimizer(step.optimizer)
     tensors = (
         pack("model", model.state_dict())
@@ -87,7 +87,7 @@ def save_state(
     }
     if composing:  # before the checkpoint: records that are newer than it are left out on resuming
         composing.save_bank(directory.path / "bank")
-    save_checkpoint(directory.last, tensors, meta)
+    save_tensors(directory.last, tensors, meta)
 
 
 def load_state(

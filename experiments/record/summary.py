@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lossrag.experiments.config.schema import Config
-from lossrag.experiments.record.directory import RunDirectory
-from lossrag.experiments.run.descent import descent_sentence
-from lossrag.experiments.run.objective import metric_name
-from lossrag.experiments.run.problem import Evaluation
-from lossrag.lossbank import Composer
-from lossrag.tasks import Suite
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lossrag import __version__
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.run.descent import descent_sentence
+from lossrag.experiments.run.objective import metric_name
+from lossrag.experiments.run.problem import Evaluation
 from lossrag.files import write_atomic
+from lossrag.lossbank import Composer
+from lossrag.tasks import Suite
 
 
 def write_summary(

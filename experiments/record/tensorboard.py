@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.record.series import layout
-from lossrag.tasks import Task
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+from lossrag.experiments.record.series import layout
+from lossrag.tasks import Task
 
 HPARAM_METRIC = "test/score_mean"
 

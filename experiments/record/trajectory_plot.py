@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.objective import metric_name
 from lossrag.tasks import Task
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 # Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -15,14 +15,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.models import MultiTaskModel, Outputs, orthogonality
 from lossrag.tasks import Suite
 from lossrag.weighting import Losses
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 DISCRIMINATOR_LOSS = "discriminator/loss"
 DISCRIMINATOR_ACCURACY = "discriminator/accuracy"

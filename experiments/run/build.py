@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
@@ -20,7 +22,6 @@ from lossrag.lossbank import BankRetriever, Composer, TaskSpec, starting_retriev
 from lossrag.models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
 from lossrag.tasks import SUITES, Suite, corrupt, pool_query
 from lossrag.weighting import MultiTaskStep
-from torch import nn
 
 
 def trains_on_query(config: Config) -> bool:

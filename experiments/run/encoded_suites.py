@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import cast
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.machine import choose_device
 from lossrag.models import BERT, BertOptions
 from lossrag.tasks import SUITES, DenseInputs, Examples, Suite, TokenInputs, encoder_files, ordered_batches
 from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
-from torch import Tensor
-
-from lossrag.errors import ConfigError
+from lossrag.tensors import digest_of
 
 ROWS = 128
 
@@ -73,9 +73,8 @@ def _features(encoder: BERT, inputs: TokenInputs, device: torch.device) -> Tenso
 
 
 def _checksum(pieces: dict[str, TokenInputs]) -> str:
-    total = hashlib.sha256()
-    for name, inputs in pieces.items():
-        total.update(name.encode())
-        total.update(inputs.ids.numpy().tobytes())
-        total.update(inputs.offsets.numpy().tobytes())
-    return total.hexdigest()
+    ids = {f"{name}/ids": inputs.ids for name, inputs in pieces.items()}
+    found: str = digest_of(
+        {**ids, **{f"{name}/offsets": inputs.offsets for name, inputs in pieces.items()}}
+    ).hexdigest()
+    return found

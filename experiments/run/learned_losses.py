@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.outlook import outlook
 from lossrag.experiments.run.problem import Problem
@@ -15,7 +17,6 @@ from lossrag.lossbank import BankRetriever, Composer, Lens, Mixture, push_forwar
 from lossrag.lossbank.experience.context import TaskSignals, context_vector
 from lossrag.models import Outputs
 from lossrag.weighting import StepRecord
-from torch import Tensor
 
 Index = Sequence[Tensor]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import torch
-from lossrag.experiments.config.schema import MachineConfig
 
 from lossrag.errors import ConfigError
+from lossrag.experiments.config.schema import MachineConfig
 
 
 def choose_device(name: str) -> torch.device:

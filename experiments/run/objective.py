@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.run.task_groups import segment_means
 from lossrag.lossbank import Mixture, joined_mixture
 from lossrag.models import Outputs
 from lossrag.tasks import Task
-from torch import Tensor
 
 
 def metric_name(task: Task) -> str:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
+from torch import Tensor, nn
+
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
 from lossrag.lossbank import HeadView, Lens, calibrated
 from lossrag.models import Outputs
-from torch import Tensor, nn
-
-_STREAM = 0x0071
+from lossrag.streams import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def outlook(problem: Problem, rows: int, seed: int, step: int) -> list[Outlook]:
 def _outputs(problem: Problem, split: str, rows: int, seed: int, step: int) -> tuple[list[Outputs], BatchObjective]:
     index = []
     for t, examples in enumerate(problem.suite.splits[split]):
-        chance = np.random.default_rng((_STREAM, seed, step, 0 if problem.suite.shared_input else t))
+        chance = generator(seed, Stream.LOOK_AHEAD, step, 0 if problem.suite.shared_input else t)
         index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
     inputs, objective = problem.batch(split, index)
     model = problem.model

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
 from lossrag.experiments.run.adversarial import Adversary
 from lossrag.experiments.run.objective import BatchObjective, score
@@ -15,7 +17,6 @@ from lossrag.lossbank import LOSSES, Mixture
 from lossrag.models import MultiTaskModel
 from lossrag.tasks import Suite, ordered_batches
 from lossrag.weighting import Losses
-from torch import Tensor
 
 EVALUATION_ROWS = 512
 """Rows per forward pass when a whole split is evaluated."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import build_optimizer, build_problem, trains_on_query
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
-from lossrag.experiments.run.step import step_seed
+from lossrag.streams import step_seed
 from lossrag.tasks import Suite, epoch_plan, pool_query
 from lossrag.weighting import MultiTaskStep, Uniform
-from torch import Tensor
 
 
 def refit(config: Config, suite: Suite, trajectory: Tensor, device: torch.device) -> Problem:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+
 from lossrag.experiments.config.optimizer import OptimizerConfig
 
 

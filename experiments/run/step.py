@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
+from torch import Tensor
+
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import passes_route
 from lossrag.experiments.run.learned_losses import Composing
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
+from lossrag.streams import step_seed
 from lossrag.tasks import query_index
 from lossrag.weighting import MultiTaskStep, StepRecord
-from torch import Tensor
-
-
-def step_seed(seed: int, step: int) -> int:
-    """What the random numbers of a step (dropout, say) are drawn from. All of its bits depend on both: the generator of
-    the CPU reads the lower 32 alone.
-
-    >>> len({step_seed(seed, step) % 2**32 for seed in range(20) for step in range(20)})
-    400
-    """
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)

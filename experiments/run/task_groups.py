@@ -7,9 +7,10 @@ from functools import partial
 from typing import Protocol, cast
 
 import torch
+from torch import Tensor, nn
+
 from lossrag.models import MultiTaskModel, Outputs, row_lookup
 from lossrag.weighting import Closure, JointClosure, Rows, TaskGroup
-from torch import Tensor, nn
 
 GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""

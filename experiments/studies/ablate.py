@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.studies.ablation_plan import Plan, load_plan, plan_names
 from lossrag.experiments.studies.ablation_table import as_csv, rich_table, rows_of
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs
 from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
-from rich.console import Console
-
-from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 
 Jobs = Mapping[tuple[str, int], Job]

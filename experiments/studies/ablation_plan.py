@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.studies.transfer import Warm
 from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.studies.transfer import Warm
 
 FOLDER = Path(__file__).parent.parent / "conf" / "ablation"
 

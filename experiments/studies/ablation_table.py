@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from rich.table import Table
+
 from lossrag.experiments.record.cells import RUN_COLUMNS, csv_text, run_cells, task_score
 from lossrag.experiments.studies.ablation_plan import Plan
 from lossrag.experiments.studies.statistics import Interval, interval
-from rich.table import Table
 
 Summaries = Mapping[tuple[str, int], Mapping[str, Any]]
 """By (row, seed): the summary.json of a finished run."""

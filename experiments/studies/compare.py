@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
@@ -16,9 +19,6 @@ from lossrag.experiments.studies.plan import Plan, Setting, label, load_plan, pl
 from lossrag.experiments.studies.render import latex, markdown, rich_table
 from lossrag.experiments.studies.result import TEST, SuiteRuns, runs_csv, seconds_csv, suite_report
 from lossrag.experiments.studies.tuning import Trial, Tuning, choose, tuning_csv
-from rich.console import Console
-
-from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 
 

@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
-
-from lossrag.errors import RunDirectoryError
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0

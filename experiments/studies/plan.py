@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lossrag.experiments.config.compose import MAX_SEED, build
 from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.config.compose import MAX_SEED, build
 
 FOLDER = Path(__file__).parent.parent / "conf" / "compare"
 Setting = tuple[str, ...]

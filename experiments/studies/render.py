@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.table import Table
+
 from lossrag.experiments.studies.plan import label
 from lossrag.experiments.studies.result import TEST
-from rich.table import Table
 
 Report = Mapping[str, Any]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.cells import RUN_COLUMNS, csv_text, run_cells
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.statistics import interval
-from rich.console import Console
-from rich.table import Table
-
-from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.record.composition_plot import COMPOSITION
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.lossbank import LOSSES, LossBank
@@ -18,9 +21,6 @@ from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.shape.geometry import geometry
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 LAST = 3
 """The last of so many parts of a cold run is where its composition is taken to have arrived."""

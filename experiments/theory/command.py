@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
+from lossrag.errors import CheckpointError, ConfigError, did_you_mean
 from lossrag.experiments.config.compose import build, build_config
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
@@ -16,9 +19,6 @@ from lossrag.experiments.run.descent import descent_sentence
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity, means
 from lossrag.experiments.theory.report import theory_report, theory_sentences, theory_table
-from rich.console import Console
-
-from lossrag.errors import CheckpointError, ConfigError, did_you_mean
 from lossrag.files import write_atomic
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import build_optimizer, build_problem
 from lossrag.experiments.run.objective import hits
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
 from lossrag.experiments.theory.rademacher import Complexity, draw_signs, fit_signs, sign_loss
 from lossrag.tasks import Suite, epoch_plan, ordered_batches
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 BOUNDED = ("one_minus_p", "zero_one")
 """Losses in [0, 1]: 1 - p_y, and 1 where the largest logit is another class's."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from rich.table import Table
+
 from lossrag.experiments.theory.bounds import query_bound, train_bound, train_slack
 from lossrag.experiments.theory.rademacher import Complexity
-from rich.table import Table
 
 
 def theory_report(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.policies import ComposerConfig
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
 from lossrag.lossbank.shape.geometry import geometry
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 
 @dataclass(frozen=True)

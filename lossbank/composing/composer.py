@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.candidates import TaskSpec, library, spread, suits
 from lossrag.lossbank.composing.composition import Composition, Event, Retriever
 from lossrag.lossbank.composing.look_ahead import HeadView, look_ahead, savings
@@ -15,9 +18,6 @@ from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 from lossrag.lossbank.shape.geometry import geometry
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 TWIN = 0.995
 """Cosine of geometries above which two losses are one lens twice."""

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from lossrag.lossbank.library.contract import Loss
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.library.contract import Loss
 
 RATE = 0.003
 """Of Adam, on standardised features."""

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values
-from lossrag.lossbank.library.contract import Loss
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
+
+from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values
+from lossrag.lossbank.library.contract import Loss
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from lossrag.lossbank.library.contract import TARGET_KINDS
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.library.contract import TARGET_KINDS
 
 BINS = 5
 CLASS_NAMES = (

@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.history import history
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 PATTERN_NAMES = (
     "cosine_to_target",

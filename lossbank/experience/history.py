@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.records import Records
-from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)

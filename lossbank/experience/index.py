@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from lossrag.lossbank.experience.topk import Hits, Rows, exact_top_k, flat_index, graph_index, graph_top_k, unit_rows
 from numpy.typing import ArrayLike, NDArray
 
 from lossrag.errors import BankError, ConfigError, did_you_mean
+from lossrag.lossbank.experience.topk import Hits, Rows, exact_top_k, flat_index, graph_index, graph_top_k, unit_rows
 
 
 @dataclass(frozen=True)

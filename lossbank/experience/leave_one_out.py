@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from lossrag.errors import ConfigError
 from lossrag.lossbank.bank import LossBank
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.records import Records, take
-from numpy.typing import NDArray
-
-from lossrag.errors import ConfigError
 
 TWIN = 0.995
 """Cosine of geometries above which two losses are one lens twice; hiding one of them hides nothing."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from lossrag.lossbank.experience.moments import ContextSpace, Neighbours
-from lossrag.lossbank.experience.records import Records, check_name, concatenate, make_records, no_records
-from lossrag.lossbank.experience.retention import keep
 from numpy.typing import ArrayLike
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.experience.moments import ContextSpace, Neighbours
+from lossrag.lossbank.experience.records import Records, check_name, concatenate, make_records, no_records
+from lossrag.lossbank.experience.retention import keep
 
 MAX_CAPACITY = 10_000_000
 MAX_CONTEXT = 1 << 20

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lossrag.lossbank.experience.records import Records, finite_floats
-from lossrag.lossbank.experience.topk import Rows, exact_top_k, flat_index, unit_rows
 from numpy.typing import ArrayLike, NDArray
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.experience.records import Records, finite_floats
+from lossrag.lossbank.experience.topk import Rows, exact_top_k, flat_index, unit_rows
 
 _REACH = 5.0
 _FLOOR = 1e-6

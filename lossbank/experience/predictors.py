@@ -9,13 +9,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.lossbank.experience.history import near_history
 from lossrag.lossbank.experience.index import LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.towers import Towers
-from torch import Tensor
-
-from lossrag.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)

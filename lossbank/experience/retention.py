@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from lossrag.lossbank.experience.records import Records, take
 from numpy.typing import NDArray
+
+from lossrag.lossbank.experience.records import Records, take
 
 Rows = NDArray[np.int64]
 

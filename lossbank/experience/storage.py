@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 from filelock import FileLock, Timeout
-from lossrag.lossbank.experience.memory import MAX_CAPACITY, MAX_CONTEXT, Memory
-from lossrag.lossbank.experience.records import MAX_NAME, Records, check_name
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from lossrag.errors import BankError, ConfigError
 from lossrag.files import write_atomic
+from lossrag.lossbank.experience.memory import MAX_CAPACITY, MAX_CONTEXT, Memory
+from lossrag.lossbank.experience.records import MAX_NAME, Records, check_name
 
 MANIFEST = "manifest.json"
 FORMAT = "lossrag-memory-1"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE
-from lossrag.lossbank.experience.memory import Memory
 from torch import Tensor
 
 from lossrag.errors import BankError, ConfigError
+from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE
+from lossrag.lossbank.experience.memory import Memory
 
 State = dict[str, Tensor]
 

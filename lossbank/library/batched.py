@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from lossrag.lossbank.library.contract import Loss, LossFunction
-from lossrag.lossbank.library.probe import probes
 from torch import Tensor
 from torch.func import vmap
+
+from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.probe import probes
 
 AT_ONCE = 2**20
 """Numbers of one intermediate result of the variants that are computed together."""

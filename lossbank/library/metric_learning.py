@@ -7,11 +7,11 @@ import importlib
 from typing import Any
 
 import torch
-from lossrag.lossbank.library.contract import Loss
-from lossrag.lossbank.library.registration import LOSSES, register_loss
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.registration import LOSSES, register_loss
 
 ANCHORED = ("pos_pair", "neg_pair", "triplet")
 """Kinds of partial losses whose first index is the anchor."""

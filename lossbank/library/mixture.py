@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from lossrag.lossbank.library.batched import Rows, loss_values
 from lossrag.lossbank.library.contract import Loss
-from torch import Tensor
 
 
 @dataclass(frozen=True)

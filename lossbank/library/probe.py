@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from lossrag.lossbank.library.contract import Loss
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.lossbank.library.contract import Loss
 
 BATCH = 6
 FEATURES = 7

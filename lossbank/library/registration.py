@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.lossbank.library.contract import TARGET_KINDS, Loss, LossFunction, read_arguments
 from lossrag.lossbank.library.probe import check_loss
-
-from lossrag.errors import ConfigError, did_you_mean
 from lossrag.registry import Registry
 
 Function = TypeVar("Function", bound=LossFunction)

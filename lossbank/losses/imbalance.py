@@ -6,9 +6,10 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from lossrag.lossbank.library.registration import register_loss
 from lossrag.lossbank.losses.probabilistic import focal
-from torch import Tensor
 
 
 def _effective_number_weights(class_counts: Tensor, beta: float) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from lossrag.lossbank.library.registration import register_loss
 from lossrag.lossbank.losses.parts import is_class, of_class
-from torch import Tensor
 
 
 @register_loss(

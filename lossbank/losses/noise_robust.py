@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from lossrag.lossbank.library.registration import register_loss
 from lossrag.lossbank.losses.parts import error_p, log_p, of_class
-from torch import Tensor
 
 
 @register_loss(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from lossrag.lossbank.library.registration import register_loss
 from torch import Tensor
+
+from lossrag.lossbank.library.registration import register_loss
 
 
 @register_loss(

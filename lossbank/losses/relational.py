@@ -6,9 +6,10 @@ Each sample is an anchor. One without a class-mate in the batch costs nothing, s
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from lossrag.lossbank.library.registration import register_loss
 from lossrag.lossbank.losses.parts import EPSILON, same_class, unit_rows
-from torch import Tensor
 
 TEMPERATURES = (0.1, 0.5)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.shape.probes import (
     CLASSES,
@@ -19,9 +22,6 @@ from lossrag.lossbank.shape.probes import (
     grid,
     grouped_features,
 )
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 TINY = 1e-12
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from lossrag.lossbank.library.contract import Loss
 from torch import Tensor
+
+from lossrag.lossbank.library.contract import Loss
 
 RIGHT_TO_WRONG = (0.999, 0.99, 0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
 """Probability of the label, from right to wrong."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from lossrag.tasks.corruption.one_task import Plan, SplitReport
-from lossrag.tasks.corruption.settings import Corruption, parse_corruption
-from lossrag.tasks.splits import check_seed
-from lossrag.tasks.suite import Suite, is_pooled, pool_query, unpool
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.streams import check_seed
+from lossrag.tasks.corruption.one_task import Plan, SplitReport
+from lossrag.tasks.corruption.settings import Corruption, parse_corruption
+from lossrag.tasks.suite import Suite, is_pooled, pool_query, unpool
 
 __all__ = ["CORRUPTED", "Corruption", "CorruptionReport", "SplitReport", "corrupt", "parse_corruption"]
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lossrag.tasks.corruption.settings import DEFAULT_FACTOR, Corruption
-from lossrag.tasks.splits import generator
-from lossrag.tasks.suite import SPLITS, Examples, Task, select
 from numpy.typing import NDArray
 
 from lossrag.errors import ConfigError, did_you_mean
-
-_STREAM = 0xC0
+from lossrag.streams import Stream, generator
+from lossrag.tasks.corruption.settings import DEFAULT_FACTOR, Corruption
+from lossrag.tasks.suite import SPLITS, Examples, Task, select
 
 Labels = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -59,7 +57,7 @@ class Plan:
         truth = examples.targets.numpy()
         name = int.from_bytes(hashlib.sha256(self.task.name.encode()).digest()[:8], "big")
         # Every row draws all its numbers, whatever they are used for: settings do not shift each other's.
-        rng = generator(seed, _STREAM, SPLITS.index(split), name)
+        rng = generator(seed, Stream.CORRUPTION, SPLITS.index(split), name)
         place, flip, other = rng.random((len(truth), 3)).T
         kept = self._keep(truth, place)
         labels = self._label(truth, flip, other)[kept]

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
-from lossrag.tasks.files.sources import DataFile
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from lossrag.tasks.files.sources import DataFile
 
 Advance = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0: not known)."""

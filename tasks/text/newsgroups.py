@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.tasks.files.fetch import in_root, resolve
 from lossrag.tasks.files.sources import newsgroups_sources
 from lossrag.tasks.splits import check_share, split_train
@@ -17,9 +20,6 @@ from lossrag.tasks.text.newsgroups_corpus import EDITIONS, NORMALISED_SHA256, Do
 from lossrag.tasks.text.suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
 from lossrag.tasks.text.vectors import available_vectors
 from lossrag.tasks.text.words import tokenise
-from torch import Tensor
-
-from lossrag.errors import ConfigError, did_you_mean
 
 GROUPS = {
     "COMP": ("comp.os.ms-windows.misc", "comp.sys.mac.hardware", "comp.graphics", "comp.windows.x"),

@@ -13,10 +13,9 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from lossrag.errors import DataError
 from lossrag.tasks.files.archives import tar_members, zip_member
 from lossrag.tasks.files.sources import MB
-
-from lossrag.errors import DataError
 
 EDITIONS = {
     "raw": "whole messages, headers kept",
@@ -184,7 +183,7 @@ def exceptions() -> dict[str, dict[str, list[str]]]:
     PGP signatures, uuencoded or cut-off posts that one side or the other lost. The edition is what both have.
     """
     table: dict[str, dict[str, list[str]]] = json.loads(
-        (resources.files("tasks") / "normalised_exceptions.json").read_text(encoding="utf-8")
+        (resources.files(__package__) / "normalised_exceptions.json").read_text(encoding="utf-8")
     )
     return table
 

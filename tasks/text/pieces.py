@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lossrag.tasks.suite import TokenInputs
-from lossrag.tasks.text.encoders import EncoderFiles
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.extras import load_extra
+from lossrag.tasks.suite import TokenInputs
+from lossrag.tasks.text.encoders import EncoderFiles
 
 PURPOSE = "model=bert"
 

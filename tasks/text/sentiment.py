@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
+
+from lossrag.errors import ConfigError, DataError, did_you_mean
 from lossrag.tasks.files.fetch import in_root, resolve
 from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
 from lossrag.tasks.splits import split_query
@@ -18,9 +21,6 @@ from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
 from lossrag.tasks.text.vectors import available_vectors
-from torch import Tensor
-
-from lossrag.errors import ConfigError, DataError, did_you_mean
 
 PARTS = ("train", "dev", "test")
 PRODUCTS = (

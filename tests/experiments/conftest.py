@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+
+from lossrag import ConfigError
 from lossrag.experiments.cli import run
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.tasks import SUITES, Examples, Suite, SuiteEntry, Task, TokenInputs
-
-from lossrag import ConfigError
 
 SMALL = ["experiment=digits", "train.epochs=2", "train.batch_size=256"]
 """Two epochs of five or six steps."""
@@ -154,7 +154,7 @@ training.plot_trajectories = lambda *_: None
 PLACES = {
     "step": (MultiTaskStep, "__call__"),
     "line": (JsonLines, "write"),
-    "save": (state, "save_checkpoint"),
+    "save": (state, "save_tensors"),
     "rename": (os, "replace"),
     "figure": (training, "plot_trajectories"),
     "summary": (training, "write_summary"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import matplotlib.axes
-from lossrag.experiments.plotting import LOOK
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+
+from lossrag.experiments.plotting import LOOK
 
 
 def rendered(figure):

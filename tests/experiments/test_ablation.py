@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.studies.ablation_plan import load_plan, plan_names
 from lossrag.experiments.studies.ablation_table import as_csv, rows_of

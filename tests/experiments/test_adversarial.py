@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
 from lossrag.experiments.run.adversarial import Adversary
 from lossrag.experiments.run.problem import Problem
 from lossrag.models import MultiTaskModel, TextCNN, orthogonality
 from lossrag.tasks import SUITES
 from lossrag.weighting import MetaWeighting, MultiTaskStep, Uniform, Weighting
-from torch.nn import functional as F
 
 LAMBDA, GAMMA = 0.3, 0.02
 # Rows of eight words at most in either split: padding to the widest task of a joint pass adds windows of its own.

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.image import imread
+
+from lossrag import ConfigError
 from lossrag.experiments.bank.command import COMMANDS
 from lossrag.experiments.config.library import _loaded, load_library
 from lossrag.experiments.config.schema import LossConfig
 from lossrag.lossbank import CONTEXT_NAMES, LOSSES, POLICIES, LossBank
-from matplotlib.image import imread
-
-from lossrag import ConfigError
 
 NOISE = CONTEXT_NAMES.index("support_sure_and_wrong")
 KIND = CONTEXT_NAMES.index("classification")

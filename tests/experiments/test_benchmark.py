@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+
 from lossrag.experiments.benchmark.paired import paired_ratio
 from lossrag.experiments.benchmark.step import StepBenchmark, routines
 

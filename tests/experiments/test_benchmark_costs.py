@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+
+from lossrag import ConfigError
 from lossrag.experiments.benchmark import memory
 from lossrag.experiments.benchmark.memory import MemoryBenchmark, peak_bytes, row_bytes, run_memory
 from lossrag.experiments.benchmark.paired import paired_within
 from lossrag.experiments.benchmark.plots import plot_costs, short
 from lossrag.experiments.benchmark.problems import TextOptions, floor, query_rows
-
-from lossrag import ConfigError
 
 TINY = {"length": 12, "vectors": 4, "filters": 2, "words": 50}
 OPTIONS = [f"{key}={value}" for key, value in TINY.items()]

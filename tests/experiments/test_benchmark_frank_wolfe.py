@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from lossrag.experiments.benchmark import frank_wolfe as subject
-from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, iterations_needed, problem, run_frank_wolfe
 
 from lossrag import ConfigError
+from lossrag.experiments.benchmark import frank_wolfe as subject
+from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, iterations_needed, problem, run_frank_wolfe
 
 SMALL = FrankWolfeBenchmark(tasks=(2, 3), batch_tasks=(3,), problems=2, pairs=2, batch=5, max_iterations=50)
 

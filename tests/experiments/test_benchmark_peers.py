@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+
+from lossrag import ConfigError, LossRAGError
 from lossrag.experiments.benchmark import peer_torchjd, peers
 from lossrag.experiments.benchmark.peer_problems import (
     autograd_loop,
@@ -21,8 +23,6 @@ from lossrag.experiments.benchmark.peer_torchjd import ENGINES, METHODS, ROW_BY_
 from lossrag.experiments.benchmark.peers import PeersBenchmark, run_peers, shortest_by_nnls
 from lossrag.experiments.benchmark.problems import TextOptions, require_equal
 from lossrag.weighting import MGDA, MetaWeighting, PCGrad, Signals
-
-from lossrag import ConfigError, LossRAGError
 
 SMALL = TextOptions(batch=9, length=12, vectors=4, filters=3, words=50)
 OWN, SHARED = own_case(SMALL, 3), shared_case(12, 4, 2, 3)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import lossrag.experiments.benchmark.bert as benchmark
 import pytest
 import torch
+
+import lossrag.experiments.benchmark.bert as benchmark
+from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
@@ -17,8 +19,6 @@ from lossrag.models import BERT
 from lossrag.tasks import SPLITS, SUITES, EncoderFiles, Examples, Suite, SuiteEntry, Task, epoch_plan, query_index
 from lossrag.tasks.text.pieces import encode_pieces
 from lossrag.weighting import MultiTaskStep
-
-from lossrag import ConfigError
 
 SIZES = {"support": 24, "query": 9, "validation": 9, "test": 9}
 TASKS = (Task("two", "classification", 2), Task("three", "classification", 3), Task("other", "classification", 2))

@@ -7,11 +7,12 @@ import random
 
 import pytest
 import torch
-from lossrag.experiments.record.checkpoint import load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from safetensors.torch import save_file
 
 from lossrag import CheckpointError
+from lossrag.experiments.record.checkpoint import load_checkpoint, pack_optimizer, unpack_optimizer
 from lossrag.files import write_atomic
+from lossrag.tensors import save_tensors
 
 META = {"epoch": 3, "nested": {"list": [1, 0.1, None, "é"]}}
 
@@ -30,7 +31,7 @@ def tensors():
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "x.safetensors"
-    save_checkpoint(path, tensors(), META)
+    save_tensors(path, tensors(), META)
     return path
 
 
@@ -46,7 +47,7 @@ def test_round_trip(file):
 def test_tensors_that_are_transposed_or_share_memory(tmp_path):
     path = tmp_path / "x.safetensors"
     weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
-    save_checkpoint(path, {"t": weight.T, "part": weight[:, 1], "same": weight, "again": weight}, {})
+    save_tensors(path, {"t": weight.T, "part": weight[:, 1], "same": weight, "again": weight}, {})
     loaded, _ = load_checkpoint(path)
     assert torch.equal(loaded["again"], weight.detach())
     assert torch.equal(loaded["t"], weight.detach().T)
@@ -86,7 +87,7 @@ def test_truncated_files(file):
 def test_foreign_files(tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.ones(2)}, path)
-    with pytest.raises(CheckpointError, match="not a LossRAG checkpoint"):
+    with pytest.raises(CheckpointError, match="not of LossRAG"):
         load_checkpoint(path)
     torch.save({"a": torch.ones(2)}, path)
     with pytest.raises(CheckpointError):
@@ -104,7 +105,7 @@ def test_a_failed_write_leaves_the_old_file(file, monkeypatch, broken):
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, fail)
         with pytest.raises(OSError, match="No space"):
-            save_checkpoint(file, {"a": torch.zeros(1)}, {})
+            save_tensors(file, {"a": torch.zeros(1)}, {})
     assert load_checkpoint(file)[1] == META
     assert os.listdir(file.parent) == [file.name]
 
@@ -144,7 +145,7 @@ def test_optimizers_go_on_bit_for_bit(name, tmp_path):
     train(half, optimizer, 2)
     state, groups = pack_optimizer(optimizer)
     path = tmp_path / "x.safetensors"
-    save_checkpoint(path, state, {"groups": groups})
+    save_tensors(path, state, {"groups": groups})
 
     resumed, optimizer = fresh()
     with torch.no_grad():

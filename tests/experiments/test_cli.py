@@ -7,11 +7,11 @@ import math
 import signal
 
 import pytest
-from lossrag.experiments.cli import main
-from lossrag.experiments.config.compose import load_config
 from matplotlib.image import imread
 
 from lossrag import __version__
+from lossrag.experiments.cli import main
+from lossrag.experiments.config.compose import load_config
 
 TASKS = {"digit", "parity", "loops", "centre"}
 

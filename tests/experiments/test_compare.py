@@ -12,6 +12,7 @@ import time
 from contextlib import redirect_stdout
 
 import pytest
+
 from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.studies.plan import label, load_plan, plan_names

@@ -6,13 +6,14 @@ import io
 import json
 
 import pytest
+from rich.console import Console
+
 from lossrag.experiments.studies.live import LiveTable
 from lossrag.experiments.studies.plan import load_plan
 from lossrag.experiments.studies.render import cells, header, latex, markdown, rich_table
 from lossrag.experiments.studies.result import SuiteRuns, runs_csv, suite_report
 from lossrag.experiments.studies.statistics import holm, mean_ranks, paired_p
 from lossrag.experiments.studies.tuning import Trial, choose, tuning_csv
-from rich.console import Console
 
 
 def summary(name, scores, validation=0.5):

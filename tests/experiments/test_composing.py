@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.lossbank import LossBank
 
@@ -111,7 +112,7 @@ def test_a_warm_run_asks_the_bank_first(train):
         ("loss.outer=lambda", "Add loss.horizon=1"),
         ("loss.explore=8", "leaves none"),
         ("loss.candidates=[crossentropy]", "did you mean 'cross_entropy'"),
-        ("loss.outer=max", "'mean' or 'lambda'"),
+        ("loss.outer=max", "choose from: lambda, mean"),
     ],
 )
 def test_mistakes(lossrag, override, message):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from lossrag.experiments.config.compose import load_config
-from lossrag.experiments.config.groups import GROUPS, experiment_names
-from lossrag.experiments.config.identity import run_id
 from omegaconf import OmegaConf
 
 from lossrag import ConfigError
+from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.groups import GROUPS, experiment_names
+from lossrag.experiments.config.identity import run_id
 
 
 @pytest.mark.parametrize("name", experiment_names())
@@ -129,7 +129,7 @@ IMPOSSIBLE = {
     "train.epochs=1.5": "train.epochs",
     "train.epochs=": "train.epochs",
     "train.epochs=null": "train.epochs",
-    "train.query_for_baselines=some": "'support'",
+    "train.query_for_baselines=some": "choose from: all, support",
     "outer.batch_size=0": "outer.batch_size",
     "optimizer.lr=-1": "optimizer.lr",
     "optimizer.lr=0": "optimizer.lr",
@@ -143,13 +143,13 @@ IMPOSSIBLE = {
     "loss.regression=cross_entropy": "choose from squared_error",
     "outer.regression=one_minus_p": "choose from squared_error",
     "model.dropout=1": "dropout",
-    "model.sharing=soft": "'hard', 'none' or 'shared_private'",
+    "model.sharing=soft": "choose from: hard, none, shared_private",
     "model.adversarial=0.05": "set model.sharing=shared_private, or model.adversarial=0",
     "model.orthogonal=0.01": "set model.sharing=shared_private, or model.orthogonal=0",
-    "model.adversarial=-1": "model.adversarial must be a number from 0 up",
-    "model.orthogonal=nan": "model.orthogonal must be a number from 0 up",
+    "model.adversarial=-1": "model.adversarial must be 0 or more",
+    "model.orthogonal=nan": "model.orthogonal must be 0 or more",
     "model.adversarial=abc": "model.adversarial",
-    "model.penalty=units": "'paper' or 'unit'",
+    "model.penalty=units": "did you mean 'unit'",
     "weighting=single_task": "add model.sharing=none",
     "machine.threads=0": "machine.threads",
     "run.checkpoint_seconds=-1": "run.checkpoint_seconds",

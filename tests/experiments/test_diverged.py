@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.lossbank import LOSSES
 

@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
+
+from lossrag import ConfigError
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
 from lossrag.experiments.record.checkpoint import pack_optimizer, unpack_optimizer
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.build import build_optimizer
 from lossrag.models import MLP, MultiTaskModel
-
-from lossrag import ConfigError
 
 BETA, LR = 1e-3, 0.05
 CENTRE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)

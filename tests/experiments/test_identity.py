@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import differing_keys, run_id
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.optim.lazy_adam import LazyAdam
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
 from lossrag.tasks import epoch_plan, query_index
 from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from lossrag import ConfigError
 
 pytestmark = pytest.mark.usefixtures("toy")
 TRAINED = ["tasks=toy", "model.trainable_vectors=true", "model.filters=4", "train.batch_size=12"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from lossrag.experiments.record.jsonl import read_points
 
 RUN = ["train", "experiment=digits", "train.epochs=4", "train.batch_size=512", "log.every_steps=1"]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
+from matplotlib.text import Text
+
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.record.composition_log import draw_compositions
 from lossrag.experiments.record.composition_plot import COLOURS, compositions_figure, last_shares, shares_over_steps
@@ -11,9 +15,6 @@ from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.loss_map import loss_map_figure, project
 from lossrag.experiments.record.projector import write_projector
 from lossrag.lossbank import LOSSES
-from matplotlib.colors import to_hex
-from matplotlib.image import imread
-from matplotlib.text import Text
 
 POINTS = [
     {"step": step, "weight/A": 1.0}

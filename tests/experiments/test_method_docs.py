@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.groups import defaults_of
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.jsonl import read_points
 

@@ -8,6 +8,8 @@ import json
 import random
 
 import pytest
+from omegaconf import OmegaConf
+
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -16,8 +18,6 @@ from lossrag.experiments.figures.gaps import draw_gaps, losses_at
 from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped
 from lossrag.experiments.record.finished import by_method, load_runs, main_setting, run_directories
-from omegaconf import OmegaConf
-
 from tests.experiments.legible import assert_legible
 
 PRODUCTS = ["books", "electronics", "dvd", "kitchen_housewares", "apparel", "camera_photo", "health_personal_care"]

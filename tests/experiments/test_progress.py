@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 
+from rich.console import Console
+
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.progress import RunProgress
 from lossrag.experiments.train import train as run_training
 from lossrag.tasks import Task
-from rich.console import Console
 
 
 def small(tmp_path, *overrides):

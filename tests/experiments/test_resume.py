@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.jsonl import read_points
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 STEPS, EPOCHS = 5, 3
 RUN = ["train", "experiment=digits", f"train.epochs={EPOCHS}", "train.batch_size=256"]

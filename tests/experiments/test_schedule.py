@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from lossrag import ConfigError
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.build import build_optimizer
 from lossrag.experiments.run.schedule import Schedule, lr_factor
 from lossrag.models import MLP, MultiTaskModel
 from lossrag.weighting import MultiTaskStep
-
-from lossrag import ConfigError
 
 
 @pytest.mark.parametrize(

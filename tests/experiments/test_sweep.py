@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from lossrag.experiments.studies.sweep import SweepOptions, sweep_csv
 
 SWEEP = ["sweep", "experiment=digits", "key=weighting.alpha", "values=[0.01,0.1]", "seeds=[0]"]

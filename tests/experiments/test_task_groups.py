@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lossrag.experiments.run import task_groups
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.lossbank import LOSSES, Mixture

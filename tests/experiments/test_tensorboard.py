@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
 from lossrag.experiments.cli import run
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.lossbank import LOSSES

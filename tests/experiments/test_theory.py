@@ -8,6 +8,9 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+
+from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.descent import descent_checks, descent_summary
@@ -17,9 +20,6 @@ from lossrag.experiments.theory.rademacher import Complexity, correlation, draw_
 from lossrag.experiments.theory.report import theory_report, theory_sentences
 from lossrag.tasks import SUITES
 from lossrag.weighting import MetaWeighting
-from torch import nn
-
-from lossrag import ConfigError
 
 SMALL = ["experiment=digits", "train.batch_size=256"]
 

@@ -6,11 +6,11 @@ import json
 import math
 
 import pytest
+
+from lossrag import ConfigError
 from lossrag.experiments.studies.ablation_plan import load_plan
 from lossrag.experiments.studies.transfer import Warm, keep_tasks, transfer_rows, transfer_summary
 from lossrag.lossbank import LossBank
-
-from lossrag import ConfigError
 
 WARM = Warm("warm", "cold", ("COMP",))
 

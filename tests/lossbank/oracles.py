@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from lossrag.lossbank import LOSSES
 
 COUNTS = [40.0, 10.0, 3.0, 1.0]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
+from torch import Tensor
+
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, geometry_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry
-from torch import Tensor
-
 from tests.lossbank.oracles import built_in
 
-NAMES = tuple(name for name in built_in() if LOSSES[name].target_kind == "classification")
+NAMES = tuple(sorted(name for name in built_in() if LOSSES[name].target_kind == "classification"))
 GEOMETRIES = dict(zip(NAMES, geometry_vectors([LOSSES[name] for name in NAMES]), strict=True))
 TRIED = 24
 """Losses that a moment tries."""

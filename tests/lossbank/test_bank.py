@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import contextlib
 
-import lossrag.lossbank.experience.storage
 import numpy as np
 import pytest
 import torch
+
+import lossrag.files
+import lossrag.lossbank.experience.storage
+from lossrag import BankError, ConfigError
 from lossrag.lossbank import LOSSES, LossBank, register_loss
 from lossrag.lossbank.bank import check, merge
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.storage import save_memory
-
-import lossrag.files
-from lossrag import BankError, ConfigError
 from tests.lossbank.simulated import NAMES, filled, moments
 
 C = len(CONTEXT_NAMES)

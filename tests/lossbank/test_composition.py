@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Composition, Lens, TaskSpec
-from lossrag.lossbank.composing.composition import LARGEST_SCALE
 
 from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Composition, Lens, TaskSpec
+from lossrag.lossbank.composing.composition import LARGEST_SCALE
 
 REFERENCE = "cross_entropy"
 

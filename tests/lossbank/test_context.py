@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from torch._subclasses import FakeTensorMode
 
 from lossrag import ConfigError
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 
 
 def signals(batch=64, classes=4, kind="classification", seed=0, scale=2.0, **more) -> TaskSignals:

@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from lossrag import ConfigError
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience import embedding
 from lossrag.lossbank.experience.embedding import (
@@ -17,8 +19,6 @@ from lossrag.lossbank.experience.embedding import (
     loss_vectors,
 )
 from lossrag.lossbank.experience.memory import Memory
-
-from lossrag import ConfigError
 
 THREE = [LOSSES[name] for name in ("cross_entropy", "mae", "l1")]
 PATTERN = slice(GEOMETRY_SIZE, GEOMETRY_SIZE + len(PATTERN_NAMES) + 1)

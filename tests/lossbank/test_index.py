@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank.experience.index import Attributes, LossIndex
 
 from lossrag import BankError, ConfigError
+from lossrag.lossbank.experience.index import Attributes, LossIndex
 
 KINDS, FAMILIES = ("classification", "regression"), ("robust", "margin", "euclidean")
 SMALL = st.integers(-2, 2)  # few values: many ties

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from lossrag import ConfigError
 from lossrag.lossbank import LossBank
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.leave_one_out import Trial, leave_one_out
-
-from lossrag import ConfigError
 from tests.lossbank.simulated import NAMES, filled
 
 FAMILIES = ("noise-robust", "imbalance")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank import LOSSES, Composer, ComposerConfig, HeadView, Lens, TaskSpec, calibrated, look_ahead, savings
-from lossrag.lossbank.composing.composer import JUDGED
-from lossrag.lossbank.library.registration import register_loss
 from torch import Tensor
 
 from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, Composer, ComposerConfig, HeadView, Lens, TaskSpec, calibrated, look_ahead, savings
+from lossrag.lossbank.composing.composer import JUDGED
+from lossrag.lossbank.library.registration import register_loss
 
 RATE = 0.01
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank import LOSSES
 
+from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import batch_for, built_in, normal
 
 NAMES = built_in()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from lossrag import ConfigError
 from lossrag.lossbank.experience.history import history, knn_scores
 from lossrag.lossbank.experience.memory import Memory, merge, resized
 from lossrag.lossbank.experience.records import MAX_NAME
-
-from lossrag import ConfigError
 
 RECORD = st.tuples(
     st.sampled_from(["r1", "r2", "r3"]),

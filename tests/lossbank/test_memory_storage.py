@@ -8,18 +8,18 @@ import sys
 import time
 from pathlib import Path
 
-import lossrag.lossbank.experience.memory
-import lossrag.lossbank.experience.storage
 import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank.experience.memory import MAX_CAPACITY, Memory
-from lossrag.lossbank.experience.storage import MANIFEST, load_memory, save_memory
 
 import lossrag.files
+import lossrag.lossbank.experience.memory
+import lossrag.lossbank.experience.storage
 from lossrag import BankError
+from lossrag.lossbank.experience.memory import MAX_CAPACITY, Memory
+from lossrag.lossbank.experience.storage import MANIFEST, load_memory, save_memory
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-from lossrag.lossbank import LOSSES, from_metric_learning
 
 from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, from_metric_learning
 from tests.lossbank.oracles import batch_for, built_in
 
 

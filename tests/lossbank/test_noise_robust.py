@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.lossbank import LOSSES
 
+from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import assert_formula, built_in, cross_entropy, normal, softmax
 
 SUP = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lossrag.lossbank import LOSSES, Lens, contributions, cosines, gradient_sizes, push_forward
 from lossrag.models import MLP, MultiTaskModel, TextCNN
 

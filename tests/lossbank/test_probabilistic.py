@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from lossrag.lossbank import LOSSES
 
+from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import assert_formula, built_in, cross_entropy, normal, softmax
 
 

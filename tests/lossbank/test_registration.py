@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 import torch
-from lossrag.lossbank import LOSSES, register_loss
-from lossrag.lossbank.library.contract import read_arguments
 
 from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, register_loss
+from lossrag.lossbank.library.contract import read_arguments
 from tests.lossbank.oracles import built_in
 
 

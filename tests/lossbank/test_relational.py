@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from lossrag.lossbank import LOSSES
 
+from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import batch_for, built_in, normal
 
 EPSILON = 1e-8

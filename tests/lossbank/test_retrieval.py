@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from lossrag import ConfigError
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE, VECTOR_SIZE, loss_vectors
@@ -12,8 +14,6 @@ from lossrag.lossbank.experience.index import Attributes, LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor, top
 from lossrag.lossbank.experience.towers import Towers
-
-from lossrag import ConfigError
 from tests.lossbank.simulated import GEOMETRIES, NAMES, filled, moments
 
 C = len(CONTEXT_NAMES)

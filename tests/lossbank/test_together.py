@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lossrag.lossbank import LOSSES, Lens, Mixture, contributions, gradient_sizes, joined_mixture
 from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values, stackable
 from lossrag.lossbank.library.contract import Loss
-
 from tests.lossbank.oracles import batch_for, built_in, normal
 
 NAMES = built_in()

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+
+from lossrag import BankError, ConfigError
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE, VECTOR_SIZE, loss_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.towers import Towers
-
-from lossrag import BankError, ConfigError
 from tests.lossbank.simulated import NAMES, filled, moments
 
 C = len(CONTEXT_NAMES)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from lossrag.models import TaskDiscriminator, orthogonality, reverse
 
 from lossrag import ConfigError
+from lossrag.models import TaskDiscriminator, orthogonality, reverse
 
 
 def test_the_reversal_changes_the_sign_of_the_gradient_and_nothing_else():

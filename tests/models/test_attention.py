@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
 from lossrag.models import BERT
 from lossrag.models.bert import Float32Attention, attention_for
-from torch.overrides import TorchFunctionMode
 
 TOKENS = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0], [1, 2, 0, 0]])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 
-import lossrag.models.bert
 import pytest
 import torch
-from lossrag.models import BERT, ENCODERS, MultiTaskModel, row_lookup
 from torch import Tensor
 
+import lossrag.models.bert
 from lossrag import ConfigError, DataError
+from lossrag.models import BERT, ENCODERS, MultiTaskModel, row_lookup
 
 PIECES = torch.tensor([[2, 6, 9, 3, 0, 0], [2, 5, 7, 8, 12, 3], [2, 3, 0, 0, 0, 0]])
 """Ids of the encoder, padded with its own 0."""

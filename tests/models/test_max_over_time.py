@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lossrag.models.max_over_time import covers, dense, margin, max_over_time, max_over_time_by_segment
 
 

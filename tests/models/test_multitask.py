@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.models import ENCODERS, MLP, MultiTaskModel, TextCNN, stack_padded
 
 from lossrag import ConfigError
+from lossrag.models import ENCODERS, MLP, MultiTaskModel, TextCNN, stack_padded
 
 
 def text_model(sharing="hard"):

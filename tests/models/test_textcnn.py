@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.models import ENCODERS, TextCNN
 
 from lossrag import ConfigError
+from lossrag.models import ENCODERS, TextCNN
 
 
 def plain(model: TextCNN, tokens: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,13 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import lossrag.tasks.files.download
 import lossrag.tasks.files.sources
 import lossrag.tasks.text.newsgroups
 import lossrag.tasks.text.newsgroups_corpus
-import numpy as np
-import pytest
 from lossrag.tasks.text.newsgroups import GROUPS
 from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, edit
 

@@ -5,9 +5,9 @@ import tarfile
 import zipfile
 
 import pytest
-from lossrag.tasks.files.archives import open_member, tar_members, zip_member
 
 from lossrag import DataError
+from lossrag.tasks.files.archives import open_member, tar_members, zip_member
 
 
 @pytest.fixture

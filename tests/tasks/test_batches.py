@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.tasks.batches import epoch_plan, ordered_batches, query_index
-from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs
 
 from lossrag import ConfigError
+from lossrag.tasks.batches import epoch_plan, ordered_batches, query_index
+from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs
 
 SIZES = st.lists(st.integers(2, 60), min_size=1, max_size=4)
 

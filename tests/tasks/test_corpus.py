@@ -4,11 +4,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import lossrag.tasks.text.newsgroups_corpus
 import pytest
-from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
 
+import lossrag.tasks.text.newsgroups_corpus
 from lossrag import DataError
+from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
 
 
 def jsonl(world) -> tuple[Path, ...]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs, load_suite, pool_query
-from lossrag.tasks.corruption.corrupt import CORRUPTED, Corruption, corrupt
-from lossrag.tasks.suite import is_pooled, select
 from scipy.stats import binom
 
 from lossrag import ConfigError, DataError
+from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs, load_suite, pool_query
+from lossrag.tasks.corruption.corrupt import CORRUPTED, Corruption, corrupt
+from lossrag.tasks.suite import is_pooled, select
 
 K = 4
 FROZEN = "3130133200033001200233331"

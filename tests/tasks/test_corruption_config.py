@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from lossrag.tasks.corruption.corrupt import Corruption, parse_corruption
 
 from lossrag import ConfigError
+from lossrag.tasks.corruption.corrupt import Corruption, parse_corruption
 
 
 def test_parse():

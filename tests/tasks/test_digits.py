@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.tasks import SPLITS, DigitsConfig, load_suite
 
 from lossrag import ConfigError
+from lossrag.tasks import SPLITS, DigitsConfig, load_suite
 
 
 def test_digits_suite_is_complete_and_disjoint():

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 import lossrag.tasks
 import lossrag.tasks.files.download
-import pytest
 from lossrag.tasks.files.download import Unavailable, from_index, from_url
 from lossrag.tasks.files.sources import DataFile
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
 
 TENSORS = {"a": torch.arange(6, dtype=torch.int32).view(2, 3), "b": torch.tensor([0.5])}

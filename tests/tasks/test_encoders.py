@@ -8,13 +8,13 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import lossrag.tasks.files.download
 import lossrag.tasks.text.encoders
-import pytest
+from lossrag import ConfigError, DataError
 from lossrag.tasks.files.fetch import cache_folder, sha256_of
 from lossrag.tasks.text.encoders import encoder_files
-
-from lossrag import ConfigError, DataError
 
 CONTENT = {
     "config.json": b'{"vocab_size": 7}',

@@ -7,13 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import lossrag.tasks.files.fetch
 import pytest
 from filelock import FileLock
+
+import lossrag.tasks.files.fetch
+from lossrag import DataError
 from lossrag.tasks.files import sources
 from lossrag.tasks.files.fetch import cache_folder, data_root, in_root, resolve, sha256_of
-
-from lossrag import DataError
 
 
 def corpus_sources():

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import lossrag.tasks.text.newsgroups
-import lossrag.tasks.text.vectors
 import pytest
 import torch
+
+import lossrag.tasks.text.newsgroups
+import lossrag.tasks.text.vectors
+from lossrag import ConfigError, DataError
 from lossrag.tasks import SPLITS, NewsgroupsConfig, load_suite
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.suite import Suite
 from lossrag.tasks.text.newsgroups import GROUPS
-
-from lossrag import ConfigError, DataError
 
 
 def load(world, **options) -> Suite:
@@ -136,7 +136,7 @@ def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
     ("options", "message"),
     [
         ({"edition": "strip"}, "Unknown tasks.edition 'strip': did you mean 'stripped'"),
-        ({"vectors": "word2vec"}, "Unknown lossrag.tasks.text.vectors 'word2vec'"),
+        ({"vectors": "word2vec"}, "Unknown tasks.vectors 'word2vec'"),
         ({"dim": 64}, "50, 100, 200 and 300 dimensions, not tasks.dim=64"),
         ({"max_tokens": 0}, "tasks.max_tokens is a whole number from 1 up, not 0"),
         ({"limit": -3}, "tasks.limit is a whole number"),

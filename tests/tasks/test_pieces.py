@@ -3,16 +3,16 @@ from __future__ import annotations
 import json
 import shutil
 
-import lossrag.tasks.text.newsgroups
-import lossrag.tasks.text.suite
 import pytest
 import torch
+
+import lossrag.tasks.text.newsgroups
+import lossrag.tasks.text.suite
+from lossrag import ConfigError, DataError
 from lossrag.tasks import SPLITS, SUITES, NewsgroupsConfig
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
 from lossrag.tasks.text.pieces import encode_pieces
-
-from lossrag import ConfigError, DataError
 
 
 @pytest.fixture

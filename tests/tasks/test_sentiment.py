@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+import torch
+
 import lossrag.tasks.files.fetch
 import lossrag.tasks.files.sources
 import lossrag.tasks.text.sentiment
-import pytest
-import torch
+from lossrag import ConfigError, DataError
 from lossrag.tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.suite import Suite
 from lossrag.tasks.text.sentiment import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
-
-from lossrag import ConfigError, DataError
 
 SIZES = {"train": 20, "dev": 6, "test": 8}
 # What data/README.md of the corpus says, domain by domain: test reviews that also stand in train or dev.

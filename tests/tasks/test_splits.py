@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lossrag.tasks.splits import check_seed, check_share, generator, split_query, split_train, stratified_mask
 
 from lossrag import ConfigError
+from lossrag.streams import Stream, generator
+from lossrag.tasks.splits import check_share, split_query, split_train, stratified_mask
 
 STRATA = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 SHARE = st.floats(0.01, 0.99)
@@ -16,7 +17,7 @@ FROZEN_QUERY, FROZEN_VALIDATION = [7, 9, 10], [2, 4, 6, 19]
 @given(STRATA, SHARE, st.integers(0, 9))
 def test_mask_takes_the_share_of_every_stratum(strata, share, seed):
     strata = np.array(strata)
-    mask = stratified_mask(strata, share, generator(seed))
+    mask = stratified_mask(strata, share, np.random.default_rng(seed))
     for stratum in np.unique(strata):
         size, taken = (strata == stratum).sum(), mask[strata == stratum].sum()
         assert abs(taken - share * size) <= 1.0 + 1e-9
@@ -71,4 +72,4 @@ def test_share_outside_the_open_interval_is_refused(share):
 
 def test_negative_seed_is_refused():
     with pytest.raises(ConfigError, match=r"from 0 up, not -1"):
-        check_seed(-1)
+        generator(-1, Stream.EPOCH)

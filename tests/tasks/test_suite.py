@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs, pool_query
 
 from lossrag import DataError
+from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task, TokenInputs, pool_query
 
 ROWS = st.lists(st.lists(st.integers(1, 9), max_size=12), min_size=1, max_size=8)
 

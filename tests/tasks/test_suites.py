@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import is_dataclass
 
 import pytest
-from lossrag.tasks import SUITES, load_suite
 from omegaconf import OmegaConf
 
 from lossrag import ConfigError
+from lossrag.tasks import SUITES, load_suite
 
 
 def test_every_suite_has_settings_that_hydra_can_hold():

@@ -4,11 +4,11 @@ import importlib
 
 import numpy as np
 import pytest
+
+from lossrag import DataError
 from lossrag.tasks.files import sources
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.text.vectors import available_vectors, exceptions, glove, table
-
-from lossrag import DataError
 
 WORDS = {"car", "the", "unheard"}
 

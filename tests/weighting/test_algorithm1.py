@@ -22,6 +22,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+
 from lossrag.weighting import MetaWeighting, MultiTaskStep, StepRecord
 
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from lossrag.weighting import BanditMTL, Signals
-from lossrag.weighting.methods.bandit_mtl import project_kl_ball
 
 from lossrag import ConfigError
+from lossrag.weighting import BanditMTL, Signals
+from lossrag.weighting.methods.bandit_mtl import project_kl_ball
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from lossrag.weighting import DTP, Signals
 
 from lossrag import ConfigError
+from lossrag.weighting import DTP, Signals
 
 CPU = torch.device("cpu")
 SCORES = [[0.2, 0.9, 0.5], [0.3, 0.95, 0.5], [0.4, 0.97, 0.4], [0.8, 0.98, 0.45]]
@@ -68,7 +68,7 @@ def test_a_regression_worse_than_the_mean_counts_as_zero():
         ({"alpha": 0.0}, "alpha must be above 0 and at most 1, got 0.0"),
         ({"alpha": 1.1}, "alpha must be above 0 and at most 1, got 1.1"),
         ({"alpha": float("nan")}, "alpha must be above 0"),
-        ({"gamma": -0.5}, "gamma must be a number of 0 or more, got -0.5"),
+        ({"gamma": -0.5}, "gamma must be 0 or more, got -0.5"),
         ({"scale": "mean"}, "scale='mean' is unknown"),
     ],
 )

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from lossrag.weighting import DWA, Signals
 
 from lossrag import ConfigError
+from lossrag.weighting import DWA, Signals
 
 CPU = torch.device("cpu")
 EPOCHS = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lossrag.weighting import EPO, WEIGHTINGS, MultiTaskStep, Signals
-from lossrag.weighting.methods.epo import adjustments
 from scipy.optimize import linprog
 
 from lossrag import ConfigError, DivergedError
+from lossrag.weighting import EPO, WEIGHTINGS, MultiTaskStep, Signals
+from lossrag.weighting.methods.epo import adjustments
 from tests.weighting.trade_off import is_pareto, train
 
 CPU = torch.device("cpu")

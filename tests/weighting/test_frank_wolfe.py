@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lossrag.weighting.min_norm import masked
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 
+from lossrag.weighting.min_norm import masked
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
 
 Matrix = list[list[Fraction]]

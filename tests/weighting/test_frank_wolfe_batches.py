@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
 
 # --- batches, devices, dtypes ------------------------------------------------------------------------------------

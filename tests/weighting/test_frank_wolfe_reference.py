@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from scipy.optimize import nnls
+
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 TROUBLES = (
     "ordinary",

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from lossrag.weighting import Fixed, MultiTaskStep, RandomWeights, Signals
 
 from lossrag import ConfigError
+from lossrag.weighting import Fixed, MultiTaskStep, RandomWeights, Signals
 
 CPU = torch.device("cpu")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting import MetaWeighting, MultiTaskStep
 
+from lossrag.weighting import MetaWeighting, MultiTaskStep
 from tests.weighting.test_hypergradient import cross_entropy, losses_at, own_input, shared_input
 
 

@@ -6,8 +6,8 @@ from itertools import combinations, product
 
 import pytest
 import torch
-from lossrag.weighting import EPO, MGDA, MGDAUB, GradNorm, MetaWeighting, MultiDDS, MultiTaskStep, ParetoMTL, Uniform
 
+from lossrag.weighting import EPO, MGDA, MGDAUB, GradNorm, MetaWeighting, MultiDDS, MultiTaskStep, ParetoMTL, Uniform
 from tests.weighting.test_trajectories import METHODS as LOSS_METHODS
 
 METHODS = {

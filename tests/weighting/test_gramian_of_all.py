@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from lossrag.experiments.benchmark.peer_problems import Plain
 from lossrag.experiments.run import task_groups
 from lossrag.models import MLP, MultiTaskModel, TextCNN
 from lossrag.weighting import MultiTaskStep, Weighting
-from torch.nn.functional import cross_entropy
 
 T = 4
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lossrag.models import MLP, MultiTaskModel, TextCNN
-from lossrag.weighting import MetaWeighting, MultiTaskStep
 from torch import Tensor
 from torch.func import functional_call
+
+from lossrag.models import MLP, MultiTaskModel, TextCNN
+from lossrag.weighting import MetaWeighting, MultiTaskStep
 
 TASKS = 3
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

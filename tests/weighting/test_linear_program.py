@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 from scipy.optimize import linprog
+
+from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
 
 def problem(seed):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, TaskGradients
 from lossrag.weighting.gradients.linear_layers import LinearGradient, pays_off
-from torch import nn
 
 TASKS = 5
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting import MetaWeighting, MultiTaskStep, TaskGroup
 from torch import nn
 
 from lossrag import ConfigError
+from lossrag.weighting import MetaWeighting, MultiTaskStep, TaskGroup
 
 
 def run(memory: str, shared_input: bool, method: MetaWeighting = MetaWeighting(scale="unit")):  # noqa: B008

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lossrag.weighting import WEIGHTINGS, MetaWeighting, Uniform, project_simplex
 
 from lossrag import ConfigError
+from lossrag.weighting import WEIGHTINGS, MetaWeighting, Uniform, project_simplex
 
 CPU = torch.device("cpu")
 matrices = st.integers(1, 6).flatmap(

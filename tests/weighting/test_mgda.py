@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
+from lossrag import ConfigError
 from lossrag.experiments.benchmark.peer_problems import Plain
 from lossrag.experiments.run import task_groups
 from lossrag.models import MLP, MultiTaskModel, TextCNN
 from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals
-from torch.nn.functional import cross_entropy
-
-from lossrag import ConfigError
 
 CPU = torch.device("cpu")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
+from lossrag import ConfigError
 from lossrag.experiments.run import task_groups
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.lossbank import LOSSES, Mixture
@@ -11,9 +14,6 @@ from lossrag.models import MLP, MultiTaskModel, TextCNN
 from lossrag.tasks import Task
 from lossrag.weighting import MGDA, MGDAUB, WEIGHTINGS, MultiTaskStep, Signals, frank_wolfe
 from lossrag.weighting.gradients.features import Representation
-from torch.nn.functional import cross_entropy
-
-from lossrag import ConfigError
 
 CPU = torch.device("cpu")
 T = 4

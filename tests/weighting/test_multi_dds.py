@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting import WEIGHTINGS, HypergradientSpec, MultiDDS, MultiTaskStep, Signals
 
 from lossrag import ConfigError
+from lossrag.weighting import WEIGHTINGS, HypergradientSpec, MultiDDS, MultiTaskStep, Signals
 
 CPU = torch.device("cpu")
 

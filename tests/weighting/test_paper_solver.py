@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 
 from lossrag import ConfigError
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, gram, rows
 
 # --- Algorithm 2 -------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from lossrag.weighting import WEIGHTINGS, MultiTaskStep, ParetoMTL, Signals
 from scipy.optimize import minimize
 
 from lossrag import ConfigError
+from lossrag.weighting import WEIGHTINGS, MultiTaskStep, ParetoMTL, Signals
 from tests.weighting.trade_off import is_pareto, train
 
 CPU = torch.device("cpu")

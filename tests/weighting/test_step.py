@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from lossrag.weighting import MetaWeighting, MultiTaskStep, SingleTask, Uniform
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lossrag import ConfigError, DivergedError
+from lossrag.weighting import MetaWeighting, MultiTaskStep, SingleTask, Uniform
 
 
 def quadratic(weighting=None, lr=0.1, tasks=2):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from lossrag.weighting import DTP, DWA, MetaWeighting, MultiTaskStep, Signals, Uniform, Weighting
 
 from lossrag import ConfigError
+from lossrag.weighting import DTP, DWA, MetaWeighting, MultiTaskStep, Signals, Uniform, Weighting
 
 
 @dataclass(frozen=True)

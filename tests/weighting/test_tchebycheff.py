@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting import MultiTaskStep, Signals, Tchebycheff
 
 from lossrag import ConfigError
+from lossrag.weighting import MultiTaskStep, Signals, Tchebycheff
 
 CPU = torch.device("cpu")
 
@@ -76,8 +76,8 @@ def test_the_step_descends_the_worst_task():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mu": -1.0}, "mu must be a number of 0 or more, got -1.0"),
-        ({"mu": float("inf")}, "mu must be a number of 0 or more, got inf"),
+        ({"mu": -1.0}, "mu must be 0 or more, got -1.0"),
+        ({"mu": float("inf")}, "mu must be 0 or more, got inf"),
         ({"preference": [1.0, 0.0]}, "preference must hold positive numbers"),
         ({"reference": [1.0, float("nan")]}, "reference must be finite numbers"),
     ],

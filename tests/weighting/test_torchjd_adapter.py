@@ -8,10 +8,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals, TorchJD
-from lossrag.weighting.methods.torchjd import PCD, AlignedMTL, GradVac, Krum, PCGrad, UPGrad, _instance
 
 from lossrag import ConfigError, DivergedError
+from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals, TorchJD
+from lossrag.weighting.methods.torchjd import PCD, AlignedMTL, GradVac, Krum, PCGrad, UPGrad, _instance
 from tests.weighting.test_gradient_trajectories import METHODS as GRADIENT_METHODS
 from tests.weighting.test_gradient_trajectories import assert_differ, train
 

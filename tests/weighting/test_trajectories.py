@@ -6,6 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
+
 from lossrag.weighting import (
     DTP,
     DWA,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lossrag.weighting import MultiTaskStep, Signals, Uncertainty
 
 from lossrag import ConfigError
+from lossrag.weighting import MultiTaskStep, Signals, Uncertainty
 
 CPU = torch.device("cpu")
 TARGETS = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [0.0, 5.0]], dtype=torch.float64)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lossrag.weighting.base import HypergradientSpec
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import HypergradientSpec
 
 
 def inner_factors(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from lossrag.weighting.gradients.rows import TaskGradients
 from torch import Tensor
+
+from lossrag.weighting.gradients.rows import TaskGradients
 
 
 class GradientSum:

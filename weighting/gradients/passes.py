@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from lossrag.weighting.closures import JointClosure, Losses, Rows, TaskGroup
-from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
-from lossrag.weighting.gradients.rows import TaskGradients
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.closures import JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
+from lossrag.weighting.gradients.rows import TaskGradients
 
 Take = Callable[[TaskGradients], None]
 """Receives the gradients of some tasks."""

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
+from lossrag.errors import ConfigError
 from lossrag.weighting.base import HypergradientSpec
 from lossrag.weighting.closures import Closure, Losses, TaskGroup
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.rows import Factor, GradientRows, TaskGradients
-from torch import Tensor
-
-from lossrag.errors import ConfigError
 
 RandomState = list[Tensor]
 

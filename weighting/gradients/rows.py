@@ -10,11 +10,11 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
-from lossrag.weighting.gradients.blocks import OwnRows, SharedBlock
-from lossrag.weighting.gradients.linear_layers import LinearBlock, LinearGradient
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.gradients.blocks import OwnRows, SharedBlock
+from lossrag.weighting.gradients.linear_layers import LinearBlock, LinearGradient
 
 Factor = Tensor | float
 

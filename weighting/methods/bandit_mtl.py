@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 from torch import Tensor
 
 from lossrag.checks import check_positive
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 ROUNDS, PARTS = 12, 32
 """Each round of the search keeps one of so many parts of the interval: 60 bits, more than a double tells apart."""
@@ -43,8 +43,8 @@ class BanditMTL(Weighting):
     eta_p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_positive("weighting=bandit_mtl", "rho", self.rho)
-        check_positive("weighting=bandit_mtl", "eta_p", self.eta_p)
+        check_positive(self, "rho")
+        check_positive(self, "eta_p")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Weights 1, and ``log_p`` (T,) those of equal shares."""

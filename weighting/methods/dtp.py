@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
 from torch import Tensor
 
-from lossrag.checks import check_nonnegative
+from lossrag.checks import check_choice, check_least
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 EPSILON = 1e-3
 """Distance that a performance indicator keeps from 0, where log kappa ends, and from 1, where the weight does."""
@@ -52,8 +52,8 @@ class DTP(Weighting):
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise ConfigError(f"weighting=dtp: alpha must be above 0 and at most 1, got {self.alpha}.")
-        check_nonnegative("weighting=dtp", "gamma", self.gamma)
-        check_choice("weighting=dtp", "scale", self.scale, ("paper", "sum"))
+        check_least(self, 0, "gamma")
+        check_choice(self, "scale", ("paper", "sum"))
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Weights 1, ``kappa`` (T,) 0 and ``seen`` () no batch."""

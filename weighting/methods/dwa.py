@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 from torch import Tensor
 
 from lossrag.checks import check_positive
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("dwa")
@@ -39,7 +39,7 @@ class DWA(Weighting):
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        check_positive("weighting=dwa", "temperature", self.temperature)
+        check_positive(self, "temperature")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Weights 1; ``last`` and ``before`` (T,) are the mean losses of the last two of the ``finished`` () epochs,

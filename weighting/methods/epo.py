@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
-from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 from torch import Tensor
 
 from lossrag.checks import check_positive
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
 LEAST = 1e-12
 
@@ -60,7 +60,7 @@ class EPO(Weighting):
 
     def __post_init__(self) -> None:
         check_numbers("weighting=epo", "preference", self.preference, zeros=False)
-        check_positive("weighting=epo", "tolerance", self.tolerance)
+        check_positive(self, "tolerance")
 
     @property
     def gramian_of(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+
 from lossrag.weighting.base import WEIGHTINGS, State, Weighting
 from lossrag.weighting.methods.preference import check_length, check_numbers
 

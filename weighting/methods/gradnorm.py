@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 from torch import Tensor
 
-from lossrag.checks import check_nonnegative, check_positive
+from lossrag.checks import check_least, check_positive
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 LEAST = 1e-6
 
@@ -48,8 +48,8 @@ class GradNorm(Weighting):
     lr: float = 0.025
 
     def __post_init__(self) -> None:
-        check_nonnegative("weighting=gradnorm", "alpha", self.alpha)
-        check_positive("weighting=gradnorm", "lr", self.lr)
+        check_least(self, 0, "alpha")
+        check_positive(self, "lr")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and no first losses yet (0)."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting, check_choice
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 
+from lossrag.checks import check_choice
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 
 @WEIGHTINGS.register("metaweighting")
@@ -49,8 +50,8 @@ class MetaWeighting(Weighting):
             raise ConfigError(f"MetaWeighting: alpha must be a positive number, got {self.alpha}.")
         if self.iterations < 1:
             raise ConfigError(f"MetaWeighting: iterations must be at least 1, got {self.iterations}.")
-        check_choice("MetaWeighting", "constraint", self.constraint, ("none", "nonnegative", "simplex"))
-        check_choice("MetaWeighting", "solver", self.solver, ("exact", "paper"))
+        check_choice(self, "constraint", ("none", "nonnegative", "simplex"))
+        check_choice(self, "solver", ("exact", "paper"))
         HypergradientSpec(self.scale, self.inner, self.parameters)
 
     @property

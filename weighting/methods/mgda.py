@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
+
+from lossrag.checks import check_choice
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
 
@@ -40,7 +42,7 @@ class MGDA(Weighting):
     normalization: str = "none"
 
     def __post_init__(self) -> None:
-        check_choice("MGDA", "normalization", self.normalization, NORMALIZATIONS)
+        check_choice(self, "normalization", NORMALIZATIONS)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda* (T,); the state keeps the latest weights."""

@@ -17,10 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, check_choice
+from torch import Tensor
+
+from lossrag.checks import check_choice
+from lossrag.weighting.base import WEIGHTINGS, Signals, State
 from lossrag.weighting.gradients.features import ALIGNMENTS
 from lossrag.weighting.methods.mgda import MGDA
-from torch import Tensor
 
 
 @WEIGHTINGS.register("mgda_ub")
@@ -51,7 +53,7 @@ class MGDAUB(MGDA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("weighting=mgda_ub", "align", self.align, ALIGNMENTS)
+        check_choice(self, "align", ALIGNMENTS)
 
     @property
     def representation(self) -> str:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting, check_choice
 from torch import Tensor
 
-from lossrag.checks import check_positive
+from lossrag.checks import check_choice, check_positive
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("multi_dds")
@@ -52,10 +52,10 @@ class MultiDDS(Weighting):
     parameters: str = "all"
 
     def __post_init__(self) -> None:
-        check_positive("weighting=multi_dds", "lr", self.lr)
-        check_choice("weighting=multi_dds", "reward", self.reward, ("cosine", "inner"))
-        check_choice("weighting=multi_dds", "update", self.update, ("expected", "sum"))
-        check_choice("weighting=multi_dds", "parameters", self.parameters, ("all", "shared"))
+        check_positive(self, "lr")
+        check_choice(self, "reward", ("cosine", "inner"))
+        check_choice(self, "update", ("expected", "sum"))
+        check_choice(self, "parameters", ("all", "shared"))
 
     @property
     def hypergradient(self) -> HypergradientSpec:

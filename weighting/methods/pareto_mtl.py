@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
-from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 SPREAD = 5
 """Vectors that bound the regions of two tasks by default."""

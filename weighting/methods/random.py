@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
 from torch import Tensor
 
+from lossrag.checks import check_choice
 from lossrag.errors import ConfigError
-
-_STREAM = 0x51
+from lossrag.streams import Stream, generator
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("random")
@@ -39,7 +39,7 @@ class RandomWeights(Weighting):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("weighting=random", "distribution", self.distribution, ("normal", "dirichlet"))
+        check_choice(self, "distribution", ("normal", "dirichlet"))
         if self.seed < 0:
             raise ConfigError(f"weighting=random: seed must be 0 or more, got {self.seed}.")
 
@@ -47,11 +47,11 @@ class RandomWeights(Weighting):
         """The draw of this step (T,)."""
         tasks = len(state["weights"])
         # no torch generator: on the CPU it would heed 32 bits of its seed, too few for (seed, step)
-        generator = np.random.default_rng(np.random.SeedSequence([self.seed, _STREAM, signals.step]))
+        chance = generator(self.seed, Stream.RANDOM_WEIGHTS, signals.step)
         if self.distribution == "dirichlet":
-            share = generator.dirichlet(np.ones(tasks))
+            share = chance.dirichlet(np.ones(tasks))
         else:
-            share = np.exp(generator.standard_normal(tasks))
+            share = np.exp(chance.standard_normal(tasks))
             share /= share.sum()
         weights = state["weights"].new_tensor((tasks * share).tolist())
         return weights, {"weights": weights}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
 from lossrag.weighting.base import WEIGHTINGS, State, Weighting, state_dtype
 
 

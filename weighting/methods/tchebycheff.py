@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
 from torch import Tensor
 
-from lossrag.checks import check_nonnegative
+from lossrag.checks import check_least
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
 
 
 @WEIGHTINGS.register("tchebycheff")
@@ -44,7 +44,7 @@ class Tchebycheff(Weighting):
     reference: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_nonnegative("weighting=tchebycheff", "mu", self.mu)
+        check_least(self, 0, "mu")
         check_numbers("weighting=tchebycheff", "preference", self.preference, zeros=False)
         if not all(math.isfinite(value) for value in self.reference):
             raise ConfigError(f"weighting=tchebycheff: reference must be finite numbers, got {list(self.reference)}.")

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
 from torch import Tensor
 
+from lossrag.checks import check_choice
 from lossrag.errors import ConfigError
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 INSTALL = 'pip install "lossrag[baselines]"'
 UNTIL = {"pcd.tau": 1, "pcd.beta": 1 - 1e-12, "gradvac.beta": 1}
@@ -176,7 +177,7 @@ class AlignedMTL(TorchJD):
     scale_mode: str = "min"
 
     def __post_init__(self) -> None:
-        check_choice("torchjd/aligned_mtl", "scale_mode", self.scale_mode, ("min", "median", "rmse"))
+        check_choice(self, "scale_mode", ("min", "median", "rmse"))
 
 
 @WEIGHTINGS.register("torchjd/fairgrad")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, check_choice
 from torch import Tensor
 
-from lossrag.checks import check_positive
-from lossrag.errors import ConfigError
+from lossrag.checks import check_choice, check_positive, require
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 FACTOR = {"classification": 1.0, "regression": 0.5}
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
@@ -50,9 +50,10 @@ class Uncertainty(Weighting):
 
     def __post_init__(self) -> None:
         for name in self.likelihood:
-            check_choice("weighting=uncertainty", "likelihood", name, tuple(FACTOR))
-        check_positive("weighting=uncertainty", "lr", self.lr)
-        check_choice("weighting=uncertainty", "optimizer", self.optimizer, ("adam", "sgd"))
+            known = f"{{likelihood}}={name!r} is unknown: {did_you_mean(name, FACTOR)}"
+            require(name in FACTOR, self, known)
+        check_positive(self, "lr")
+        check_choice(self, "optimizer", ("adam", "sgd"))
 
     def init(self, tasks: int, device: torch.device) -> State:
         """``log_variance`` (T,) 0 and Adam's moments (T,) after ``moves`` () steps."""

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lossrag.weighting.min_norm.active_set import Limits, Vector, one_problem
-from lossrag.weighting.min_norm.masked import MAX_ITERATIONS, Settings, masked
-from lossrag.weighting.min_norm.pivoting import many_problems
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.weighting.min_norm.active_set import Limits, Vector, one_problem
+from lossrag.weighting.min_norm.masked import MAX_ITERATIONS, Settings, masked
+from lossrag.weighting.min_norm.pivoting import many_problems
 
 Found = tuple[Tensor, Tensor, Tensor]  # weights (..., T), gap (...,), iterations (...,)
 INFINITY = float("inf")

@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from lossrag.weighting.min_norm.active_set import TIE, ZERO, Limits, Matrix, Vector, one_problem
 from numpy.typing import NDArray
+
+from lossrag.weighting.min_norm.active_set import TIE, ZERO, Limits, Matrix, Vector, one_problem
 
 PIVOTS = 6
 LARGEST = 16  # beyond that one problem keeps LAPACK busy by itself
