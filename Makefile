@@ -5,29 +5,41 @@ BIN := $(VENV)/bin
 # Spinning OpenMP threads on shared cores cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: train test lint clean help
+# Real corpora, where the checkout has them beside it: the tests of real data need them.
+ifneq ($(wildcard ../shared/data),)
+test test-slow: export LOSSRAG_DATA ?= $(abspath ../shared/data)
+endif
+FLOORS := tasks models weighting lossbank experiments
+LINKS := build/typing/lossrag
+PYTEST := $(BIN)/python -m pytest -n 2 -q --durations=5
+
+.PHONY: train test test-slow lint types clean help
 
 help:
 	@echo "make train            train MetaWeighting on four topic tasks (a few minutes on two cores)"
 	@echo "make train ARGS=...   the same with overrides, e.g. ARGS='experiment=digits seed=1'"
 	@echo "make test             lint, type-check, tests, doc examples"
+	@echo "make test-slow        the tests that take minutes each"
 
 train: $(VENV)/.run
 	$(BIN)/lossrag train $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -q --durations=5 --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-lint: $(VENV)/.dev
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow
+
+lint: $(VENV)/.dev types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p $(LINKS)
-	ln -sfn $(addprefix ../../../,$(FLOORS) $(wildcard lossrag/*.py lossrag/*.pyi lossrag/py.typed)) $(LINKS)
 	cd build/typing && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
-# A type checker follows folders, not the mapping of an installed package: these links are the package as it is imported.
-FLOORS := tasks models weighting lossbank experiments
-LINKS := build/typing/lossrag
+# Type checkers and editors follow folders, not the mapping of an installed package: this is the package as it is imported.
+types:
+	mkdir -p $(LINKS)
+	cp lossrag/*.py lossrag/*.pyi lossrag/py.typed $(LINKS)
+	ln -sfn $(addprefix ../../../,$(FLOORS)) $(LINKS)
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
