@@ -1,4 +1,4 @@
-"""One corruption of one task: which rows stay, and which label each gets."""
+"""The corruption of one task: the rows that stay, and the label of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class SplitReport:
-    """What happened to the n rows of a split, of which m were kept.
+    """The changes to the n rows of a split, of which m were kept.
 
     ``kept`` (n,) and ``changed`` (m,) are masks of the rows that stayed and of those whose label is another one
     now; ``before`` and ``after`` (K,) count the labels of every class.
@@ -46,9 +46,9 @@ class Plan:
     def __init__(self, task: Task, corruption: Corruption) -> None:
         self.task, self.corruption, self.classes = task, corruption, task.outputs
         if task.kind != "classification":
-            raise self._error("it is a regression task and has no classes to confuse: leave it out.")
+            raise self.error("it is a regression task and has no classes to confuse: leave it out.")
         if self.classes < 2:
-            raise self._error("it has one class, which leaves nothing to confuse: leave it out.")
+            raise self.error("it has one class, which leaves nothing to confuse: leave it out.")
         self.shares = self._shares()
         self.probabilities = self._probabilities()
 
@@ -64,7 +64,7 @@ class Plan:
         before, after = (np.bincount(column, minlength=self.classes) for column in (truth, labels))
         if not after.all():
             lost = int(np.flatnonzero(after == 0)[0])
-            raise self._error(
+            raise self.error(
                 f"the noise leaves class {self._name(lost)} without a row in the {split} split: lower the rate, "
                 "keep more rows, or take another seed."
             )
@@ -102,14 +102,14 @@ class Plan:
             factor = self.corruption.factor or DEFAULT_FACTOR
             return tuple(factor ** (-label / (self.classes - 1)) for label in range(self.classes))
         if imbalance is not None and len(imbalance) != self.classes:
-            raise self._error(f"the imbalance has {len(imbalance)} shares for {self.classes} classes: give each one.")
+            raise self.error(f"the imbalance has {len(imbalance)} shares for {self.classes} classes: give each one.")
         return imbalance
 
     def _probabilities(self) -> NDArray[np.float64] | None:
         self._targets()
         matrix = self.corruption.matrix
         if matrix is not None and len(matrix) != self.classes:
-            raise self._error(f"the matrix has {len(matrix)} rows for {self.classes} classes: give each class one.")
+            raise self.error(f"the matrix has {len(matrix)} rows for {self.classes} classes: give each class one.")
         return None if matrix is None else np.array(matrix)
 
     def _targets(self) -> Labels:
@@ -117,7 +117,7 @@ class Plan:
         for pair in self.corruption.flips or ():
             old, new = (self._position(name) for name in pair)
             if old in seen or old == new:
-                raise self._error(f"the transition of class {self._name(old)} comes twice or leads to itself.")
+                raise self.error(f"the transition of class {self._name(old)} comes twice or leads to itself.")
             seen.add(old)
             targets[old] = new
         return targets
@@ -125,15 +125,16 @@ class Plan:
     def _position(self, label: str | int) -> int:
         if isinstance(label, int):
             if not 0 <= label < self.classes:
-                raise self._error(f"there is no class {label}: positions go from 0 to {self.classes - 1}.")
+                raise self.error(f"there is no class {label}: positions go from 0 to {self.classes - 1}.")
             return label
         if label not in self.task.labels:
             options = self.task.labels or [f"a position from 0 to {self.classes - 1}"]
-            raise self._error(f"unknown class {label!r}: {did_you_mean(label, options)}")
+            raise self.error(f"unknown class {label!r}: {did_you_mean(label, options)}")
         return self.task.labels.index(label)
 
     def _name(self, label: int) -> str:
         return repr(self.task.labels[label]) if self.task.labels else str(label)
 
-    def _error(self, what: str) -> ConfigError:
-        return ConfigError(f"tasks.corrupt.{self.task.name}: {what}")
+    def error(self, reason: str) -> ConfigError:
+        """The error of a corruption that does not fit the task."""
+        return ConfigError(f"Corruption of {self.task.name}: {reason}")

@@ -33,7 +33,7 @@ def test_whole_messages_from_both_their_sources(world, edition):
 
 
 def test_wheel_has_only_the_normalised_edition(world):
-    with pytest.raises(DataError, match=r"only the normalised edition .*not 'raw'.*tasks.edition=normalised"):
+    with pytest.raises(DataError, match=r"only the normalised edition .*not 'raw'.*edition='normalised'"):
         read_corpus((world.wheel,), "raw")
 
 
