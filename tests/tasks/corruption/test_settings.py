@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lossrag import ConfigError, OptionError
-from lossrag.tasks.corruption.corrupt import Corruption, parse_corruption
+from lossrag.tasks.corruption.settings import Corruption, parse_corruption
 
 
 def test_parse():
