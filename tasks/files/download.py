@@ -26,7 +26,7 @@ Advance = Callable[[int, int], None]
 
 LINE_EVERY_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
-"""How long an address may take to answer, name look-up and every redirection included."""
+"""The time that an address may take to answer, name look-up and every redirection included."""
 STALL_SECONDS = 30.0
 WHEEL_SECONDS = 1800.0
 _CHUNK = 1 << 20
@@ -87,7 +87,7 @@ def from_index(file: DataFile, target: Path) -> None:
 
 
 def pip_command() -> list[str]:
-    """How pip is called; tests put a stand-in here."""
+    """The call of pip; tests put a stand-in here."""
     return [sys.executable, "-m", "pip"]
 
 

@@ -101,7 +101,7 @@ def _cached(file: DataFile) -> Path:
 
 
 def _in_cache(file: DataFile) -> bool:
-    """Whether the cache has the file, intact and readable here; a damaged one is deleted."""
+    """True when the cache has the file, intact and readable here; a damaged one is deleted."""
     path = _cached(file)
     if not path.is_file() or (file.module and importlib.util.find_spec(file.module) is None):
         return False

@@ -29,7 +29,7 @@ def encoded_path(suite: str, settings: Mapping[str, object]) -> Path:
 
 
 def read_encoded(path: Path) -> Encoded | None:
-    """What :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged."""
+    """The content that :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged."""
     if not path.is_file():
         return None
     try:

