@@ -90,6 +90,8 @@ from .tasks import ordered_batches as ordered_batches
 from .tasks import parse_corruption as parse_corruption
 from .tasks import pool_query as pool_query
 from .tasks import query_index as query_index
+from .tasks import register_suite as register_suite
+from .tasks import split_train as split_train
 from .weighting import DTP as DTP
 from .weighting import DWA as DWA
 from .weighting import EPO as EPO

@@ -45,6 +45,13 @@ def check_share(options: object, *fields: str) -> None:
         require(0 <= value < 1, options, f"{{{field}}} must be in [0, 1), got {value!r}.")
 
 
+def check_inside(options: object, *fields: str) -> None:
+    """Raise OptionError unless these fields are in (0, 1)."""
+    for field in fields:
+        value = getattr(options, field)
+        require(0 < value < 1, options, f"{{{field}}} must be in (0, 1), got {value!r}.")
+
+
 def check_choice(options: object, field: str, choices: Sequence[str]) -> None:
     """Raise OptionError unless the field is one of ``choices``."""
     value = getattr(options, field)

@@ -33,6 +33,7 @@ def check_seed(seed: int) -> None:
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:
     """Random numbers of one purpose at one place (an epoch, a task), independent of any other purpose, place or seed.
 
+    A purpose has places of one length: numpy takes no notice of zeros at the end, so (1,) and (1, 0) are the same.
     Raises ConfigError for a negative seed.
 
     >>> float(generator(0, Stream.EPOCH, 1).random()) == float(generator(0, Stream.QUERY_BATCH, 1).random())

@@ -4,10 +4,12 @@ if __name__ != "lossrag.tasks":
     raise ImportError("tasks is imported as lossrag.tasks: from lossrag.tasks import ...")
 
 from lossrag.tasks.batches import epoch_plan, ordered_batches, query_index
-from lossrag.tasks.corruption.corrupt import Corruption, CorruptionReport, corrupt, parse_corruption
+from lossrag.tasks.corruption.corrupt import CorruptionReport, corrupt
+from lossrag.tasks.corruption.settings import Corruption, parse_corruption
 from lossrag.tasks.digits import DigitsConfig
+from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
-from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite
+from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite, register_suite
 from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig
 from lossrag.tasks.text.sentiment import SentimentConfig
@@ -36,4 +38,6 @@ __all__ = [
     "parse_corruption",
     "pool_query",
     "query_index",
+    "register_suite",
+    "split_train",
 ]

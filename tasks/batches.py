@@ -1,4 +1,4 @@
-"""Batch plans: which samples a step reads, a function of the seed and the step alone.
+"""Batch plans: the samples that a step reads, a function of the seed and the step alone.
 
 Nothing is carried from step to step, so a resumed run regenerates its plan bit by bit.
 """
@@ -95,7 +95,7 @@ def _columns(suite: Suite, split: str) -> list[Inputs]:
     if split not in SPLITS:
         raise ConfigError(f"Unknown split {split!r}: choose from {', '.join(SPLITS)}.")
     examples = suite.splits[split]
-    return [each.inputs for each in (examples[:1] if suite.shared_input else examples)]
+    return [column.inputs for column in (examples[:1] if suite.shared_input else examples)]
 
 
 def _repeat(suite: Suite, index: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""A small suite with shared input: what can be told of one image of a digit. Nothing is downloaded."""
+"""The digits suite: four tasks on one shared image. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossrag.streams import Stream, check_seed, generator
-from lossrag.tasks.splits import check_share, split_train, stratified_mask
+from lossrag.checks import check_inside, check_least
+from lossrag.streams import Stream, generator
+from lossrag.tasks.splits import split_train, stratified_mask
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
 
 TEST_SHARE = 0.2
@@ -31,7 +32,7 @@ TASKS = (
 class DigitsConfig:
     """Settings of the digits suite: ``rho`` = |query| / |support + query| and ``validation``, both in (0, 1).
 
-    ``seed`` also draws the 20 % of the images that are the test split. Raises ConfigError.
+    ``seed`` also draws the 20 % of the images that are the test split. Raises OptionError.
     """
 
     rho: float = 0.1
@@ -39,9 +40,8 @@ class DigitsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share("rho", self.rho)
-        check_share("validation", self.validation)
-        check_seed(self.seed)
+        check_inside(self, "rho", "validation")
+        check_least(self, 0, "seed")
 
 
 def load_digits(config: DigitsConfig) -> Suite:
@@ -58,7 +58,7 @@ def load_digits(config: DigitsConfig) -> Suite:
     keys = [pixels[i].tobytes() for i in train]
     index = {
         split: train[rows]
-        for split, rows in split_train(keys, digits[train], config.rho, config.validation, config.seed).items()
+        for split, rows in split_train(keys, digits[train], config.rho, config.seed, config.validation).items()
     }
     index["test"] = np.flatnonzero(in_test)
 

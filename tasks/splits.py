@@ -13,12 +13,6 @@ from lossrag.streams import Stream, generator
 Index = NDArray[np.int64]
 
 
-def check_share(name: str, value: float) -> None:
-    """Raises ConfigError unless 0 < value < 1."""
-    if not 0.0 < value < 1.0:
-        raise ConfigError(f"tasks.{name} is a share of the samples and lies between 0 and 1, not {value!r}.")
-
-
 def stratified_mask(strata: Index, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(N,) true for round(share * N) samples: within one of ``share`` of every stratum.
 
@@ -42,43 +36,34 @@ def stratified_mask(strata: Index, share: float, rng: np.random.Generator) -> ND
 
 
 def split_train(
-    keys: Sequence[Hashable], strata: Sequence[int], rho: float, validation: float, seed: int
+    keys: Sequence[Hashable], strata: Sequence[int], rho: float, seed: int, validation: float | None = None
 ) -> dict[str, Index]:
-    """Positions of the support, query and validation samples, ascending.
+    """Positions of the ``support`` and ``query`` samples, and of ``validation`` ones where a share is given; ascending.
 
-    ``validation`` is the share taken first, ``rho`` = |query| / (|support| + |query|) of what remains.
-    Samples with the same key are copies and go to one split, so the shares hold for distinct keys; a key
-    belongs to the stratum of its first sample.
+    keys, strata: of N samples. ``validation`` is the share taken first, ``rho`` = |query| / (|support| + |query|) of
+    what remains, both in (0, 1). Samples with the same key are copies and go to one split, so the shares hold for
+    distinct keys; a key belongs to the stratum of its first sample.
 
-    Raises ConfigError for a share outside (0, 1).
+    Raises ConfigError for a share outside (0, 1) or a negative seed.
+
+    >>> {name: len(index) for name, index in split_train("abcdefgh", [0] * 8, 0.25, seed=1).items()}
+    {'support': 6, 'query': 2}
     """
-    check_share("rho", rho)
-    check_share("validation", validation)
+    for name, share in (("rho", rho), ("validation", 0.5 if validation is None else validation)):
+        if not 0.0 < share < 1.0:
+            raise ConfigError(f"{name} is a share of the samples and lies between 0 and 1, not {share!r}.")
     units, unit_strata = _units(keys, strata)
     rng = generator(seed, Stream.SUPPORT_SPLIT)
-    held_out = stratified_mask(unit_strata, validation, rng)
+    held_out = np.zeros(len(unit_strata), dtype=np.bool_)
+    if validation is not None:
+        held_out = stratified_mask(unit_strata, validation, rng)
     rest = np.flatnonzero(~held_out)
     query = np.zeros_like(held_out)
     query[rest[stratified_mask(unit_strata[rest], rho, rng)]] = True
-    return {
-        "support": np.flatnonzero(~(held_out | query)[units]),
-        "query": np.flatnonzero(query[units]),
-        "validation": np.flatnonzero(held_out[units]),
-    }
-
-
-def split_query(keys: Sequence[Hashable], strata: Sequence[int], rho: float, seed: int) -> dict[str, Index]:
-    """Positions of the support and query samples, ascending, where validation samples are given apart.
-
-    Copies and strata as in :func:`split_train`. Raises ConfigError for a share outside (0, 1).
-
-    >>> {name: len(index) for name, index in split_query("abcdefgh", [0] * 8, 0.25, seed=1).items()}
-    {'support': 6, 'query': 2}
-    """
-    check_share("rho", rho)
-    units, unit_strata = _units(keys, strata)
-    query = stratified_mask(unit_strata, rho, generator(seed, Stream.SUPPORT_SPLIT))
-    return {"support": np.flatnonzero(~query[units]), "query": np.flatnonzero(query[units])}
+    masks = {"support": ~(held_out | query), "query": query}
+    if validation is not None:
+        masks["validation"] = held_out
+    return {name: np.flatnonzero(mask[units]) for name, mask in masks.items()}
 
 
 def _units(keys: Sequence[Hashable], strata: Sequence[int]) -> tuple[Index, Index]:

@@ -1,4 +1,4 @@
-"""What a multi-task problem is: tasks, their examples in every split, how inputs become a batch."""
+"""The multi-task problem: tasks, their examples in every split, inputs that become batches."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _check_examples(suite: str, split: str, task: Task, examples: Examples) -> N
             missing = [task.labels[i] if task.labels else str(i) for i in absent]
             raise DataError(
                 f"{where} no sample of class {', '.join(missing)} in the {split} split: "
-                "enlarge that split (tasks.rho, tasks.validation) or add samples of the class."
+                "enlarge that split (rho, validation) or add samples of the class."
             )
 
 
@@ -185,37 +185,3 @@ def select(inputs: Inputs, index: Tensor) -> Inputs:
         shift = torch.repeat_interleave(inputs.offsets[index] - offsets[:-1], lengths)
         return TokenInputs(inputs.ids[shift + torch.arange(len(shift))], offsets, inputs.min_length)
     raise DataError(f"Rows of {type(inputs).__name__} cannot be chosen: use DenseInputs or TokenInputs.")
-
-
-def is_pooled(suite: Suite) -> bool:
-    """Whether the support split ends with all rows of the query split, as pool_query leaves it."""
-    pairs = list(zip(suite.splits["support"], suite.splits["query"], strict=True))
-    return all(
-        len(support) > len(query) and torch.equal(support.targets[-len(query) :], query.targets)
-        for support, query in pairs
-    ) and all(
-        _ends_with(support.inputs, query.inputs) for support, query in (pairs[:1] if suite.shared_input else pairs)
-    )
-
-
-def unpool(suite: Suite) -> Suite:
-    """What pool_query made ``suite`` of."""
-    shared: Inputs | None = None
-    heads = []
-    for support, query in zip(suite.splits["support"], suite.splits["query"], strict=True):
-        head = torch.arange(len(support) - len(query))
-        if shared is None or not suite.shared_input:
-            shared = select(support.inputs, head)
-        heads.append(Examples(shared, support.targets[head]))
-    return replace(suite, splits={**suite.splits, "support": tuple(heads)})
-
-
-def _ends_with(inputs: Inputs, tail: Inputs) -> bool:
-    if isinstance(inputs, DenseInputs) and isinstance(tail, DenseInputs):
-        return torch.equal(inputs.values[-len(tail) :], tail.values)
-    if isinstance(inputs, TokenInputs) and isinstance(tail, TokenInputs):
-        lengths = tail.offsets.diff()
-        return torch.equal(inputs.offsets.diff()[-len(tail) :], lengths) and torch.equal(
-            inputs.ids[len(inputs.ids) - len(tail.ids) :], tail.ids
-        )
-    return False  # pool_query knows no other

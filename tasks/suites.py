@@ -1,10 +1,12 @@
-"""Suites by name."""
+"""Suites by name: those of the package, and the door for one's own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.registry import Registry
@@ -32,6 +34,9 @@ SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups, load_news
 SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment, load_sentiment))
 SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
 
+Settings = TypeVar("Settings")
+Load = Callable[[Settings], Suite]
+
 
 def load_suite(name: str, **options: Any) -> Suite:
     """The suite ``name`` with ``options``, the fields of its settings.
@@ -47,3 +52,58 @@ def load_suite(name: str, **options: Any) -> Suite:
         if option not in known:
             raise ConfigError(f"The suite {name!r} has no option {option!r}: {did_you_mean(option, known)}")
     return entry.load(entry.config(**options))
+
+
+def register_suite(name: str) -> Callable[[Load[Settings]], Load[Settings]]:
+    """Decorator of ``load(config: MyConfig) -> Suite`` that puts the suite among SUITES, as docs/own-suite.md shows.
+
+    The annotation of its one argument says which dataclass holds its settings; each of them has a default.
+    Raises ConfigError for another signature and a name that is taken, and :func:`load_suite` for a result that is no
+    Suite.
+
+    >>> @dataclass(frozen=True)
+    ... class Easy:
+    ...     seed: int = 0
+    >>> @register_suite("easy")
+    ... def easy(config: Easy) -> Suite:
+    ...     return load_digits(DigitsConfig(seed=config.seed))
+    >>> load_suite("easy", seed=1).name, SUITES.remove("easy").config.__name__
+    ('digits', 'Easy')
+    """
+
+    def add(load: Load[Settings]) -> Load[Settings]:
+        config = _settings_of(name, load)
+
+        @wraps(load)
+        def checked(options: Settings) -> Suite:
+            suite = load(options)
+            if not isinstance(suite, Suite):
+                raise ConfigError(f"Suite {name!r}: its function must return a Suite, not {suite!r:.60}.")
+            return suite
+
+        SUITES.add(name, SuiteEntry(config, checked))
+        return load
+
+    return add
+
+
+def _settings_of(name: str, load: Callable[..., Any]) -> type[Any]:
+    """The dataclass that ``load`` takes, by its annotation; raises ConfigError for a function that cannot be used."""
+    example = "write def load(config: MyConfig) -> Suite, MyConfig being a dataclass."
+    try:
+        arguments = list(inspect.signature(load).parameters.values())
+        hints = get_type_hints(load)
+    except (TypeError, NameError, ValueError) as error:
+        raise ConfigError(f"Suite {name!r}: cannot read the arguments of {load!r} ({error}): {example}") from None
+    if len(arguments) != 1:
+        raise ConfigError(
+            f"Suite {name!r}: its function takes its settings alone, not {len(arguments)} arguments: {example}"
+        )
+    config = hints.get(arguments[0].name)
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise ConfigError(f"Suite {name!r}: the argument {arguments[0].name} has no dataclass as annotation: {example}")
+    try:
+        config()
+    except TypeError as error:
+        raise ConfigError(f"Suite {name!r}: every field of {config.__name__} needs a default ({error}).") from None
+    return config

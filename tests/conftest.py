@@ -14,8 +14,9 @@ WORDS = ["the", "car", "ball", "space", "gun", "disk", "it", "works", "fine", "b
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
-    """Its folder, to be read only: 16 wide, two layers, 24 positions; dropout is on. Skips without the extra bert."""
-    transformers = pytest.importorskip("transformers", reason="needs the extra bert")
+    """Its folder, to be read only: 16 wide, two layers, 24 positions; dropout is on."""
+    import transformers  # as long as torch to import, and few tests need it
+
     folder = tmp_path_factory.mktemp("tiny-bert")
     options = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.BertConfig(vocab_size=len(MARKS + WORDS), max_position_embeddings=24, **options)

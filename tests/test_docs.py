@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lossrag.lossbank import LOSSES
+from lossrag.tasks import SUITES
 from lossrag.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +26,7 @@ def examples(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_examples_run(page, monkeypatch):
     # dataclasses look their module up by name
-    for registry in (LOSSES, WEIGHTINGS):  # what an example registers is gone after it
+    for registry in (LOSSES, SUITES, WEIGHTINGS):  # what an example registers is gone after it
         monkeypatch.setattr(registry, "_entries", dict(registry))
     module = types.ModuleType(f"example_{page.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, module.__name__, module)

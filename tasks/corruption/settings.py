@@ -1,13 +1,14 @@
-"""What to corrupt in the training labels of a task: checked settings, before any data is seen."""
+"""Settings of a corruption, checked before any data is seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf
 from typing import Any, Literal, get_args
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import check_choice, require
+from lossrag.errors import ConfigError, OptionError, did_you_mean
 
 Noise = Literal["symmetric", "pair", "asymmetric"]
 NOISES: tuple[str, ...] = get_args(Noise)
@@ -27,7 +28,7 @@ class Corruption:
     imbalance: the share in (0, 1] of the rows to keep of every class (K), in order; or ``exponential``, from 1 for the
     first class down to 1 / ``factor`` (20 unless told) for the last. One row a class stays at least.
 
-    Raises ConfigError for values out of range and for settings that do not go together.
+    Raises OptionError for values out of range and for settings that do not go together.
     """
 
     noise: Noise | None = None
@@ -38,42 +39,48 @@ class Corruption:
     factor: float | None = None
 
     def __post_init__(self) -> None:
-        if self.noise is None and self.imbalance is None:
-            raise ConfigError("a corruption has a noise or an imbalance: set one, or leave the task out.")
-        if self.noise is not None and self.noise not in NOISES:
-            raise ConfigError(f"unknown noise {self.noise!r}: {did_you_mean(str(self.noise), NOISES)}")
+        given = self.noise is not None or self.imbalance is not None
+        require(given, self, "set {noise} or {imbalance}, or leave the task out.")
+        if self.noise is not None:
+            check_choice(self, "noise", NOISES)
         self._check_noise()
         self._check_imbalance()
 
     def _check_noise(self) -> None:
-        if self.noise != "asymmetric" and (self.flips is not None or self.matrix is not None):
-            raise ConfigError(f"a transition belongs to noise: asymmetric, not to {self.noise}.")
-        if self.noise == "asymmetric" and (self.flips is None) == (self.matrix is None):
-            raise ConfigError(
-                "asymmetric noise takes a transition: {from: to} over classes along with a rate, or a matrix of "
-                "probabilities, a row for every true class."
+        matrix = self.matrix or ()
+        if self.noise != "asymmetric":
+            given = self.flips is not None or self.matrix is not None
+            require(not given, self, f"a transition belongs to {{noise}}=asymmetric, not to {self.noise}.")
+        else:
+            require(
+                (self.flips is None) != (self.matrix is None),
+                self,
+                "asymmetric {noise} takes a transition: {from: to} over classes along with a {rate}, or a {matrix} of "
+                "probabilities, a row for every true class.",
             )
         if self.noise is None or self.matrix is not None:
-            if self.rate is not None:
-                raise ConfigError("a rate belongs to a noise without a matrix (which has its own): leave it out.")
-        elif self.rate is None or not 0.0 <= self.rate <= 1.0:
-            raise ConfigError(f"the rate is the share of labels to replace, between 0 and 1, got {self.rate!r}.")
-        for row in self.matrix or ():
-            if len(row) != len(self.matrix or ()):
-                raise ConfigError(f"the matrix is square, got {len(self.matrix or ())} rows and one of {len(row)}.")
-            if not all(0.0 <= share <= 1.0 for share in row) or abs(sum(row) - 1.0) > 1e-6:
-                raise ConfigError(f"a row of the matrix holds probabilities that sum to 1, got {list(row)}.")
+            free = self.rate is None
+            require(free, self, "a {rate} belongs to a {noise} without a {matrix} (which has its own): leave it out.")
+        else:
+            fits = self.rate is not None and 0.0 <= self.rate <= 1.0
+            require(fits, self, f"{{rate}} is the share of labels to replace, between 0 and 1, got {self.rate!r}.")
+        for row in matrix:
+            square = len(row) == len(matrix)
+            require(square, self, f"{{matrix}} is square, got {len(matrix)} rows and one of {len(row)}.")
+            sums = all(0.0 <= share <= 1.0 for share in row) and abs(sum(row) - 1.0) <= 1e-6
+            require(sums, self, f"a row of {{matrix}} holds probabilities that sum to 1, got {list(row)}.")
 
     def _check_imbalance(self) -> None:
-        if self.imbalance != "exponential":
-            if self.factor is not None:
-                raise ConfigError("a factor belongs to imbalance: exponential.")
-            if self.imbalance is not None and not all(0.0 < share <= 1.0 for share in self.imbalance):
-                raise ConfigError(
-                    f"an imbalance keeps a share of every class, above 0 and up to 1, got {list(self.imbalance)}."
-                )
-        elif self.factor is not None and not (isfinite(self.factor) and self.factor >= 1.0):
-            raise ConfigError(f"the factor is the first class's share by the last one's, 1 or more, got {self.factor}.")
+        if self.imbalance == "exponential":
+            fits = self.factor is None or 1.0 <= self.factor < inf
+            require(
+                fits, self, f"{{factor}} is the first class's share by the last one's, 1 or more, got {self.factor}."
+            )
+            return
+        require(self.factor is None, self, "a {factor} belongs to {imbalance}=exponential.")
+        shares = self.imbalance or ()
+        fits = all(0.0 < share <= 1.0 for share in shares)
+        require(fits, self, f"{{imbalance}} keeps a share of every class, above 0 and up to 1, got {list(shares)}.")
 
     def describe(self) -> str:
         """In a few words, for people.
@@ -103,15 +110,14 @@ def parse_corruption(mapping: Mapping[str, Any]) -> dict[str, Corruption]:
     Corruption(noise=None, rate=None, flips=None, matrix=None, imbalance=(1.0, 0.05), factor=None)
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(
-            f"tasks.corrupt is a mapping of tasks, such as {{REC: {{noise: pair}}}}, not {mapping!r:.60}."
-        )
+        raise ConfigError(f"A corruption is a mapping of tasks, such as {{REC: {{noise: pair}}}}, not {mapping!r:.60}.")
     parsed = {}
     for task in sorted(mapping, key=str):
         try:
             parsed[str(task)] = _parse(mapping[task])
         except ConfigError as error:
-            raise ConfigError(f"tasks.corrupt.{task}: {error}") from None
+            reason = error.by_key("") if isinstance(error, OptionError) else error
+            raise ConfigError(f"Corruption of {task}: {reason}") from None
     return parsed
 
 

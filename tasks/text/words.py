@@ -31,7 +31,7 @@ def tokenise(text: str) -> list[str]:
 
 
 def document_frequency(documents: Iterable[Iterable[str]]) -> Counter[str]:
-    """In how many documents every word occurs."""
+    """The number of documents that every word occurs in."""
     counts: Counter[str] = Counter()
     for words in documents:
         counts.update(set(words))

@@ -180,7 +180,7 @@ def test_nothing_to_share(bert):
 
 
 def test_a_text_longer_than_the_encoder(lossrag, bert):
-    assert "tasks.max_tokens=25: " in lossrag("train", *bert, "tasks.max_tokens=25").error
+    assert "max_tokens=25: " in lossrag("train", *bert, "tasks.max_tokens=25").error
 
 
 def test_a_misspelt_option(lossrag, bert):

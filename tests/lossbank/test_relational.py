@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pytorch_metric_learning import losses, miners, reducers
 
 from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import batch_for, built_in, normal
@@ -124,8 +125,6 @@ def test_the_size_of_the_features_does_not_count(name):
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 @pytest.mark.parametrize(("ours", "theirs"), [("supervised_contrastive", "SupConLoss"), ("nt_xent", "NTXentLoss")])
 def test_contrastive_like_metric_learning(ours, theirs, temperature):
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
     name = f"{ours}_{temperature}"
     batch = batch_for(name)
     loss = getattr(losses, theirs)(temperature=temperature, reducer=reducers.DoNothingReducer())
@@ -141,9 +140,6 @@ def test_contrastive_like_metric_learning(ours, theirs, temperature):
 
 @pytest.mark.parametrize("margin", [0.2, 0.5])
 def test_triplet_like_metric_learning(margin):
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
-    miners = pytest.importorskip("pytorch_metric_learning.miners")
-    reducers = pytest.importorskip("pytorch_metric_learning.reducers")
     name = f"triplet_{margin}"
     batch = batch_for(name)
     hardest = miners.BatchHardMiner()(batch.features, batch.targets)

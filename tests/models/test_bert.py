@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lossrag.models.bert
@@ -20,7 +22,7 @@ TOKENS = (PIECES + 1) * MASK
 
 
 def plain(folder, pooling: str) -> Tensor:
-    encoder = pytest.importorskip("transformers").BertModel.from_pretrained(folder).eval()
+    encoder = transformers.BertModel.from_pretrained(folder).eval()
     with torch.no_grad():
         hidden = encoder(input_ids=PIECES, attention_mask=MASK).last_hidden_state
     if pooling == "cls":
@@ -161,7 +163,7 @@ def test_pooling_of_ones_own_loop(tiny_bert):
 
 def test_a_missing_extra_names_the_install_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"model=bert needs transformers.*pip install 'lossrag\[bert\]'"):
+    with pytest.raises(ConfigError, match=r"model=bert needs transformers.*pip install .*\[bert\]'"):
         BERT(tmp_path)
 
 
@@ -169,21 +171,19 @@ def test_a_folder_that_is_no_encoder(tiny_bert, tmp_path):
     with pytest.raises(DataError, match="Cannot read an encoder"):
         BERT(tmp_path)
     decoder = tmp_path / "t5"
-    library = pytest.importorskip("transformers")
-    config = library.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=1, vocab_size=9)
-    library.T5Model(config).save_pretrained(decoder)
+    config = transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=1, vocab_size=9)
+    transformers.T5Model(config).save_pretrained(decoder)
     with pytest.raises(DataError, match="a decoder"):
         BERT(decoder)
 
 
 def test_weights_that_are_missing(tiny_bert, tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
     folder = tmp_path / "cut"
     shutil.copytree(tiny_bert, folder)
-    weights = safetensors.load_file(folder / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
     name = next(name for name in weights if name.endswith("layer.0.output.dense.weight"))
     del weights[name]
-    safetensors.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match="lacks 1 weights"):
         BERT(folder)
 

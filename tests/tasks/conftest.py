@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 import lossrag.tasks.files.download
 import lossrag.tasks.files.sources
@@ -108,7 +110,6 @@ def world(tmp_path, monkeypatch) -> World:
     with zipfile.ZipFile(far / "glove.6B.zip", "w") as archive:
         archive.writestr("glove.6B.50d.txt", "".join(lines))
         archive.writestr("glove.6B.100d.txt", "".join(f"{word} {'0.25 ' * 100}\n" for word in GLOVE_WORDS))
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     index, array = io.BytesIO(), io.BytesIO()
     parquet.write_table(pyarrow.table({"index": GLOVE_WORDS}), index)
     np.save(array, matrix)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lossrag import ConfigError
 from lossrag.streams import Stream, generator
-from lossrag.tasks.splits import check_share, split_query, split_train, stratified_mask
+from lossrag.tasks.splits import split_train, stratified_mask
 
 STRATA = st.lists(st.integers(0, 4), min_size=1, max_size=200)
 SHARE = st.floats(0.01, 0.99)
@@ -27,7 +27,7 @@ def test_mask_takes_the_share_of_every_stratum(strata, share, seed):
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=200), SHARE, SHARE)
 def test_splits_are_disjoint_complete_and_keep_copies_together(samples, rho, validation):
     keys, strata = [key for key, _ in samples], [stratum for _, stratum in samples]
-    index = split_train(keys, strata, rho, validation, seed=3)
+    index = split_train(keys, strata, rho, 3, validation)
     assert sorted(np.concatenate(list(index.values())).tolist()) == list(range(len(samples)))
     seen = [{keys[i] for i in rows} for rows in index.values()]
     assert not seen[0] & seen[1]
@@ -38,12 +38,12 @@ def test_splits_are_disjoint_complete_and_keep_copies_together(samples, rho, val
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), min_size=1, max_size=200), SHARE)
 def test_support_and_query_alone(samples, rho):
     keys, strata = [key for key, _ in samples], [stratum for _, stratum in samples]
-    index = split_query(keys, strata, rho, seed=3)
+    index = split_train(keys, strata, rho, seed=3)
     assert sorted(np.concatenate([index["support"], index["query"]]).tolist()) == list(range(len(samples)))
     assert not {keys[i] for i in index["support"]} & {keys[i] for i in index["query"]}
-    distinct = split_query(range(1000), [i % 4 for i in range(1000)], rho, seed=3)
+    distinct = split_train(range(1000), [i % 4 for i in range(1000)], rho, seed=3)
     assert abs(len(distinct["query"]) - 1000 * rho) <= 1
-    assert distinct["query"].tolist() != split_query(range(1000), [0] * 1000, rho, seed=4)["query"].tolist()
+    assert distinct["query"].tolist() != split_train(range(1000), [0] * 1000, rho, seed=4)["query"].tolist()
 
 
 def test_rho_is_the_query_share_of_what_validation_leaves():
@@ -59,15 +59,15 @@ def test_split_is_frozen_across_machines_and_differs_by_seed():
     index = split_train(range(20), [0] * 20, rho=0.2, validation=0.2, seed=0)
     assert index["query"].tolist() == FROZEN_QUERY
     assert index["validation"].tolist() == FROZEN_VALIDATION
-    assert split_train(range(20), [0] * 20, 0.2, 0.2, seed=1)["query"].tolist() != FROZEN_QUERY
+    assert split_train(range(20), [0] * 20, 0.2, 1, 0.2)["query"].tolist() != FROZEN_QUERY
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_share_outside_the_open_interval_is_refused(share):
-    with pytest.raises(ConfigError, match=r"tasks\.rho .* between 0 and 1, not"):
-        check_share("rho", share)
-    with pytest.raises(ConfigError, match=r"tasks\.validation"):
-        split_train([1, 2], [0, 0], 0.1, share, 0)
+    with pytest.raises(ConfigError, match=r"^rho .* between 0 and 1, not"):
+        split_train([1, 2], [0, 0], share, 0)
+    with pytest.raises(ConfigError, match=r"^validation"):
+        split_train([1, 2], [0, 0], 0.1, 0, share)
 
 
 def test_negative_seed_is_refused():

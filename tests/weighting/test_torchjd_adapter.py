@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from itertools import combinations
 
@@ -17,22 +16,6 @@ from tests.weighting.test_gradient_trajectories import assert_differ, train
 
 CPU = torch.device("cpu")
 NAMES = sorted(name for name in WEIGHTINGS if name.startswith("torchjd/"))
-SOLVERS = {
-    "torchjd/upgrad": ("quadprog", "qpsolvers"),
-    "torchjd/dualproj": ("quadprog", "qpsolvers"),
-    "torchjd/cagrad": ("cvxpy", "clarabel"),
-}
-needs_torchjd = pytest.mark.skipif(importlib.util.find_spec("torchjd") is None, reason="torchjd is not installed")
-
-
-def installed(name):
-    return all(importlib.util.find_spec(part) for part in ("torchjd", *SOLVERS.get(name, ())))
-
-
-usable = [
-    pytest.param(name, marks=pytest.mark.skipif(not installed(name), reason="its solver is not installed"))
-    for name in NAMES
-]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +43,6 @@ def test_the_names():
     assert all(WEIGHTINGS[name].name == name.partition("/")[2] for name in NAMES)
 
 
-@needs_torchjd
 def test_every_gramian_weighting_of_torchjd_has_a_name():
     import torchjd.aggregation as library
     from torchjd.aggregation._weighting_bases import _GramianWeighting
@@ -70,7 +52,7 @@ def test_every_gramian_weighting_of_torchjd_has_a_name():
     assert known == {WEIGHTINGS[name].peer for name in NAMES}
 
 
-@pytest.mark.parametrize("name", usable)
+@pytest.mark.parametrize("name", NAMES)
 def test_weights_are_those_of_torchjd_times_the_number_of_tasks(name):
     import torchjd.aggregation as library
 
@@ -82,7 +64,7 @@ def test_weights_are_those_of_torchjd_times_the_number_of_tasks(name):
     assert weights.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", [p for p in usable if p.values[0] not in ("torchjd/krum", "torchjd/fairgrad")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("torchjd/krum", "torchjd/fairgrad")])
 @pytest.mark.parametrize("B", [torch.zeros(3, 3), torch.full((1, 1), 2.0)], ids=["zero", "one task"])
 def test_edges_stay_finite(name, B):
     weights, _ = weigh(WEIGHTINGS[name](), B)
@@ -90,7 +72,7 @@ def test_edges_stay_finite(name, B):
 
 
 @pytest.mark.parametrize(
-    "name", [p for p in usable if p.values[0] not in ("torchjd/pcgrad", "torchjd/gradvac", "torchjd/pcd")]
+    "name", [name for name in NAMES if name not in ("torchjd/pcgrad", "torchjd/gradvac", "torchjd/pcd")]
 )
 def test_permutation(name):
     B, order = gramian(), torch.tensor([3, 0, 4, 1, 2])
@@ -99,7 +81,6 @@ def test_permutation(name):
     assert torch.allclose(found, expected, atol=1e-3)
 
 
-@needs_torchjd
 def test_scale_changes_nothing_for_pcgrad_and_by_hand():
     # g_1 = (1, 0), g_2 = (-1, 1): each loses its part along the other, in whichever order
     B = torch.tensor([[1.0, -1.0], [-1.0, 2.0]])
@@ -108,14 +89,12 @@ def test_scale_changes_nothing_for_pcgrad_and_by_hand():
     assert weigh(PCGrad(), 1e4 * B)[0].tolist() == pytest.approx([4.0, 3.0])
 
 
-@needs_torchjd
 def test_its_mgda_comes_near_ours():
     B = gramian(4)
     exact = weigh(MGDA(), B)[0]
     assert torch.allclose(weigh(WEIGHTINGS["torchjd/mgda"](1e-9, 5000), B)[0], exact, atol=1e-3)
 
 
-@needs_torchjd
 @pytest.mark.parametrize("method", [GradVac(), PCD(tau=0.5)])
 def test_memory_lives_in_the_state(method):
     import torchjd.aggregation as library
@@ -133,7 +112,6 @@ def test_memory_lives_in_the_state(method):
         assert torch.allclose(weights, 5 * peer(B))
 
 
-@needs_torchjd
 def test_the_state_that_came_in_is_left_as_it_was():
     method = GradVac()
     state = method.init(5, CPU)
@@ -141,7 +119,6 @@ def test_the_state_that_came_in_is_left_as_it_was():
     assert not state["cosines"].any()
 
 
-@needs_torchjd
 def test_in_a_step():
     theta = torch.zeros(2, requires_grad=True)
     step = MultiTaskStep([theta], torch.optim.SGD([theta], lr=1.0), PCGrad(), 2)
@@ -151,7 +128,6 @@ def test_in_a_step():
     assert theta.tolist() == pytest.approx([-0.5, -1.5])
 
 
-@needs_torchjd
 def test_a_gradient_that_is_not_finite_is_reported_by_the_record():
     theta = torch.ones(2, requires_grad=True)
     step = MultiTaskStep([theta], torch.optim.SGD([theta], lr=1.0), PCGrad(), ["calm", "wild"])
@@ -176,7 +152,6 @@ def test_options_out_of_range(make, message):
         make()
 
 
-@needs_torchjd
 def test_too_few_tasks():
     with pytest.raises(ConfigError, match=r"n_selected=1 need at least 4 tasks .*, got 3: lower them"):
         Krum().init(3, CPU)
@@ -191,11 +166,10 @@ def test_without_torchjd_options_are_known_and_a_step_says_what_to_install(monke
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
     method = PCGrad()
     assert isinstance(method, TorchJD)
-    with pytest.raises(ConfigError, match=r'torchjd/pcgrad needs torchjd.*pip install "lossrag\[baselines\]"'):
+    with pytest.raises(ConfigError, match=r"torchjd/pcgrad needs torchjd.*pip install .*\[baselines\]"):
         method.init(2, CPU)
 
 
-@needs_torchjd
 def test_a_missing_solver_is_named(monkeypatch):
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"weighting=torchjd/upgrad: .*quadprog.*pip install"):
@@ -206,7 +180,6 @@ ALONE = ("upgrad", "dualproj", "mgda", "pcgrad", "imtl_g", "aligned_mtl", "fairg
 """Those that need neither a solver of their own nor more than three tasks."""
 
 
-@needs_torchjd
 def test_no_two_are_alike():
     runs = {name: train(WEIGHTINGS[f"torchjd/{name}"]()) for name in ALONE}
     runs |= {name: train(method) for name, method in GRADIENT_METHODS.items()}

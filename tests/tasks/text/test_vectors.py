@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import importlib
+import sys
 
 import numpy as np
 import pytest
 
-from lossrag import DataError
+from lossrag import ConfigError, DataError
 from lossrag.tasks.files import sources
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.text.vectors import available_vectors, exceptions, glove, table
@@ -39,7 +39,7 @@ def test_other_dimensions_come_from_the_zip_only(world):
 
 def test_other_dimensions_without_the_zip_name_what_works(world, pip):
     world.glove_zip.unlink()
-    with pytest.raises(DataError, match=r"\(d\) set tasks\.dim=50.*tasks\.vectors=random"):
+    with pytest.raises(DataError, match=r"\(d\) set dim=50.*vectors='random'"):
         glove(WORDS, 300)
     assert not pip.exists()
 
@@ -53,12 +53,8 @@ def test_words_that_the_subset_lacks_have_no_vector_anywhere(world, monkeypatch)
 
 def test_pyarrow_that_cannot_be_imported(world, monkeypatch):
     put_into_cache(world.glove_wheel)
-
-    def broken(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'lossrag\[mirror\]'"):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ConfigError, match=r"^Reading kumo.*whl needs pyarrow.parquet, .*\[mirror\]'"):
         glove(WORDS, 50)
 
 

@@ -36,7 +36,7 @@ def test_a_text_is_cut_with_its_marks(encoder):
 
 @pytest.mark.parametrize("count", [2, 25])
 def test_too_many_pieces_or_too_few(encoder, count):
-    with pytest.raises(ConfigError, match=f"tasks.max_tokens={count}: .* 3 to 24 word pieces"):
+    with pytest.raises(ConfigError, match=f"^max_tokens={count}: .* 3 to 24 word pieces"):
         encode_pieces(encoder, ["the car"], count)
 
 

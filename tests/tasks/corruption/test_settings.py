@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lossrag import ConfigError
-from lossrag.tasks.corruption.corrupt import Corruption, parse_corruption
+from lossrag import ConfigError, OptionError
+from lossrag.tasks.corruption.settings import Corruption, parse_corruption
 
 
 def test_parse():
@@ -33,11 +33,11 @@ def test_parse():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "has a noise or an imbalance"),
+        ({}, "set noise or imbalance"),
         ("symmetric", "expected fields"),
         ({"nose": "pair"}, r"unknown field 'nose': did you mean 'noise'"),
         ({"noise": "symetric", "rate": 0.1}, "did you mean 'symmetric'"),
-        ({"noise": 3, "rate": 0.1}, "unknown noise 3"),
+        ({"noise": 3, "rate": 0.1}, "noise=3 is unknown"),
         ({"noise": "pair"}, "between 0 and 1, got None"),
         ({"noise": "pair", "rate": 1.1}, r"between 0 and 1, got 1\.1"),
         ({"noise": "pair", "rate": -0.1}, "between 0 and 1"),
@@ -45,7 +45,7 @@ def test_parse():
         ({"noise": "pair", "rate": "much"}, "rate takes numbers, got 'much'"),
         ({"noise": "pair", "rate": True}, "rate takes numbers"),
         ({"rate": 0.1, "imbalance": [1, 1]}, "rate belongs to a noise"),
-        ({"noise": "pair", "rate": 0.1, "transition": {0: 1}}, "belongs to noise: asymmetric, not to pair"),
+        ({"noise": "pair", "rate": 0.1, "transition": {0: 1}}, "belongs to noise=asymmetric, not to pair"),
         ({"noise": "asymmetric", "rate": 0.1}, "takes a transition"),
         ({"noise": "asymmetric", "transition": {0: 1}}, "between 0 and 1, got None"),
         ({"noise": "asymmetric", "rate": 0.1, "transition": [[1, 0], [0, 1]]}, "has its own"),
@@ -59,14 +59,19 @@ def test_parse():
         ({"imbalance": [1, 1.5]}, "above 0 and up to 1"),
         ({"imbalance": [1, None]}, "a number for every class"),
         ({"imbalance": "linear"}, "imbalance, unless exponential, is a list"),
-        ({"imbalance": [1, 0.5], "factor": 3}, "factor belongs to imbalance: exponential"),
+        ({"imbalance": [1, 0.5], "factor": 3}, "factor belongs to imbalance=exponential"),
         ({"imbalance": "exponential", "factor": 0.5}, r"1 or more, got 0\.5"),
         ({"imbalance": "exponential", "factor": float("inf")}, "1 or more"),
     ],
 )
 def test_parse_refuses_and_names_the_task(fields, message):
-    with pytest.raises(ConfigError, match=rf"^tasks\.corrupt\.REC: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"^Corruption of REC: .*{message}"):
         parse_corruption({"REC": fields})
+
+
+def test_an_object_names_its_class():
+    with pytest.raises(OptionError, match=r"^Corruption: rate is the share"):
+        Corruption("pair", 2.0)
 
 
 def test_parse_refuses_what_is_no_mapping():
