@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lossrag.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
 class Registry(Mapping[str, T]):
@@ -34,9 +35,14 @@ class Registry(Mapping[str, T]):
         self._entries[name] = entry
         return entry
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator form of :meth:`add`."""
-        return lambda entry: self.add(name, entry)
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator form of :meth:`add`; what it decorates keeps its own type."""
+
+        def decorate(entry: Entry) -> Entry:
+            self.add(name, cast(T, entry))
+            return entry
+
+        return decorate
 
     def remove(self, name: str) -> T:
         """Take an entry out again; raises ConfigError when there is none of this name."""
