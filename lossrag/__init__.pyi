@@ -108,6 +108,7 @@ from .weighting import Losses as Losses
 from .weighting import MetaWeighting as MetaWeighting
 from .weighting import MultiDDS as MultiDDS
 from .weighting import MultiTaskStep as MultiTaskStep
+from .weighting import Needs as Needs
 from .weighting import Outer as Outer
 from .weighting import ParetoMTL as ParetoMTL
 from .weighting import PCGrad as PCGrad

@@ -3,7 +3,7 @@
 if __name__ != "lossrag.weighting":
     raise ImportError("weighting is imported as lossrag.weighting: from lossrag.weighting import ...")
 
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, Signals, State, Weighting
 from lossrag.weighting.closures import Closure, JointClosure, Losses, Rows, TaskGroup
 from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
 from lossrag.weighting.methods.bandit_mtl import BanditMTL
@@ -46,6 +46,7 @@ __all__ = [
     "MetaWeighting",
     "MultiDDS",
     "MultiTaskStep",
+    "Needs",
     "Outer",
     "PCGrad",
     "ParetoMTL",

@@ -26,7 +26,7 @@ from lossrag.weighting import MultiTaskStep
 
 def trains_on_query(config: Config) -> bool:
     """Runs without an outer problem, be it for task weights or for losses, hold nothing out, unless told to."""
-    outer = config.weighting.options.hypergradient is not None or config.loss.policy != "fixed"
+    outer = config.weighting.options.needs.hypergradient is not None or config.loss.policy != "fixed"
     return not outer and config.train.query_for_baselines == "all"
 
 
@@ -148,9 +148,7 @@ def _retriever(config: Config, run: str) -> BankRetriever | None:
 
 def passes_route(config: Config) -> str:
     """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
-    method = config.weighting.options
-    if method.needs_gramian:
-        return "groups"
-    if method.hypergradient is None:
-        return "joint"
-    return "single" if config.train.memory == "low" else "groups"
+    needs = config.weighting.options.needs
+    if needs.hypergradient is not None and config.train.memory == "low":
+        return "single"
+    return "groups" if needs.rows else "joint"

@@ -44,7 +44,7 @@ class Run:
         index = self.plan[number % len(self.plan)]
         rows = self.problem.trained_rows(index) if self.route == "groups" else None
         support = self.problem.batch_losses("support", index, route=self.route, rows=rows)[0]
-        if self.config.weighting.options.hypergradient is None:
+        if self.config.weighting.options.needs.hypergradient is None:
             self.step(support)
         else:
             drawn = query_index(self.problem.suite, self.config.train.batch_size, 0, number)

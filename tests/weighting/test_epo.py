@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linprog
 
 from lossrag import ConfigError, DivergedError
-from lossrag.weighting import EPO, WEIGHTINGS, MultiTaskStep, Signals
+from lossrag.weighting import EPO, MultiTaskStep, Signals
 from lossrag.weighting.methods.epo import adjustments
 from tests.weighting.trade_off import is_pareto, train
 
@@ -102,11 +102,6 @@ def test_adjustments_are_the_slope_of_the_uniformity():
     (slope,) = torch.autograd.grad(mu, losses)
     assert torch.allclose(a / (r * losses).sum(), slope)
     assert float(mu.detach()) > 0
-
-
-def test_registered():
-    assert WEIGHTINGS["epo"] is EPO
-    assert EPO().gramian_of == "all"
 
 
 def test_only_the_worst_loss_counts_when_gradients_are_orthogonal():

@@ -49,7 +49,7 @@ def train(method):
 
     rows = []
     for index in range(40):
-        query = None if method.hypergradient is None else (lambda: losses(1))
+        query = None if method.needs.hypergradient is None else (lambda: losses(1))
         rows.append(step(lambda: losses(0), query, representation=lambda: features, epoch=index // 5, scores=scores))
     return (
         torch.stack([row.weights for row in rows]),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lossrag import ConfigError
-from lossrag.weighting import WEIGHTINGS, GradNorm, MultiTaskStep, Signals
+from lossrag.weighting import GradNorm, MultiTaskStep, Signals
 
 CPU = torch.device("cpu")
 
@@ -47,11 +47,6 @@ def test_against_autograd(alpha):
         w = by_autograd(w, B, losses, steps[0][1], alpha, 0.05)
         assert torch.allclose(learned, w)
     assert torch.equal(state["first_losses"], steps[0][1])
-
-
-def test_registered_and_applies_to_heads():
-    assert WEIGHTINGS["gradnorm"] is GradNorm
-    assert GradNorm.weighs == "all"
 
 
 def test_weights_move_towards_equal_norms():

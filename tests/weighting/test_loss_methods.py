@@ -60,7 +60,7 @@ def test_names():
     names = {"uncertainty", "dwa", "random", "fixed", "tchebycheff", "bandit_mtl", "dtp"}
     assert names <= set(WEIGHTINGS)
     assert {WEIGHTINGS[name] for name in names} == {*(type(method) for method in EVERY.values()), Fixed}
-    assert all(WEIGHTINGS[name]().hypergradient is None and not WEIGHTINGS[name].needs_gramian for name in names)
+    assert all(WEIGHTINGS[name]().needs.hypergradient is None and not WEIGHTINGS[name]().needs.rows for name in names)
 
 
 @pytest.mark.parametrize("name", EVERY)

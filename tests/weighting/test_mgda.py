@@ -10,7 +10,7 @@ from lossrag import ConfigError
 from lossrag.experiments.benchmark.peer_problems import Plain
 from lossrag.experiments.run import task_groups
 from lossrag.models import MLP, MultiTaskModel, TextCNN
-from lossrag.weighting import MGDA, WEIGHTINGS, MultiTaskStep, Signals
+from lossrag.weighting import MGDA, MultiTaskStep, Signals
 
 CPU = torch.device("cpu")
 
@@ -30,10 +30,6 @@ def gramian(T, seed=0):
 
 
 class TestWeights:
-    def test_registered(self):
-        assert WEIGHTINGS["mgda"] is MGDA
-        assert MGDA().hypergradient is None
-
     def test_one_task(self):
         assert weigh([[3.0]]).tolist() == [1.0]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lossrag import ConfigError
-from lossrag.weighting import WEIGHTINGS, HypergradientSpec, MultiDDS, MultiTaskStep, Signals
+from lossrag.weighting import MultiDDS, MultiTaskStep, Signals
 
 CPU = torch.device("cpu")
 
@@ -50,12 +50,6 @@ def test_against_autograd(update, reward):
         psi = by_autograd(psi, rewards, update, 0.3)
     assert torch.allclose(state["psi"], psi)
     assert torch.allclose(state["weights"], 4 * torch.softmax(psi, 0))
-
-
-def test_registered():
-    assert WEIGHTINGS["multi_dds"] is MultiDDS
-    assert MultiDDS(parameters="shared").hypergradient == HypergradientSpec("unit", "sgd", "shared")
-    assert (MultiDDS().gramian_of, MultiDDS(parameters="shared").gramian_of) == ("all", "shared")
 
 
 def test_outer_record():
@@ -141,8 +135,3 @@ def test_rewards_of_a_step_are_proportional_to_real_cosines(which):
     again = make_step(parameters, parameters=which)
     again.load_state_dict(step.state_dict())
     assert all(torch.equal(again.state[key], step.state[key]) for key in ("weights", "psi", "lengths"))
-
-
-def test_low_memory_is_refused():
-    with pytest.raises(ConfigError, match="MultiDDS reads the Gramian before the update"):
-        make_step([torch.zeros(1, requires_grad=True)], memory="low")

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 
 from lossrag import ConfigError
-from lossrag.weighting import WEIGHTINGS, MultiTaskStep, ParetoMTL, Signals
+from lossrag.weighting import MultiTaskStep, ParetoMTL, Signals
 from tests.weighting.trade_off import is_pareto, train
 
 CPU = torch.device("cpu")
@@ -72,11 +72,6 @@ def test_the_hand_made_directions_differ_between_the_phases():
     losses = [3.0, 1.0, 1.0]
     first, second = (direction_by_hand(gradients(3, 0), losses, [1, 1, 1], OTHERS, phase) for phase in (True, False))
     assert abs(first @ second / np.linalg.norm(first) / np.linalg.norm(second)) < 0.99
-
-
-def test_registered():
-    assert WEIGHTINGS["pareto_mtl"] is ParetoMTL
-    assert ParetoMTL().gramian_of == "all"
 
 
 def test_phase_one_lowers_every_violated_constraint():

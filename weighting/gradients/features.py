@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 
-ALIGNMENTS = ("rows", "mean")
-
 
 class Representation:
     """The features of T tasks and the gradients of their losses with respect to them.

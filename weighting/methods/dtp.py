@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_choice, check_least
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 EPSILON = 1e-3
 """Distance that a performance indicator keeps from 0, where log kappa ends, and from 1, where the weight does."""
@@ -43,7 +42,7 @@ class DTP(Weighting):
     [1.941, 0.059]
     """
 
-    needs_scores: ClassVar[bool] = True
+    needs = Needs(scores=True)
 
     alpha: float = 0.1
     gamma: float = 1.0

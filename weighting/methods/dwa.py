@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_positive
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("dwa")
@@ -34,7 +33,7 @@ class DWA(Weighting):
     [0.876, 1.124]
     """
 
-    needs_epoch: ClassVar[bool] = True
+    needs = Needs(epoch=True)
 
     temperature: float = 2.0
 

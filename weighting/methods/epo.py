@@ -19,13 +19,12 @@ below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for po
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_positive
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
@@ -51,8 +50,7 @@ class EPO(Weighting):
     [2.0, 0.0]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
+    needs = Needs(gramian="all")  # theta is all of the model in the paper
 
     preference: list[float] = field(default_factory=list)
     tolerance: float = 1e-4
@@ -61,11 +59,6 @@ class EPO(Weighting):
     def __post_init__(self) -> None:
         check_numbers("weighting=epo", "preference", self.preference, zeros=False)
         check_positive(self, "tolerance")
-
-    @property
-    def gramian_of(self) -> str:
-        """All parameters, as theta is in the paper."""
-        return "all"
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lossrag.checks import check_choice
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, State, Weighting
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 
@@ -55,8 +55,9 @@ class MetaWeighting(Weighting):
         HypergradientSpec(self.scale, self.inner, self.parameters)
 
     @property
-    def hypergradient(self) -> HypergradientSpec:
-        return HypergradientSpec(self.scale, self.inner, self.parameters)
+    def needs(self) -> Needs:
+        """D, and nothing else: the weights of a step are those that the last one learned."""
+        return Needs(losses=False, hypergradient=HypergradientSpec(self.scale, self.inner, self.parameters))
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and lam 1/T: the solver starts from the lam of the step before."""

@@ -23,14 +23,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
@@ -57,8 +57,7 @@ class ParetoMTL(Weighting):
     [0.5858, -1.4142]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
+    needs = Needs(gramian="all")  # theta is all of the model in the paper
 
     preference: list[float] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)  # of lists of numbers: Hydra takes no 1 for a nested float
@@ -75,11 +74,6 @@ class ParetoMTL(Weighting):
             raise ConfigError(f"weighting=pareto_mtl: margin must be in [0, 1), got {self.margin}.")
         if self.start_steps < 0:
             raise ConfigError(f"weighting=pareto_mtl: start_steps must be 0 or more, got {self.start_steps}.")
-
-    @property
-    def gramian_of(self) -> str:
-        """All parameters, as theta is in the paper."""
-        return "all"
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and the steps that phase 1 may still take: ``starting`` () int64."""

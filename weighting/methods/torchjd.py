@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossrag.checks import check_choice
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 INSTALL = 'pip install "lossrag[baselines]"'
 UNTIL = {"pcd.tau": 1, "pcd.beta": 1 - 1e-12, "gradvac.beta": 1}
@@ -30,7 +30,7 @@ class TorchJD(Weighting):
     Raises ConfigError for options out of range, and from :meth:`init` when torchjd or a solver it needs is missing.
     """
 
-    needs_gramian: ClassVar[bool] = True
+    needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
     memory: ClassVar[Mapping[str, str]] = {}
