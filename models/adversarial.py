@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import one_of
 
 
 class _Reversal(torch.autograd.Function):
@@ -54,8 +54,7 @@ def orthogonality(shared: Tensor, private: Tensor, scale: str = "paper") -> Tens
     >>> orthogonality(same, same, "unit").item()
     1.0
     """
-    if scale not in PENALTIES:
-        raise ConfigError(f"Unknown model.penalty {scale!r}: {did_you_mean(scale, PENALTIES)}")
+    one_of("orthogonality: scale", scale, PENALTIES)
     if scale == "paper":
         return (shared.mT @ private).square().sum()
     rows = [F.normalize(part - part.mean(dim=0), dim=1, eps=_SMALLEST) for part in (shared, private)]

@@ -15,7 +15,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lossrag.errors import ConfigError, DataError
+from lossrag.checks import one_of
+from lossrag.errors import DataError
 from lossrag.extras import load_extra
 from lossrag.models.segments import embed_by_segment
 
@@ -52,7 +53,7 @@ def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Te
     that its config.json names. What random numbers loading may draw leaves no trace. Raises ConfigError without the
     extra ``bert``, DataError when the folder holds something else.
     """
-    transformers = load_extra("transformers", "bert", "model=bert")
+    transformers = load_extra("transformers", "bert", "BERT")
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     with _quiet(transformers), torch.random.fork_rng(devices=[]):
         try:
@@ -116,8 +117,7 @@ class BERT(nn.Module):
         encoder_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ConfigError(f"model.pooling must be 'cls' or 'mean', got {pooling!r}.")
+        one_of("BERT: pooling", pooling, POOLINGS)
         body, table, width = load_body(folder, encoder_dropout)
         # a row more, for padding, whatever the encoder's own number of it is: the mask hides it
         table = torch.cat([torch.zeros_like(table[:1]), table])

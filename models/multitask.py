@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lossrag.checks import one_of
 from lossrag.errors import ConfigError
 from lossrag.models.adversarial import TaskDiscriminator
 
@@ -60,8 +61,7 @@ class MultiTaskModel(nn.Module):
         discriminated: bool = False,
     ) -> None:
         super().__init__()
-        if sharing not in SHARING:
-            raise ConfigError(f"model.sharing must be 'hard', 'none' or 'shared_private', got {sharing!r}.")
+        one_of("MultiTaskModel: sharing", sharing, SHARING)
         copies = {"hard": 1, "none": len(outputs), "shared_private": 1 + len(outputs)}[sharing]
         self.sharing = sharing
         self.encoders = nn.ModuleList(make_encoder() for _ in range(copies))
@@ -70,7 +70,7 @@ class MultiTaskModel(nn.Module):
         self.discriminator: TaskDiscriminator | None = None
         if discriminated:
             if sharing != "shared_private":
-                raise ConfigError(f"A task discriminator needs model.sharing=shared_private, got {sharing!r}.")
+                raise ConfigError(f"MultiTaskModel: discriminated needs sharing='shared_private', got {sharing!r}.")
             self.discriminator = TaskDiscriminator(_width(self.encoders[0]), len(outputs))
         self.precision = precision
 

@@ -74,10 +74,10 @@ class TestFixed:
     @pytest.mark.parametrize("weights", [[], [1.0], [1.0] * 4])
     def test_wrong_number(self, weights):
         theta = torch.zeros(1, requires_grad=True)
-        with pytest.raises(ConfigError, match=rf"weighting=fixed: weights must .* the 3 tasks.* got {len(weights)}"):
+        with pytest.raises(ConfigError, match=rf"Fixed: weights must .* the 3 tasks.* got {len(weights)}"):
             MultiTaskStep([theta], torch.optim.SGD([theta], lr=1.0), Fixed(weights), ["a", "b", "c"])
 
     @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
     def test_impossible_weights(self, weights):
-        with pytest.raises(ConfigError, match="weighting=fixed: weights must hold numbers of 0 or more, not all 0"):
+        with pytest.raises(ConfigError, match="Fixed: weights must hold numbers of 0 or more, not all 0"):
             Fixed(weights)

@@ -74,7 +74,7 @@ def test_simplex_projection_is_the_nearest_point(values, total):
     [
         ({"alpha": 0.0}, "alpha must be a positive number, got 0.0"),
         ({"alpha": float("nan")}, "alpha must be a positive number"),
-        ({"iterations": 0}, "iterations must be at least 1"),
+        ({"iterations": 0}, "iterations must be 1 or more"),
         ({"scale": "papre"}, "did you mean 'paper'"),
         ({"inner": "adma"}, "did you mean 'adam'"),
         ({"constraint": "simplx"}, "did you mean 'simplex'"),

@@ -79,7 +79,7 @@ def test_the_step_descends_the_worst_task():
         ({"mu": -1.0}, "mu must be 0 or more, got -1.0"),
         ({"mu": float("inf")}, "mu must be 0 or more, got inf"),
         ({"preference": [1.0, 0.0]}, "preference must hold positive numbers"),
-        ({"reference": [1.0, float("nan")]}, "reference must be finite numbers"),
+        ({"reference": [1.0, float("nan")]}, "reference must hold finite numbers"),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -162,11 +162,11 @@ def test_a_gradient_that_is_not_finite_is_reported_by_the_record():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UPGrad(reg_eps=-1), "torchjd/upgrad: reg_eps must be 0 or more, got -1"),
-        (lambda: WEIGHTINGS["torchjd/mgda"](epsilon=0.0), "epsilon must be positive, got 0.0"),
+        (lambda: UPGrad(reg_eps=-1), "UPGrad: reg_eps must be 0 or more, got -1"),
+        (lambda: WEIGHTINGS["torchjd/mgda"](epsilon=0.0), "epsilon must be a positive number, got 0.0"),
         (lambda: WEIGHTINGS["torchjd/mgda"](max_iters=0), "max_iters must be 1 or more, got 0"),
         (lambda: GradVac(beta=1.5), "beta must be from 0 to 1, got 1.5"),
-        (lambda: PCD(tau=float("nan")), "tau must be from 0 to 1, got nan"),
+        (lambda: PCD(tau=1.5), "tau must be from 0 to 1, got 1.5"),
         (lambda: Krum(n_byzantine=-1), "n_byzantine must be 0 or more"),
         (lambda: AlignedMTL(scale_mode="mean"), "scale_mode='mean' is unknown"),
     ],
@@ -188,17 +188,18 @@ def test_too_few_tasks():
 
 
 def test_without_torchjd_options_are_known_and_a_step_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
+    monkeypatch.delitem(sys.modules, "torchjd.aggregation", raising=False)
+    monkeypatch.setitem(sys.modules, "torchjd", None)
     method = PCGrad()
     assert isinstance(method, TorchJD)
-    with pytest.raises(ConfigError, match=r'torchjd/pcgrad needs torchjd.*pip install "lossrag\[baselines\]"'):
+    with pytest.raises(ConfigError, match=r"torchjd/pcgrad needs torchjd.*pip install 'lossrag\[baselines\]'"):
         method.init(2, CPU)
 
 
 @needs_torchjd
 def test_a_missing_solver_is_named(monkeypatch):
     monkeypatch.setattr("torchjd._mixins.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"weighting=torchjd/upgrad: .*quadprog.*pip install"):
+    with pytest.raises(ConfigError, match=r"torchjd/upgrad: .*quadprog.*pip install"):
         UPGrad().init(2, CPU)
 
 

@@ -84,5 +84,5 @@ def test_options_out_of_range(options, message):
 
 @pytest.mark.parametrize("likelihood", [[], ["regression"] * 3])
 def test_wrong_number_of_likelihoods(likelihood):
-    with pytest.raises(ConfigError, match=f"one for each of the 2 tasks, in their order, got {len(likelihood)}"):
+    with pytest.raises(ConfigError, match=f"one name for each of the 2 tasks, in their order, got {len(likelihood)}"):
         Uncertainty(likelihood).init(2, CPU)

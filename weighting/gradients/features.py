@@ -76,7 +76,7 @@ def _gradient(feature: Tensor, loss: Tensor, task: str) -> Tensor:
     if not feature.requires_grad:
         raise ConfigError(
             f"MultiTaskStep: the features of task {task!r} need no gradient, so there is no shared parameter below "
-            "them to weigh: train the encoder, or use weighting=uniform."
+            "them to weigh: train the encoder, or weigh by other signals, for one by Uniform."
         )
     (gradient,) = torch.autograd.grad(loss, feature, retain_graph=True, allow_unused=True)
     if gradient is None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice, check_least
-from lossrag.errors import ConfigError
+from lossrag.checks import check_choice, check_least, require
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 EPSILON = 1e-3
@@ -49,8 +48,7 @@ class DTP(Weighting):
     scale: str = "sum"
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"weighting=dtp: alpha must be above 0 and at most 1, got {self.alpha}.")
+        require(0 < self.alpha <= 1, self, f"{{alpha}} must be above 0 and at most 1, got {self.alpha}.")
         check_least(self, 0, "gamma")
         check_choice(self, "scale", ("paper", "sum"))
 

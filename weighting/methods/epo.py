@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_positive
+from lossrag.checks import check_length, check_numbers, check_positive
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
 LEAST = 1e-12
@@ -57,13 +57,13 @@ class EPO(Weighting):
     relaxed: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers("weighting=epo", "preference", self.preference, zeros=False)
+        check_numbers(self, "preference", self.preference, zeros=False)
         check_positive(self, "tolerance")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1."""
         if self.preference:
-            check_length("weighting=epo", "preference", self.preference, tasks)
+            check_length(self, "preference", self.preference, tasks)
         return super().init(tasks, device)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:

@@ -29,9 +29,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least, check_length, check_numbers, check_share, require
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 SPREAD = 5
@@ -65,22 +65,20 @@ class ParetoMTL(Weighting):
     start_steps: int = 200
 
     def __post_init__(self) -> None:
-        check_numbers("weighting=pareto_mtl", "preference", self.preference, zeros=True)
+        check_numbers(self, "preference", self.preference, zeros=True)
         for other in self.others:
-            if not isinstance(other, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in other):
-                raise ConfigError(f"weighting=pareto_mtl: others must hold lists of numbers, got {other!r}.")
-            check_numbers("weighting=pareto_mtl", "others", other, zeros=True)
-        if not 0 <= self.margin < 1:
-            raise ConfigError(f"weighting=pareto_mtl: margin must be in [0, 1), got {self.margin}.")
-        if self.start_steps < 0:
-            raise ConfigError(f"weighting=pareto_mtl: start_steps must be 0 or more, got {self.start_steps}.")
+            numbers = isinstance(other, list) and all(type(value) in (int, float) for value in other)
+            require(numbers, self, f"{{others}} must hold lists of numbers, got {other!r}.")
+            check_numbers(self, "others", other, zeros=True)
+        check_share(self, "margin")
+        check_least(self, 0, "start_steps")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and the steps that phase 1 may still take: ``starting`` () int64."""
         if self.preference:
-            check_length("weighting=pareto_mtl", "preference", self.preference, tasks)
+            check_length(self, "preference", self.preference, tasks)
         for other in self.others:
-            check_length("weighting=pareto_mtl", "others", other, tasks)
+            check_length(self, "others", other, tasks)
         return {**super().init(tasks, device), "starting": torch.tensor(self.start_steps, device=device)}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:

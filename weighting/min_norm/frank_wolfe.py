@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError
 from lossrag.weighting.min_norm.active_set import Limits, Vector, one_problem
 from lossrag.weighting.min_norm.masked import MAX_ITERATIONS, Settings, masked
 from lossrag.weighting.min_norm.pivoting import many_problems
@@ -195,8 +196,7 @@ def _gap(B: Tensor, lam: Tensor) -> Tensor:
 def _check(
     gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, gap: float, start: Tensor | None
 ) -> None:
-    if solver not in ("exact", "paper"):
-        raise ConfigError(f"frank_wolfe: solver={solver!r} is unknown: {did_you_mean(solver, ('exact', 'paper'))}")
+    one_of("frank_wolfe: solver", solver, ("exact", "paper"))
     shape = tuple(gram.shape)
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ConfigError(
