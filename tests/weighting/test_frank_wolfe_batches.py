@@ -65,14 +65,6 @@ def test_neighbours_and_position_do_not_change_a_bit(T: int) -> None:
         assert torch.equal(frank_wolfe(B[first:last]).weights, everything[first:last])
 
 
-@pytest.mark.parametrize("T", [2, 3, 4, 5, 7, 14, 33])
-def test_a_batch_is_its_problems_even_where_the_solution_is_not_unique(T: int) -> None:
-    B = torch.stack([gram(rows(kind, T, seed)) for kind in KINDS for seed in range(20)])
-    batch = frank_wolfe(B).weights
-    alone = torch.stack([frank_wolfe(one).weights for one in B])
-    torch.testing.assert_close(batch, alone, rtol=1e-8, atol=1e-10)
-
-
 @pytest.mark.parametrize("T", [2, 3, 4, 9, 20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_equal_rows_share_equally(T: int, dtype: torch.dtype) -> None:
@@ -85,14 +77,6 @@ def test_equal_rows_share_equally(T: int, dtype: torch.dtype) -> None:
     D = rows("ordinary", T, 1)
     weights = frank_wolfe(gram(torch.cat([D, D]))).weights
     torch.testing.assert_close(weights[:T], weights[T:], rtol=0.02, atol=1e-9)
-
-
-@pytest.mark.parametrize("T", [17, 33])
-def test_beyond_the_largest_side_by_side_a_batch_is_its_problems_to_the_bit(T: int) -> None:
-    B = mixed_batch(T)
-    batch = frank_wolfe(B).weights
-    for i in range(len(B)):
-        assert torch.equal(frank_wolfe(B[i].clone()).weights, batch[i])
 
 
 def test_a_broken_neighbour_harms_nobody_and_is_seen() -> None:
