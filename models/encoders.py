@@ -68,7 +68,7 @@ class MLPOptions:
 
 @dataclass(frozen=True)
 class BertOptions:
-    """Which pre-trained encoder: ``minilm``, a folder, or a name of the Hugging Face hub (extra ``bert``). It
+    """A pre-trained encoder: ``minilm``, a folder, or a name of the Hugging Face hub (extra ``bert``). It
     reads ``tasks.max_tokens`` word pieces of a text.
 
     pooling: ``cls``, the first piece's last hidden state, or ``mean`` over the pieces. frozen: train the heads alone.
@@ -89,7 +89,7 @@ class BertOptions:
 
     @property
     def trainable_vectors(self) -> bool:
-        """Whether the table of word pieces is learned."""
+        """True where the table of word pieces is learned."""
         return not self.frozen
 
     def load(self, folder: Path) -> BERT:
@@ -97,7 +97,7 @@ class BertOptions:
         return BERT(folder, self.pooling, self.dropout, self.frozen, self.encoder_dropout)
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> Features:
-        """What takes the features of the frozen encoder, when they are the inputs."""
+        """The module that takes the features of the frozen encoder, when they are the inputs."""
         if not self.frozen or vectors is not None or len(input_shape) != 1:
             raise ConfigError("BERT reads word pieces, but this suite has none: choose textcnn or mlp.")
         return Features(input_shape[0], self.dropout)

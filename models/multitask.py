@@ -1,4 +1,4 @@
-"""How tasks share: one encoder for all (hard sharing), one each (single-task learning), or both (shared-private)."""
+"""Parameter sharing: one encoder for all (hard sharing), one each (single-task learning), or both (shared-private)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARING = ("hard", "none", "shared_private")
 
 
 class Outputs(NamedTuple):
-    """What a model gives for a batch of one task, or of several one after the other."""
+    """Logits and features of a model for a batch of one task, or of several one after the other."""
 
     logits: Tensor
     features: Tensor
@@ -27,7 +27,7 @@ class SegmentEncoder(Protocol):
     """An encoder that takes one expanded copy of its parameters per segment of the batch."""
 
     one_task_a_pass: bool
-    """Whether a pass over several tasks gains nothing: it would only hold the graphs of all of them at once."""
+    """True where a pass over several tasks gains nothing: it would only hold the graphs of all of them at once."""
 
     def shared_parameters(self) -> list[Tensor]: ...
 
@@ -112,9 +112,9 @@ class MultiTaskModel(nn.Module):
             return [self.outputs(batch, task) for task, batch in enumerate(inputs)]
         features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
         if self.sharing == "hard":
-            return [self._outputs(task, each) for task, each in enumerate(features)]
+            return [self._outputs(task, part) for task, part in enumerate(features)]
         private = [self._encode(self.encoders[1 + task], batch) for task, batch in enumerate(inputs)]
-        return [self._outputs(task, *each) for task, each in enumerate(zip(features, private, strict=True))]
+        return [self._outputs(task, *both) for task, both in enumerate(zip(features, private, strict=True))]
 
     def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Outputs:
         """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, ...)."""
@@ -153,7 +153,7 @@ class MultiTaskModel(nn.Module):
         outputs = [len(cast(Tensor, self.heads[task].bias)) for task in inputs]
         weights, biases = (torch.split(stack, outputs) for stack in heads)
         parts = zip(features, weights, biases, strict=True)
-        return [Outputs(nn.functional.linear(each, weight, bias), each) for each, weight, bias in parts]
+        return [Outputs(nn.functional.linear(part, weight, bias), part) for part, weight, bias in parts]
 
     def forward_stacked(
         self,

@@ -12,15 +12,15 @@ from lossrag.errors import ConfigError
 from lossrag.registry import Registry
 
 State = dict[str, Tensor]
-"""What a method remembers between steps; always holds "weights" (T,), the weights of the next step."""
+"""Memory of a method between steps; always holds "weights" (T,), the weights of the next step."""
 
 ALIGNMENTS = ("rows", "mean")
-"""How gradients at the features are compared: row by row of the representation, or as their sums over the rows."""
+"""Comparisons of gradients at the features: row by row of the representation, or as their sums over the rows."""
 
 
 @dataclass(frozen=True)
 class HypergradientSpec:
-    """Which hypergradient D a method asks the step for (options of Eq. 10 that the paper leaves open).
+    """Options of the hypergradient D that a method asks the step for, which the paper leaves open in Eq. 10.
 
     scale: ``paper`` keeps the factor eta/T, ``unit`` absorbs it in the method's own step size.
     inner: ``sgd`` differentiates a plain gradient step (Eq. 10 as written), ``adam`` goes through the
@@ -80,22 +80,22 @@ class Needs:
 
     @property
     def compares_shared(self) -> bool:
-        """Whether gradients are compared on the parameters that several tasks touch, and on no others."""
+        """True where gradients are compared on the parameters that several tasks touch, and on no others."""
         outer = self.hypergradient
         return self.gramian == "shared" or (outer is not None and outer.parameters == "shared")
 
     @property
     def rows(self) -> bool:
-        """Whether the step must hold the gradient of every task: there is more to do with them than to add them up."""
+        """True where the step must hold the gradient of every task, as there is more to do than to add them up."""
         held_apart = self.applies_to == "shared" and self.representation is None
         return self.gramian is not None or self.hypergradient is not None or held_apart
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What a step tells a method before the update: support ``losses`` (T,), detached, and, as its :class:`Needs` ask,
-    the ``gramian`` (T, T) of the gradients, the ``scores`` (T,) of the support batch, 1 being perfect, and
-    ``representation`` (T, T), the Gramian at the features; ``epoch`` from 0, ``step`` from 1."""
+    """Signals of a step to a method, before the update: support ``losses`` (T,), detached, ``epoch`` from 0, ``step``
+    from 1, and, as its :class:`Needs` ask, the ``gramian`` (T, T) of the gradients, the ``scores`` (T,) of the support
+    batch, 1 being perfect, and ``representation`` (T, T), the Gramian at the features."""
 
     losses: Tensor
     gramian: Tensor | None = None
@@ -107,7 +107,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Outer:
-    """What the outer problem found in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
+    """Result of the outer problem in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
     the solver's relative duality ``gap`` () and its ``iterations`` ()."""
 
     lam: Tensor
@@ -126,7 +126,7 @@ class Weighting:
 
     @property
     def needs(self) -> Needs:
-        """What the method reads beside its state; subclasses override it, or set ``needs = Needs(...)``."""
+        """All that the method reads beside its state; subclasses override it, or set ``needs = Needs(...)``."""
         return Needs()
 
     def init(self, tasks: int, device: torch.device) -> State:

@@ -36,7 +36,7 @@ class MultiTaskStep:
 
     parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
     optimizer: any of torch's. A parameter group with ``sparse=True`` gets the gradient of a table, of which the losses
-        name the rows (:class:`Rows`), as a sparse tensor with these rows instead of a dense one with zeros elsewhere.
+        name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
     tasks: their number or their names (names appear in records and errors).
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/gradients/replay.py).

@@ -19,8 +19,8 @@ class Representation:
         not depend on its own, or when there are not T of them.
 
     >>> z = torch.tensor([[1.0, 2.0]], requires_grad=True) * 1.0
-    >>> found = Representation([z, z], [z.sum(), (2 * z[:, 0]).sum()], ["a", "b"])
-    >>> found.gramian("rows").tolist()
+    >>> representation = Representation([z, z], [z.sum(), (2 * z[:, 0]).sum()], ["a", "b"])
+    >>> representation.gramian("rows").tolist()
     [[2.0, 2.0], [2.0, 4.0]]
     """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.closures import JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.closures import JointClosure, Losses, TableRows, TaskGroup
 from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
 from lossrag.weighting.gradients.rows import TaskGradients
 
@@ -127,9 +127,9 @@ class Passes:
         for task, loss in enumerate(values):
             keep = task < len(values) - 1
             # torch takes tensors and edges side by side, though its annotation does not say so
-            found = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
-            shared = {i: g[None] for (i, _), g in zip(formed, found, strict=False) if g is not None}
-            rest = found[len(formed) :]
+            gradients = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
+            shared = {i: g[None] for (i, _), g in zip(formed, gradients, strict=False) if g is not None}
+            rest = gradients[len(formed) :]
             linear: list[LinearGradient] = []
             for layer, value in zip(layers, inputs, strict=True):
                 gradient = layer.gradient(value, [rest.pop(0) for _ in layer.edges])
@@ -156,8 +156,8 @@ class Passes:
         gradients = torch.autograd.grad(losses.sum(), [*copies, *stacks], allow_unused=True)
         shared: dict[int, Tensor] = {}
         for entry, gradient in zip(group.shared, gradients, strict=False):
-            position = self._position[id(entry.table if isinstance(entry, Rows) else entry)]
-            if isinstance(entry, Rows):
+            position = self._position[id(entry.table if isinstance(entry, TableRows) else entry)]
+            if isinstance(entry, TableRows):
                 self._restrict(position, entry.ids)
             if gradient is not None:
                 shared[position] = gradient

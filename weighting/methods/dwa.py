@@ -57,8 +57,8 @@ class DWA(Weighting):
         last = torch.where(new, state["sums"] / state["steps"].clamp(min=1), state["last"])
         finished = state["finished"] + new
         ratio = torch.where(before > 0, last / before, 1).clamp(max=torch.finfo(last.dtype).max)
-        found = len(ratio) * torch.softmax(ratio / self.temperature, dim=0)
-        weights = torch.where(finished >= 2, found, torch.ones_like(found))
+        slow = len(ratio) * torch.softmax(ratio / self.temperature, dim=0)
+        weights = torch.where(finished >= 2, slow, torch.ones_like(slow))
         return weights, {
             "weights": weights,
             "last": last,

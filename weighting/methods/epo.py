@@ -90,15 +90,15 @@ class EPO(Weighting):
                 worst = scaled == scaled.max()
                 held = worst | (wanted <= 0)
                 floor = torch.where(worst, 0.0, wanted)
-            found = maximise_on_simplex(wanted, B[held], floor[held])
+            solution = maximise_on_simplex(wanted, B[held], floor[held])
         else:
             least = wanted.max().clamp(max=0).view(1)
             restricted, none = torch.cat([B, wanted[None]]), torch.zeros_like(wanted)
-            found = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
-            if found is None:
-                found = maximise_on_simplex(B.sum(0), B, none)
+            solution = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
+            if solution is None:
+                solution = maximise_on_simplex(B.sum(0), B, none)
         # MGDA's weights satisfy all constraints but the last of descent: only rounding can leave no solution
-        return torch.full_like(losses, 1 / len(losses)) if found is None else found
+        return torch.full_like(losses, 1 / len(losses)) if solution is None else solution
 
 
 def adjustments(losses: Tensor, preference: Tensor) -> tuple[Tensor, Tensor]:

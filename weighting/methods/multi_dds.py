@@ -1,5 +1,5 @@
-"""A scorer of tasks rewarded for agreement with the query gradient, in the style of MultiDDS (Wang, Tsvetkov and
-Neubig, "Balancing Training for Multilingual Neural Machine Translation", ACL 2020): the single-objective meta relative
+"""MultiDDS style: a scorer of tasks rewarded for agreement with the query gradient (Wang, Tsvetkov and Neubig,
+"Balancing Training for Multilingual Neural Machine Translation", ACL 2020): the single-objective meta relative
 of MetaWeighting, which averages the query losses of all tasks into one.
 
 The scorer is p = softmax(psi), psi (T,). Its reward for task j is the agreement of the support gradient g_j at the old

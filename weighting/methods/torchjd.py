@@ -1,4 +1,9 @@
-"""The weightings of torchjd that weighting/methods/torchjd.py adapts, with their options and sources."""
+"""torchjd's weightings that map a Gramian to weights, as methods of this package, with their options and sources.
+
+torchjd (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024) updates by sum_t v_t g_t, the step
+of this package by (1/T) sum_t w_t g_t: hence w = T v. The package is imported when a step is built, and not before.
+Methods that draw random orders (pcgrad, gradvac) use torch's global generator.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +44,7 @@ class TorchJD(Weighting):
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
     def fresh(self, tasks: int) -> State:
-        """What torchjd's object remembers before the first step, by the keys of ``memory``."""
+        """Memory of torchjd's object before the first step, by the keys of ``memory``."""
         return {}
 
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
@@ -64,10 +69,10 @@ class TorchJD(Weighting):
             weights = torch.full_like(state["weights"], torch.nan)
             return weights, {**state, "weights": weights}
         try:
-            found = peer(B)
+            v = peer(B)
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
-        weights = len(B) * found.detach().to(state["weights"])
+        weights = len(B) * v.detach().to(state["weights"])
         kept = {key: getattr(peer, attribute).to(state[key]) for key, attribute in self.memory.items()}
         return weights, {"weights": weights, **kept}
 

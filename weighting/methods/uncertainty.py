@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lossrag.checks import check_choice, check_length, check_positive, require
 from lossrag.errors import did_you_mean
+from lossrag.weighting.adam import adam_direction
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 FACTOR = {"classification": 1.0, "regression": 0.5}
@@ -80,5 +81,5 @@ def _adam(state: State, gradient: Tensor) -> tuple[Tensor, State]:
     count = state["moves"] + 1
     mean = BETA_1 * state["mean"] + (1 - BETA_1) * gradient
     square = BETA_2 * state["square"] + (1 - BETA_2) * gradient.square()
-    scale = (square / (1 - BETA_2**count)).sqrt() + EPSILON
-    return mean / (1 - BETA_1**count) / scale, {"mean": mean, "square": square, "moves": count}
+    direction = adam_direction(mean, square, (BETA_1, BETA_2), count, EPSILON)
+    return direction, {"mean": mean, "square": square, "moves": count}

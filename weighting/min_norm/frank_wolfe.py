@@ -33,7 +33,7 @@ PAPER_ITERATIONS = 100
 
 @dataclass(frozen=True)
 class FrankWolfeResult:
-    """What the solver found, for every problem of the batch.
+    """Solution of every problem of the batch.
 
     weights: (..., T) lam on the simplex, in the dtype of ``gram``.
     gap: (...,) duality gap of these weights relative to trace(B), 0 at the optimum; not finite if ``gram`` is not.
