@@ -174,8 +174,8 @@ class MultiTaskStep:
         )
 
     def _update_joint(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
-        """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass below the features, and above them
-        another one to each that the weights are found from."""
+        """theta <- optimiser step on (1/T) sum_t w_t L_t: one backward pass, and one more above the features for each
+        task where gradients are compared there."""
         values = self._passes.values(support)
         representation = self._representation(features, values)
         losses = torch.stack(values)
