@@ -211,7 +211,10 @@ class Training:
         progress.trajectory.append(means["weights"].tolist())
         progress.epoch, progress.done = progress.epoch + 1, 0
         values = self._evaluated("validation", self.problem)[1]
-        if self.config.weighting.options.hypergradient is None and self.config.train.query_for_baselines == "support":
+        if (
+            self.config.weighting.options.needs.hypergradient is None
+            and self.config.train.query_for_baselines == "support"
+        ):
             values |= self._evaluated("query", self.problem)[1]
         values |= descent_shares(means["descent"]) if "descent" in means else {}
         extra = {D_TAG: means["hypergradient"].tolist()} if "hypergradient" in means else {}

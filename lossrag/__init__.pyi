@@ -110,15 +110,16 @@ from .weighting import Losses as Losses
 from .weighting import MetaWeighting as MetaWeighting
 from .weighting import MultiDDS as MultiDDS
 from .weighting import MultiTaskStep as MultiTaskStep
+from .weighting import Needs as Needs
 from .weighting import Outer as Outer
 from .weighting import ParetoMTL as ParetoMTL
 from .weighting import PCGrad as PCGrad
 from .weighting import RandomWeights as RandomWeights
-from .weighting import Rows as Rows
 from .weighting import Signals as Signals
 from .weighting import SingleTask as SingleTask
 from .weighting import State as State
 from .weighting import StepRecord as StepRecord
+from .weighting import TableRows as TableRows
 from .weighting import TaskGradients as TaskGradients
 from .weighting import TaskGroup as TaskGroup
 from .weighting import Tchebycheff as Tchebycheff

@@ -30,19 +30,35 @@ def check_positive(options: object, *fields: str) -> None:
         require(0 < value < math.inf, options, f"{{{field}}} must be a positive number, got {value!r}.")
 
 
-def check_least(options: object, least: float, *fields: str) -> None:
-    """Raise OptionError unless these fields are finite numbers of ``least`` or more; None passes."""
+def check_least(options: object, least: float, *fields: str, most: float = math.inf) -> None:
+    """Raise OptionError unless these fields are finite numbers from ``least`` to ``most``; None passes."""
+    expected = f"{least} or more" if most == math.inf else f"from {least} to {most}"
     for field in fields:
         value = getattr(options, field)
-        fits = value is None or least <= value < math.inf
-        require(fits, options, f"{{{field}}} must be {least} or more, got {value!r}.")
+        fits = value is None or (least <= value <= most and value < math.inf)
+        require(fits, options, f"{{{field}}} must be {expected}, got {value!r}.")
 
 
 def check_share(options: object, *fields: str) -> None:
-    """Raise OptionError unless these fields are in [0, 1)."""
+    """Raise OptionError unless these fields are in [0, 1); None passes."""
     for field in fields:
         value = getattr(options, field)
-        require(0 <= value < 1, options, f"{{{field}}} must be in [0, 1), got {value!r}.")
+        require(value is None or 0 <= value < 1, options, f"{{{field}}} must be in [0, 1), got {value!r}.")
+
+
+def check_numbers(options: object, field: str, values: Sequence[float], *, zeros: bool) -> None:
+    """Raise OptionError unless the ``values`` of a field are finite and positive; ``zeros``: 0 is fine too, but not
+    everywhere."""
+    fits = all(math.isfinite(v) and (v >= 0 if zeros else v > 0) for v in values)
+    kind = "numbers of 0 or more, not all 0" if zeros else "positive numbers"
+    empty = zeros and len(values) > 0 and not any(values)
+    require(fits and not empty, options, f"{{{field}}} must hold {kind}, got {list(values)}.")
+
+
+def check_length(options: object, field: str, values: Sequence[object], tasks: int, kind: str = "number") -> None:
+    """Raise OptionError unless a field holds one number, or what ``kind`` says, per task."""
+    text = f"{{{field}}} must hold one {kind} for each of the {tasks} tasks, in their order, got {len(values)}: "
+    require(len(values) == tasks, options, f"{text}{list(values)}.")
 
 
 def check_inside(options: object, *fields: str) -> None:

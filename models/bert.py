@@ -1,4 +1,9 @@
-"""A pre-trained encoder of the BERT family (Devlin et al., NAACL 2019), fine-tuned or frozen."""
+"""BERT: a pre-trained encoder of its family (Devlin et al., NAACL 2019), fine-tuned or frozen.
+
+It is read from a folder: safetensors only, in float32, the word table taken out. Attention runs in float32 inside a
+bfloat16 autocast of a CPU: PyTorch's fused attention there takes about twice as long, forward and back, in bfloat16 as
+in float32 (2.13 with avx512_bf16), which costs most of what the matrix products of an encoder gain.
+"""
 
 from __future__ import annotations
 
@@ -15,80 +20,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lossrag.errors import ConfigError, DataError
+from lossrag.checks import one_of
+from lossrag.errors import DataError
 from lossrag.extras import load_extra
 from lossrag.models.segments import embed_by_segment
-
-
-class Float32Attention(TorchFunctionMode):
-    """Calls of ``scaled_dot_product_attention`` within take their inputs in float32, and return what they were in."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        dtype = args[0].dtype
-        wide = {name: _wide(value) for name, value in (kwargs or {}).items()}
-        with torch.autocast(args[0].device.type, enabled=False):
-            return func(*map(_wide, args), **wide).to(dtype)
-
-
-def _wide(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
-
-
-def attention_for(inputs: Tensor) -> AbstractContextManager[Any]:
-    """Where an encoder is to run on ``inputs``: float32 attention in a CPU's autocast, nothing special elsewhere."""
-    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return Float32Attention()
-    return nullcontext()
-
-
-def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Tensor, int]:
-    """The encoder in ``folder`` without word table and pooler, its table (V, E), and the width of its hidden states.
-
-    It is to be called with ``inputs_embeds`` (B, L, E) and ``attention_mask`` (B, L). ``dropout`` replaces every share
-    that its config.json names. What random numbers loading may draw leaves no trace. Raises ConfigError without the
-    extra ``bert``, DataError when the folder holds something else.
-    """
-    transformers = load_extra("transformers", "bert", "model=bert")
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
-    with _quiet(transformers), torch.random.fork_rng(devices=[]):
-        try:
-            body, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise DataError(f"Cannot read an encoder from {folder}: {error}") from error
-    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
-    if missing:
-        raise DataError(f"{folder}: model.safetensors lacks {len(missing)} weights of its encoder, {missing[0]} first.")
-    if body.config.is_encoder_decoder or getattr(body.config, "is_decoder", False):
-        raise DataError(f"{folder} holds a decoder ({body.config.model_type}): choose an encoder of the BERT family.")
-    table = body.get_input_embeddings().weight.detach()
-    body.set_input_embeddings(None)
-    if dropout is not None:
-        for module in body.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
-    if getattr(body, "pooler", None) is not None:
-        body.pooler = None  # the head reads the last hidden states, so nothing would train it
-    return body, table, int(body.config.hidden_size)
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without bars and without the list of weights that are not needed here (those of the pre-training heads)."""
-    control = transformers.utils.logging
-    level, bars = control.get_verbosity(), control.is_progress_bar_enabled()
-    control.set_verbosity_error()
-    control.disable_progress_bar()
-    try:
-        yield
-    finally:
-        control.set_verbosity(level)
-        if bars:
-            control.enable_progress_bar()
-
 
 POOLINGS = ("cls", "mean")
 BLOCK_PIECES = 8192
@@ -116,8 +51,7 @@ class BERT(nn.Module):
         encoder_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ConfigError(f"model.pooling must be 'cls' or 'mean', got {pooling!r}.")
+        one_of("BERT: pooling", pooling, POOLINGS)
         body, table, width = load_body(folder, encoder_dropout)
         # a row more, for padding, whatever the encoder's own number of it is: the mask hides it
         table = torch.cat([torch.zeros_like(table[:1]), table])
@@ -164,7 +98,7 @@ class BERT(nn.Module):
         segments = zip(*(copy.unbind() for copy in copies[1:]), strict=True)
         parts = zip(torch.split(tokens, list(sizes)), torch.split(words, list(sizes)), segments, strict=True)
         return self._dropped(
-            torch.cat([self._pooled(t, w, dict(zip(names, each, strict=True))) for t, w, each in parts])
+            torch.cat([self._pooled(t, w, dict(zip(names, copy, strict=True))) for t, w, copy in parts])
         )
 
     def _pooled(self, tokens: Tensor, words: Tensor, parameters: dict[str, Tensor]) -> Tensor:
@@ -195,3 +129,73 @@ class Features(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         dropped: Tensor = self.dropout(inputs)
         return dropped
+
+
+def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Tensor, int]:
+    """The encoder in ``folder`` without word table and pooler, its table (V, E), and the width of its hidden states.
+
+    It is to be called with ``inputs_embeds`` (B, L, E) and ``attention_mask`` (B, L). ``dropout`` replaces every share
+    that its config.json names. What random numbers loading may draw leaves no trace. Raises ConfigError without the
+    extra ``bert``, DataError when the folder holds something else.
+    """
+    transformers = load_extra("transformers", "bert", "BERT")
+    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
+    with _quiet(transformers), torch.random.fork_rng(devices=[]):
+        try:
+            body, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise DataError(f"Cannot read an encoder from {folder}: {error}") from error
+    missing = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
+        raise DataError(f"{folder}: model.safetensors lacks {len(missing)} weights of its encoder, {missing[0]} first.")
+    if body.config.is_encoder_decoder or getattr(body.config, "is_decoder", False):
+        raise DataError(f"{folder} holds a decoder ({body.config.model_type}): choose an encoder of the BERT family.")
+    table = body.get_input_embeddings().weight.detach()
+    body.set_input_embeddings(None)
+    if dropout is not None:
+        for module in body.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+    if getattr(body, "pooler", None) is not None:
+        body.pooler = None  # the head reads the last hidden states, so nothing would train it
+    return body, table, int(body.config.hidden_size)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without bars and without the list of weights that are not needed here (those of the pre-training heads)."""
+    control = transformers.utils.logging
+    level, bars = control.get_verbosity(), control.is_progress_bar_enabled()
+    control.set_verbosity_error()
+    control.disable_progress_bar()
+    try:
+        yield
+    finally:
+        control.set_verbosity(level)
+        if bars:
+            control.enable_progress_bar()
+
+
+def attention_for(inputs: Tensor) -> AbstractContextManager[Any]:
+    """The context for an encoder to run on ``inputs`` in: float32 attention in a CPU's autocast, nothing elsewhere."""
+    if inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return Float32Attention()
+    return nullcontext()
+
+
+class Float32Attention(TorchFunctionMode):
+    """Calls of ``scaled_dot_product_attention`` within take their inputs in float32, and return what they were in."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        dtype = args[0].dtype
+        wide = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        with torch.autocast(args[0].device.type, enabled=False):
+            return func(*map(_wide, args), **wide).to(dtype)
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import check_choice, check_share, require
+from lossrag.errors import ConfigError
 from lossrag.models.bert import BERT, POOLINGS, Features
 from lossrag.models.mlp import MLP
 from lossrag.models.textcnn import TextCNN
@@ -23,12 +24,6 @@ class EncoderOptions(Protocol):
         """A new encoder, for word vectors (V, E) or for dense inputs of one shape."""
 
 
-def _check_dropout(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ConfigError(f"model.{name} must be in [0, 1), got {share}.")
-
-
 @dataclass(frozen=True)
 class TextCNNOptions:
     """Paper: kernel sizes 3, 5, 7, GloVe vectors; it states neither filters nor dropout."""
@@ -40,11 +35,11 @@ class TextCNNOptions:
     trainable_vectors: bool = False
 
     def __post_init__(self) -> None:
-        _check_dropout(dropout=self.dropout, vector_dropout=self.vector_dropout)
+        check_share(self, "dropout", "vector_dropout")
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> TextCNN:
         if vectors is None:
-            raise ConfigError("model=textcnn reads word tokens, but this suite has none: use model=mlp.")
+            raise ConfigError("TextCNN reads word tokens, but this suite has none: choose mlp.")
         return TextCNN(
             vectors,
             self.kernel_sizes,
@@ -63,17 +58,17 @@ class MLPOptions:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_dropout(dropout=self.dropout)
+        check_share(self, "dropout")
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> MLP:
         if vectors is not None:
-            raise ConfigError("model=mlp reads dense inputs, but this suite has word tokens: use model=textcnn.")
+            raise ConfigError("MLP reads dense inputs, but this suite has word tokens: choose textcnn.")
         return MLP(input_shape, self.hidden, self.dropout)
 
 
 @dataclass(frozen=True)
 class BertOptions:
-    """Which pre-trained encoder: ``minilm``, a folder, or a name of the Hugging Face hub (extra ``bert``). It
+    """A pre-trained encoder: ``minilm``, a folder, or a name of the Hugging Face hub (extra ``bert``). It
     reads ``tasks.max_tokens`` word pieces of a text.
 
     pooling: ``cls``, the first piece's last hidden state, or ``mean`` over the pieces. frozen: train the heads alone.
@@ -87,15 +82,14 @@ class BertOptions:
     frozen: bool = False
 
     def __post_init__(self) -> None:
-        _check_dropout(dropout=self.dropout, encoder_dropout=self.encoder_dropout or 0.0)
-        if self.pooling not in POOLINGS:
-            raise ConfigError(f"Unknown model.pooling {self.pooling!r}: {did_you_mean(self.pooling, POOLINGS)}")
-        if not self.encoder:
-            raise ConfigError("model.encoder is empty: name minilm, a folder, or a model of the Hugging Face hub.")
+        check_share(self, "dropout", "encoder_dropout")
+        check_choice(self, "pooling", POOLINGS)
+        named = "{encoder} is empty: name minilm, a folder, or a model of the Hugging Face hub."
+        require(bool(self.encoder), self, named)
 
     @property
     def trainable_vectors(self) -> bool:
-        """Whether the table of word pieces is learned."""
+        """True where the table of word pieces is learned."""
         return not self.frozen
 
     def load(self, folder: Path) -> BERT:
@@ -103,9 +97,9 @@ class BertOptions:
         return BERT(folder, self.pooling, self.dropout, self.frozen, self.encoder_dropout)
 
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> Features:
-        """What takes the features of the frozen encoder, when they are the inputs."""
+        """The module that takes the features of the frozen encoder, when they are the inputs."""
         if not self.frozen or vectors is not None or len(input_shape) != 1:
-            raise ConfigError("model=bert reads word pieces, but this suite has none: use model=textcnn or model=mlp.")
+            raise ConfigError("BERT reads word pieces, but this suite has none: choose textcnn or mlp.")
         return Features(input_shape[0], self.dropout)
 
 

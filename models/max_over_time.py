@@ -36,7 +36,7 @@ __all__ = ["covers", "dense", "margin", "max_over_time", "max_over_time_by_segme
 
 
 def covers(words: Tensor, weights: Sequence[Tensor]) -> bool:
-    """Whether the fast path applies: real CPU tensors and odd kernel sizes."""
+    """True where the fast path applies: real CPU tensors and odd kernel sizes."""
     real = words.device.type == "cpu" and type(words) is Tensor and not torch.compiler.is_compiling()
     return real and words.numel() > 0 and all(weight.shape[-1] % 2 == 1 for weight in weights)
 
@@ -170,8 +170,8 @@ def _differentiable(
         zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
     ):
         scores = _dense_scores(part, [copy[segment] for copy in copies])
-        found = zip(scores, torch.split(where, filters, dim=1), strict=True)
-        pooled.append(torch.cat([score.gather(2, at.unsqueeze(2)).squeeze(2) for score, at in found], dim=1))
+        pairs = zip(scores, torch.split(where, filters, dim=1), strict=True)
+        pooled.append(torch.cat([score.gather(2, at.unsqueeze(2)).squeeze(2) for score, at in pairs], dim=1))
     wanted = [needed[0], *needed[2:]]
     inputs = [tensor for tensor, want in zip((words, *copies), wanted, strict=True) if want]
     result = iter(torch.autograd.grad(torch.cat(pooled), inputs, gradient, create_graph=True))

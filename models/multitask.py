@@ -1,4 +1,4 @@
-"""How tasks share: one encoder for all (hard sharing), one each (single-task learning), or both (shared-private)."""
+"""Parameter sharing: one encoder for all (hard sharing), one each (single-task learning), or both (shared-private)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lossrag.checks import one_of
 from lossrag.errors import ConfigError
 from lossrag.models.adversarial import TaskDiscriminator
 
@@ -15,7 +16,7 @@ SHARING = ("hard", "none", "shared_private")
 
 
 class Outputs(NamedTuple):
-    """What a model gives for a batch of one task, or of several one after the other."""
+    """Logits and features of a model for a batch of one task, or of several one after the other."""
 
     logits: Tensor
     features: Tensor
@@ -26,7 +27,7 @@ class SegmentEncoder(Protocol):
     """An encoder that takes one expanded copy of its parameters per segment of the batch."""
 
     one_task_a_pass: bool
-    """Whether a pass over several tasks gains nothing: it would only hold the graphs of all of them at once."""
+    """True where a pass over several tasks gains nothing: it would only hold the graphs of all of them at once."""
 
     def shared_parameters(self) -> list[Tensor]: ...
 
@@ -60,8 +61,7 @@ class MultiTaskModel(nn.Module):
         discriminated: bool = False,
     ) -> None:
         super().__init__()
-        if sharing not in SHARING:
-            raise ConfigError(f"model.sharing must be 'hard', 'none' or 'shared_private', got {sharing!r}.")
+        one_of("MultiTaskModel: sharing", sharing, SHARING)
         copies = {"hard": 1, "none": len(outputs), "shared_private": 1 + len(outputs)}[sharing]
         self.sharing = sharing
         self.encoders = nn.ModuleList(make_encoder() for _ in range(copies))
@@ -70,7 +70,7 @@ class MultiTaskModel(nn.Module):
         self.discriminator: TaskDiscriminator | None = None
         if discriminated:
             if sharing != "shared_private":
-                raise ConfigError(f"A task discriminator needs model.sharing=shared_private, got {sharing!r}.")
+                raise ConfigError(f"MultiTaskModel: discriminated needs sharing='shared_private', got {sharing!r}.")
             self.discriminator = TaskDiscriminator(_width(self.encoders[0]), len(outputs))
         self.precision = precision
 
@@ -112,9 +112,9 @@ class MultiTaskModel(nn.Module):
             return [self.outputs(batch, task) for task, batch in enumerate(inputs)]
         features = torch.split(self._encode(self.encoders[0], stack_padded(inputs)), [len(batch) for batch in inputs])
         if self.sharing == "hard":
-            return [self._outputs(task, each) for task, each in enumerate(features)]
+            return [self._outputs(task, part) for task, part in enumerate(features)]
         private = [self._encode(self.encoders[1 + task], batch) for task, batch in enumerate(inputs)]
-        return [self._outputs(task, *each) for task, each in enumerate(zip(features, private, strict=True))]
+        return [self._outputs(task, *both) for task, both in enumerate(zip(features, private, strict=True))]
 
     def forward_joint_stacked(self, inputs: Sequence[Tensor]) -> Outputs:
         """:meth:`forward_joint` for tasks that have C outputs each and share an encoder: (sum of rows, ...)."""
@@ -153,7 +153,7 @@ class MultiTaskModel(nn.Module):
         outputs = [len(cast(Tensor, self.heads[task].bias)) for task in inputs]
         weights, biases = (torch.split(stack, outputs) for stack in heads)
         parts = zip(features, weights, biases, strict=True)
-        return [Outputs(nn.functional.linear(each, weight, bias), each) for each, weight, bias in parts]
+        return [Outputs(nn.functional.linear(part, weight, bias), part) for part, weight, bias in parts]
 
     def forward_stacked(
         self,

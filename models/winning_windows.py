@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK_BYTES = 2**20
-"""What is worked on at once: about a second-level cache."""
+"""Bytes that are worked on at once: about a second-level cache."""
 
 
 def margin(kernel_sizes: Sequence[int]) -> int:

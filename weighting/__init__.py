@@ -3,8 +3,8 @@
 if __name__ != "lossrag.weighting":
     raise ImportError("weighting is imported as lossrag.weighting: from lossrag.weighting import ...")
 
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
-from lossrag.weighting.closures import Closure, JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, Signals, State, Weighting
+from lossrag.weighting.closures import Closure, JointClosure, Losses, TableRows, TaskGroup
 from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
 from lossrag.weighting.methods.bandit_mtl import BanditMTL
 from lossrag.weighting.methods.dtp import DTP
@@ -46,15 +46,16 @@ __all__ = [
     "MetaWeighting",
     "MultiDDS",
     "MultiTaskStep",
+    "Needs",
     "Outer",
     "PCGrad",
     "ParetoMTL",
     "RandomWeights",
-    "Rows",
     "Signals",
     "SingleTask",
     "State",
     "StepRecord",
+    "TableRows",
     "TaskGradients",
     "TaskGroup",
     "Tchebycheff",

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice
+from lossrag.checks import check_choice, require
 from lossrag.errors import ConfigError
 from lossrag.registry import Registry
 
 State = dict[str, Tensor]
-"""What a method remembers between steps; always holds "weights" (T,), the weights of the next step."""
+"""Memory of a method between steps; always holds "weights" (T,), the weights of the next step."""
+
+ALIGNMENTS = ("rows", "mean")
+"""Comparisons of gradients at the features: row by row of the representation, or as their sums over the rows."""
 
 
 @dataclass(frozen=True)
 class HypergradientSpec:
-    """Which hypergradient D a method asks the step for (options of Eq. 10 that the paper leaves open).
+    """Options of the hypergradient D that a method asks the step for, which the paper leaves open in Eq. 10.
 
     scale: ``paper`` keeps the factor eta/T, ``unit`` absorbs it in the method's own step size.
     inner: ``sgd`` differentiates a plain gradient step (Eq. 10 as written), ``adam`` goes through the
@@ -37,11 +39,63 @@ class HypergradientSpec:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """All that a method asks of the step, and of the loop behind it; the step fills it whole, or is not made.
+
+    losses: whether :meth:`Weighting.weigh` reads the support losses. ``MultiTaskStep(memory="low")`` has none by then.
+    gramian: the Gramian of the support gradients, with respect to the parameters that several tasks touch (``shared``)
+        or to ``all``; None for methods that read none.
+    representation: the Gramian of the gradients with respect to the features that the heads read, compared by ``rows``
+        or by their ``mean`` (weighting/gradients/features.py); the loop passes ``representation`` to the step.
+    scores: of the support batch; the loop passes ``scores`` to the step.
+    epoch: its number; the loop passes ``epoch`` to the step.
+    hypergradient: the D that :meth:`Weighting.learn` reads; the loop passes query losses to the step. None for methods
+        without an outer problem.
+    applies_to: what the weights multiply: the gradients of ``all`` parameters, or those of ``shared`` ones alone, each
+        task's own parameters getting the gradient of its own loss unweighted.
+    shares_parameters: False for single-task learning, which is only itself when no parameter is shared.
+
+    Raises OptionError for unknown names, and where shared parameters are compared though none are shared.
+    """
+
+    losses: bool = True
+    gramian: str | None = None
+    representation: str | None = None
+    scores: bool = False
+    epoch: bool = False
+    hypergradient: HypergradientSpec | None = None
+    applies_to: str = "all"
+    shares_parameters: bool = True
+
+    def __post_init__(self) -> None:
+        if self.gramian is not None:
+            check_choice(self, "gramian", ("all", "shared"))
+        if self.representation is not None:
+            check_choice(self, "representation", ALIGNMENTS)
+        check_choice(self, "applies_to", ("all", "shared"))
+        none_shared = "{shares_parameters}=False leaves no shared parameters to compare gradients on or to weigh: "
+        everywhere = "{gramian} and parameters of the {hypergradient} must be 'all', {representation} None."
+        compares = self.compares_shared or self.representation is not None or self.applies_to == "shared"
+        require(self.shares_parameters or not compares, self, none_shared + everywhere)
+
+    @property
+    def compares_shared(self) -> bool:
+        """True where gradients are compared on the parameters that several tasks touch, and on no others."""
+        outer = self.hypergradient
+        return self.gramian == "shared" or (outer is not None and outer.parameters == "shared")
+
+    @property
+    def rows(self) -> bool:
+        """True where the step must hold the gradient of every task, as there is more to do than to add them up."""
+        held_apart = self.applies_to == "shared" and self.representation is None
+        return self.gramian is not None or self.hypergradient is not None or held_apart
+
+
+@dataclass(frozen=True)
 class Signals:
-    """What a step tells a method before the update: support ``losses`` (T,), detached, and, if it asked for it, the
-    ``gramian`` (T, T) of the gradients with respect to the parameters that several tasks touch, and the ``scores``
-    (T,) of the support batch, 1 being perfect; ``epoch`` from 0, ``step`` from 1; ``representation`` (T, T), the
-    Gramian of the gradients with respect to the features that the heads read."""
+    """Signals of a step to a method, before the update: support ``losses`` (T,), detached, ``epoch`` from 0, ``step``
+    from 1, and, as its :class:`Needs` ask, the ``gramian`` (T, T) of the gradients, the ``scores`` (T,) of the support
+    batch, 1 being perfect, and ``representation`` (T, T), the Gramian at the features."""
 
     losses: Tensor
     gramian: Tensor | None = None
@@ -53,7 +107,7 @@ class Signals:
 
 @dataclass(frozen=True)
 class Outer:
-    """What the outer problem found in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
+    """Result of the outer problem in one step: ``lam`` (T,), common descent direction ``direction`` (T,),
     the solver's relative duality ``gap`` () and its ``iterations`` ()."""
 
     lam: Tensor
@@ -70,39 +124,10 @@ class Weighting:
     a checkpoint stores.
     """
 
-    shares_parameters: ClassVar[bool] = True
-    """False for single-task learning, which is only itself when no parameter is shared."""
-
-    needs_gramian: ClassVar[bool] = False
-    """Whether :meth:`weigh` reads the Gramian."""
-
-    weighs: ClassVar[str] = "shared"
-    """What the weights of a method apply to that reads the Gramian or the representation: with ``shared``, each task's
-    own parameters get the gradient of its own loss unweighted, with ``all`` they are weighed too, as by other methods.
-    """
-
-    needs_scores: ClassVar[bool] = False
-    """Whether :meth:`weigh` reads the scores of the support batch: the loop must pass ``scores`` to the step."""
-
-    needs_epoch: ClassVar[bool] = False
-    """Whether :meth:`weigh` reads the number of the epoch: the loop must pass ``epoch`` to the step."""
-
     @property
-    def hypergradient(self) -> HypergradientSpec | None:
-        """The hypergradient that :meth:`learn` needs, or None when the method has no outer problem."""
-        return None
-
-    @property
-    def gramian_of(self) -> str:
-        """Which parameters the Gramian is about: ``shared``, those that several tasks touch, or ``all``."""
-        return "shared"
-
-    @property
-    def representation(self) -> str | None:
-        """How the representation gradients are to be compared (weighting/gradients/features.py), or None for methods
-        that
-        do not read them; else the loop must pass ``representation`` to the step."""
-        return None
+    def needs(self) -> Needs:
+        """All that the method reads beside its state; subclasses override it, or set ``needs = Needs(...)``."""
+        return Needs()
 
     def init(self, tasks: int, device: torch.device) -> State:
         """The state before the first step: every weight 1, as in Algorithm 1."""

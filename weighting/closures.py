@@ -1,4 +1,4 @@
-"""The ways in which a training loop hands its task losses to the step."""
+"""Closures of task losses: the ways in which a training loop hands its losses to the step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JointClosure = Callable[[], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """The rows ``ids`` (U,) int64, ascending and none twice, of a table (V, ...) that a step trains: those its support
     batch reads.
 
@@ -39,13 +39,13 @@ class TaskGroup:
     """
 
     tasks: range
-    shared: Sequence[Tensor | Rows]
+    shared: Sequence[Tensor | TableRows]
     own: Sequence[Sequence[Tensor]]
     compute: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor | Sequence[Tensor]]
 
     def copies(self) -> list[Tensor]:
         """r expanded copies (r, *shape) of each shared parameter; they share its memory."""
-        values = [entry.table[entry.ids] if isinstance(entry, Rows) else entry for entry in self.shared]
+        values = [entry.table[entry.ids] if isinstance(entry, TableRows) else entry for entry in self.shared]
         return [value.expand(len(self.tasks), *value.shape) for value in values]
 
     def stacks(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What one step reports: the only thing that loggers, checkpoints and figures read."""
+"""Step record: all that one step reports, and the only thing that loggers, checkpoints and figures read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step, with any weighting method, in anybody's own loop.
+"""A training step, with any weighting method, in anybody's own loop.
 
 The data flow (Algorithm 1): support losses -> weights -> update of theta -> query losses at the new theta
 -> D -> Frank-Wolfe -> next weights. What a method does not ask for is not computed.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import HypergradientSpec, Outer, Signals, State, Weighting
+from lossrag.weighting.base import HypergradientSpec, Needs, Outer, Signals, State, Weighting
 from lossrag.weighting.closures import Losses
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
@@ -27,7 +27,8 @@ from lossrag.weighting.record import StepRecord
 
 MEMORY = ("rows", "low")
 Weigh = Callable[..., Tensor]
-"""From the losses (T,), and the Gramian where there is one, to the weights (T,) of this step."""
+"""From the losses (T,), and the Gramians where they are asked for, to the weights (T,) of this step."""
+Features = Callable[[], Sequence[Tensor]]
 
 
 class MultiTaskStep:
@@ -35,7 +36,7 @@ class MultiTaskStep:
 
     parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
     optimizer: any of torch's. A parameter group with ``sparse=True`` gets the gradient of a table, of which the losses
-        name the rows (:class:`Rows`), as a sparse tensor with these rows instead of a dense one with zeros elsewhere.
+        name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
     tasks: their number or their names (names appear in records and errors).
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/gradients/replay.py).
@@ -74,18 +75,11 @@ class MultiTaskStep:
         self.tasks = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
         if not self.tasks:
             raise ConfigError("MultiTaskStep: at least one task is needed, got none.")
-        if (
-            memory == "low"
-            and weighting.hypergradient is not None
-            and (weighting.needs_scores or weighting.needs_gramian)
-        ):
-            what = "scores" if weighting.needs_scores else "the Gramian"
-            raise ConfigError(
-                f"MultiTaskStep: {type(weighting).__name__} reads {what} before the update, which memory='low' does "
-                "not have by then: use memory='rows'."
-            )
         self.optimizer = optimizer
         self.weighting = weighting
+        self.needs = weighting.needs
+        if memory == "low" and self.needs.hypergradient is not None:
+            _check_low(type(weighting).__name__, self.needs)
         self.device = self.parameters[0].device
         self.state: State = weighting.init(len(self.tasks), self.device)
         if "count" in self.state:
@@ -102,8 +96,8 @@ class MultiTaskStep:
         self.keep_query_gradient = False
         taps = None if model is None else LinearTaps(model, self.parameters)
         self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
-        if weighting.hypergradient is not None:
-            check_inner(optimizer, weighting.hypergradient)
+        if self.needs.hypergradient is not None:
+            check_inner(optimizer, self.needs.hypergradient)
 
     @property
     def task_weights(self) -> Tensor:
@@ -122,44 +116,40 @@ class MultiTaskStep:
         *,
         epoch: int | None = None,
         scores: Callable[[], Tensor] | None = None,
-        representation: Callable[[], Sequence[Tensor]] | None = None,
+        representation: Features | None = None,
     ) -> StepRecord:
         """Update the parameters once, and the task weights if the method learns them.
 
-        epoch: its number, from 0, for methods with ``needs_epoch``.
+        epoch: its number, from 0, for methods that need it (:class:`Needs`).
         scores: the tasks' scores (T,) on the support batch, such as accuracies; called once, after the support losses
-            were computed and before the update, and only for methods with ``needs_scores``.
+            were computed and before the update, and only for methods that need them.
         representation: the features (B_t, F) that the head of each task read in the support pass, the same tensor for
-            tasks that share it; called once, right after that pass, and only for methods that ask for it.
+            tasks that share it; called once, right after that pass, and only for methods that need it.
 
         Raises ConfigError when the method needs query losses, the epoch or scores and there are none, when there are
         query losses that it does not take, and when the losses or scores do not match the number of tasks.
         """
-        spec = self.weighting.hypergradient
+        needs, spec = self.needs, self.needs.hypergradient
         if (spec is None) != (query is None):
             need = "needs query losses: pass query=..." if query is None else "takes no query losses: leave query out"
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
         for name, given, wanted in (
-            ("epoch", epoch, self.weighting.needs_epoch),
-            ("scores", scores, self.weighting.needs_scores),
-            ("representation", representation, self.weighting.representation is not None),
+            ("epoch", epoch, needs.epoch),
+            ("scores", scores, needs.scores),
+            ("representation", representation, needs.representation is not None),
         ):
             if wanted and given is None:
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
         self.count += 1
         weigh = partial(self._weigh, epoch=epoch or 0, scores=scores)
-        if spec is None or query is None:
-            if representation is not None and self.weighting.representation is not None:
-                losses, weights = self._update_through(support, weigh, representation)
-            else:
-                update = self._update_by_rows if self.weighting.needs_gramian else self._update_joint
-                losses, weights = update(support, weigh)
-            return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
-        replay = Replay(self.parameters, support) if self.memory == "low" else None
+        replay = Replay(self.parameters, support) if self.memory == "low" and spec is not None else None
         if replay is not None:
             losses, weights = self._update_in_turn(replay.recording(), weigh)
         else:
-            losses, weights = self._update_by_rows(support, weigh)
+            update = self._update_by_rows if needs.rows else self._update_joint
+            losses, weights = update(support, weigh, representation)
+        if spec is None or query is None:
+            return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
         query_losses, D = self._hypergradient(query, spec, replay)
         self.state, outer = self.weighting.learn(self.state, D)
         return self._record(losses, weights, query_losses, D, outer)
@@ -183,27 +173,20 @@ class MultiTaskStep:
             query_gradient=kept,
         )
 
-    def _update_joint(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
-        """theta <- optimiser step on (1/T) sum_t w_t L_t, with one backward pass."""
-        losses = torch.stack(self._passes.values(support))
-        weights = weigh(losses.detach())
+    def _update_joint(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
+        """theta <- optimiser step on (1/T) sum_t w_t L_t: one backward pass, and one more above the features for each
+        task where gradients are compared there."""
+        values = self._passes.values(support)
+        representation = self._representation(features, values)
+        losses = torch.stack(values)
+        weights = weigh(losses.detach(), None, representation)
         self.optimizer.zero_grad()
-        (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
+        if representation is not None and self.needs.applies_to == "shared":
+            representation.backward(weights)
+        else:
+            (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return losses.detach(), weights
-
-    def _update_through(
-        self, support: Losses, weigh: Weigh, features: Callable[[], Sequence[Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """The same update, its weights from gradients that stop at the features: one backward pass below them."""
-        values = self._passes.values(support)
-        found = Representation(features(), values, self.tasks)
-        losses = torch.stack(values).detach()
-        weights = weigh(losses, representation=found.gramian(self.weighting.representation or "rows"))
-        self.optimizer.zero_grad()
-        found.backward(weights)
-        self.optimizer.step()
-        return losses, weights
 
     def _update_in_turn(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
@@ -214,37 +197,46 @@ class MultiTaskStep:
         self.optimizer.step()
         return losses, weights
 
-    def _update_by_rows(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
+    def _update_by_rows(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
         self._rows.clear()
-        losses = self._passes.gradients(support, self._rows.write)
-        method = self.weighting
-        gramian = self._rows.gramian(own=method.gramian_of == "all") if method.needs_gramian else None
-        weights = weigh(losses, gramian)
-        own = torch.ones_like(weights) if method.needs_gramian and method.weighs == "shared" else weights
+        found: list[Representation | None] = []
+
+        def look(values: list[Tensor]) -> None:
+            found.append(self._representation(features, values))
+
+        needs = self.needs
+        losses = self._passes.gradients(support, self._rows.write, look if needs.representation else None)
+        gramian = self._rows.gramian(own=needs.gramian == "all") if needs.gramian else None
+        weights = weigh(losses, gramian, *found)
+        own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         combined = self._rows.combine(weights / len(weights), own / len(weights))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         return losses, weights
 
+    def _representation(self, features: Features | None, values: Sequence[Tensor]) -> Representation | None:
+        if features is None or self.needs.representation is None:
+            return None
+        return Representation(features(), values, self.tasks)
+
     def _weigh(
         self,
         losses: Tensor,
         gramian: Tensor | None = None,
-        representation: Tensor | None = None,
+        representation: Representation | None = None,
         *,
         epoch: int,
         scores: Callable[[], Tensor] | None,
     ) -> Tensor:
-        found = None
-        if self.weighting.needs_scores and scores is not None:
-            found = scores().detach()
-            if found.shape != losses.shape:
-                raise ConfigError(
-                    f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(found.shape)}."
-                )
-        signals = Signals(losses, gramian, found, epoch, self.count, representation)
+        reached = scores().detach() if self.needs.scores and scores is not None else None
+        if reached is not None and reached.shape != losses.shape:
+            raise ConfigError(
+                f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(reached.shape)}."
+            )
+        at_features = representation.gramian(self.needs.representation or "rows") if representation else None
+        signals = Signals(losses, gramian, reached, epoch, self.count, at_features)
         weights, self.state = self.weighting.weigh(self.state, signals)
         return weights
 
@@ -280,3 +272,24 @@ class MultiTaskStep:
             )
         self.count = int(state["count"])
         self.state = {key: state[key].to(value) for key, value in self.state.items()}
+
+
+def _check_low(method: str, needs: Needs) -> None:
+    """Raise ConfigError for what ``memory="low"`` has not got: it weighs before it knows the losses."""
+    early = {
+        "losses": needs.losses,
+        "the Gramian": needs.gramian,
+        "the representation": needs.representation,
+        "scores": needs.scores,
+    }
+    reads = [what for what, wanted in early.items() if wanted]
+    if reads:
+        raise ConfigError(
+            f"MultiTaskStep: {method} reads {', '.join(reads)} before the update, which memory='low' does not have by "
+            "then: use memory='rows'."
+        )
+    if needs.applies_to == "shared":
+        raise ConfigError(
+            f"MultiTaskStep: {method} leaves the tasks' own parameters unweighted, which memory='low' cannot tell "
+            "apart: use memory='rows'."
+        )

@@ -119,7 +119,7 @@ def our_step(case: Case, method: Weighting, dtype: torch.dtype = torch.float32) 
     step = MultiTaskStep(model.parameters(), adam(model), method, case.tasks, model=watched)
 
     def run() -> StepRecord:
-        query = None if method.hypergradient is None else case.ours(model, 1)
+        query = None if method.needs.hypergradient is None else case.ours(model, 1)
         return step(case.ours(model, 0), query)
 
     return Update("MultiTaskStep", model, run)

@@ -116,22 +116,18 @@ def build_config(settings: Mapping[str, Any]) -> schema.Config:
 
 def _check_sharing(config: schema.Config) -> None:
     """Raise ConfigError for a weighting that has nothing to go by in a model that shares in this way."""
-    name, method, sharing = config.weighting.name, config.weighting.options, config.model.sharing
-    if not method.shares_parameters and sharing != "none":
+    name, needs, sharing = config.weighting.name, config.weighting.options.needs, config.model.sharing
+    if not needs.shares_parameters and sharing != "none":
         raise ConfigError(
             f"weighting={name} trains one model per task: add model.sharing=none (got model.sharing={sharing})."
         )
-    if method.representation is not None and sharing != "hard":
+    if needs.representation is not None and sharing != "hard":
         raise ConfigError(
             f"weighting={name} weighs the gradients of the features that all tasks share, but with "
             f"model.sharing={sharing} a task has features of its own: set model.sharing=hard, or choose another "
             "weighting."
         )
-    outer = method.hypergradient
-    compares_shared = (method.needs_gramian and method.gramian_of == "shared") or (
-        outer is not None and outer.parameters == "shared"
-    )
-    if compares_shared and sharing == "none":
+    if needs.compares_shared and sharing == "none":
         raise ConfigError(
             f"weighting={name} compares gradients on the parameters that tasks share, but with model.sharing=none they "
             "share none: set model.sharing=hard or shared_private, or choose another weighting."

@@ -182,8 +182,8 @@ class Config:
         lazy_allows(
             trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"
         )
-        method = self.weighting.options
-        outer = method.hypergradient
+        needs = self.weighting.options.needs
+        outer = needs.hypergradient
         lazy_allows(
             outer is None or outer.inner != "adam",
             "weighting.inner=adam differentiates through a preconditioner of the whole table",
@@ -195,7 +195,7 @@ class Config:
             "train.memory=rows",
         )
         lazy_allows(
-            (outer is None and not method.needs_gramian) or self.model.sharing == "hard",
+            not needs.rows or self.model.sharing == "hard",
             f"weighting={self.weighting.name} with model.sharing={self.model.sharing} needs gradients of whole tables",
             "model.sharing=hard",
         )

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossrag.weighting.adam import adam_scale
+
 HYPERGRADIENT_LR = "hypergradient_lr"
 UPDATE = "update"
 
@@ -117,6 +119,6 @@ def _adam_update(group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
         return None
     beta1, beta2 = group["betas"]
     count = float(state["step"])
-    second = (state["exp_avg_sq"] / (1 - beta2**count)).sqrt() + group["eps"]
-    update: Tensor = state["exp_avg"] / ((1 - beta1**count) * second)
+    scale = adam_scale(state["exp_avg_sq"], beta2, count, group["eps"])
+    update: Tensor = state["exp_avg"] / ((1 - beta1**count) * scale)
     return update

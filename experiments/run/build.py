@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lossrag.errors import ConfigError, OptionError
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
@@ -26,7 +27,7 @@ from lossrag.weighting import MultiTaskStep
 
 def trains_on_query(config: Config) -> bool:
     """Runs without an outer problem, be it for task weights or for losses, hold nothing out, unless told to."""
-    outer = config.weighting.options.hypergradient is not None or config.loss.policy != "fixed"
+    outer = config.weighting.options.needs.hypergradient is not None or config.loss.policy != "fixed"
     return not outer and config.train.query_for_baselines == "all"
 
 
@@ -63,7 +64,10 @@ def _encoder(config: Config, suite: Suite) -> nn.Module:
     options: EncoderOptions = config.model.encoder
     if isinstance(options, BertOptions) and suite.encoder is not None:
         return options.load(suite.encoder)
-    return options.build(suite.vectors, suite.input_shape)
+    try:
+        return options.build(suite.vectors, suite.input_shape)
+    except ConfigError as error:
+        raise ConfigError(f"model={config.model.name}: {error}") from None
 
 
 def trained_tables(model: MultiTaskModel) -> list[nn.Embedding]:
@@ -122,7 +126,10 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
         problem.adversary.attach(optimizer)
     method = config.weighting.options
     names, memory = problem.suite.task_names, config.train.memory
-    return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+    try:
+        return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+    except OptionError as error:  # of lists that must have an entry for each task
+        raise ConfigError(error.by_key("weighting.")) from None
 
 
 def build_composing(config: Config, problem: Problem, run: str, steps: int) -> Composing | None:
@@ -148,9 +155,7 @@ def _retriever(config: Config, run: str) -> BankRetriever | None:
 
 def passes_route(config: Config) -> str:
     """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
-    method = config.weighting.options
-    if method.needs_gramian:
-        return "groups"
-    if method.hypergradient is None:
-        return "joint"
-    return "single" if config.train.memory == "low" else "groups"
+    needs = config.weighting.options.needs
+    if needs.hypergradient is not None and config.train.memory == "low":
+        return "single"
+    return "groups" if needs.rows else "joint"

@@ -52,22 +52,20 @@ class BatchStep:
         rows = problem.trained_rows(index) if route == "groups" else None
         mixtures = composing.mixtures() if composing else None
         old = composing.before(self.step.count + 1) if composing else None
-        keep = config.weighting.options.representation is not None
+        needs = config.weighting.options.needs
+        keep = needs.representation is not None
         support, batch = problem.batch_losses(
             "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
         )
         size = config.outer.batch_size or config.train.batch_size
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
-        if config.weighting.options.hypergradient is None:
-            record = self.step(support, epoch=epoch, scores=batch.scores, representation=batch.representation)
-            query_scores = query_batch = None
-        else:
+        query = query_batch = None
+        if needs.hypergradient is not None:
             query, query_batch = problem.batch_losses(
                 "query", query_rows, route=route, rows=rows, keep_features=composing is not None
             )
-            record = self.step(support, query, epoch=epoch, scores=batch.scores)
-            query_scores = query_batch.scores()
+        record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
         if composing:
             composing.after(old, index, query_rows, record, query_batch)
         terms = problem.adversary.measured() if problem.adversary else {}
-        return StepOutcome(record, batch.scores(), query_scores, terms)
+        return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)

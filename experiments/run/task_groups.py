@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lossrag.models import MultiTaskModel, Outputs, row_lookup
-from lossrag.weighting import Closure, JointClosure, Rows, TaskGroup
+from lossrag.weighting import Closure, JointClosure, TableRows, TaskGroup
 
 GROUP_ROWS = 256
 """Rows per pass that make its computation outweigh the launching of its operations (TextCNN, one core)."""
@@ -62,11 +62,11 @@ def task_losses(
     encoder = model.segment_encoder()
     if encoder is None:
         return single_losses(model, inputs, objective)
-    shared: list[Tensor | Rows] = list(encoder.shared_parameters())
+    shared: list[Tensor | TableRows] = list(encoder.shared_parameters())
     lookup = None
     if encoder.table is not None and rows is not None:
         lookup = row_lookup(rows, len(encoder.table))
-        shared[0] = Rows(encoder.table, rows)
+        shared[0] = TableRows(encoder.table, rows)
     entries: list[Closure | TaskGroup] = []
     size = sum(p.numel() * p.element_size() for p in encoder.shared_parameters() if p is not encoder.table)
     if encoder.table is not None and rows is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.lossbank.library.contract import Loss
+from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003
 """Of Adam, on standardised features."""
@@ -147,8 +148,7 @@ class _Run:
         ):
             first.lerp_(g, 0.1)
             second.lerp_(g.square(), 0.01)
-            size = (second / (1 - 0.99**count)).sqrt().add_(1e-12)
-            parameter.sub_(first / (1 - 0.9**count) / size, alpha=self.rate)
+            parameter.sub_(adam_direction(first, second, (0.9, 0.99), count, 1e-12), alpha=self.rate)
         if averaged:
             self.averaged += 1
             self.sums[0].add_(self.weight)

@@ -33,9 +33,7 @@ class Given(Weighting):
 
 @dataclass(frozen=True)
 class GivenByRows(Given):
-    @property
-    def hypergradient(self):
-        return MetaWeighting().hypergradient
+    needs = MetaWeighting().needs
 
     def learn(self, state, hypergradient):
         return MetaWeighting().learn({**state, "lam": torch.full((3,), 1 / 3, dtype=torch.float64)}, hypergradient)
@@ -67,7 +65,7 @@ def stepped(problem, method, route, memory="rows", steps=1):
     index = INDEX[: len(problem.suite.tasks)]
     for _ in range(steps):
         support = problem.batch_losses("support", index, route=route)[0]
-        query = problem.batch_losses("query", index, route=route)[0] if method.hypergradient else None
+        query = problem.batch_losses("query", index, route=route)[0] if method.needs.hypergradient else None
         record = step(support, query)
     return record
 

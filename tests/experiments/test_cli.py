@@ -74,7 +74,7 @@ def test_cfg_prints_what_composes_again(lossrag, tmp_path):
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("model=textcnn", "use model=mlp"),
+        ("model=textcnn", "model=textcnn: TextCNN reads word tokens, but this suite has none: choose mlp"),
         ("machine.device=gpu", "machine.device"),
         ("machine.device=meta", "machine.device"),
         ("tasks.validation=0.999", "no sample of class"),

@@ -12,7 +12,7 @@ from lossrag.experiments.optim.lazy_adam import LazyAdam
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
 from lossrag.tasks import epoch_plan, query_index
-from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
+from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, TableRows, TaskGradients, TaskGroup
 
 pytestmark = pytest.mark.usefixtures("toy")
 TRAINED = ["tasks=toy", "model.trainable_vectors=true", "model.filters=4", "train.batch_size=12"]
@@ -44,7 +44,7 @@ class Run:
         index = self.plan[number % len(self.plan)]
         rows = self.problem.trained_rows(index) if self.route == "groups" else None
         support = self.problem.batch_losses("support", index, route=self.route, rows=rows)[0]
-        if self.config.weighting.options.hypergradient is None:
+        if self.config.weighting.options.needs.hypergradient is None:
             self.step(support)
         else:
             drawn = query_index(self.problem.suite, self.config.train.batch_size, 0, number)
@@ -193,7 +193,7 @@ def test_a_group_of_the_optimiser_asks_for_it():
         table = torch.ones(5, 2, requires_grad=True)
         optimizer = torch.optim.SGD([{"params": [table], "sparse": sparse}], lr=0.5)
         step = MultiTaskStep([table], optimizer, MetaWeighting(), 2)
-        rows = Rows(table, torch.tensor([1, 3]))
+        rows = TableRows(table, torch.tensor([1, 3]))
         losses = [TaskGroup(range(2), [rows], [], lambda copies, _: copies[0].square().sum((1, 2)))]
         step(losses, losses)
         assert table.grad.is_sparse == sparse

@@ -162,7 +162,7 @@ def test_only_trainable_vectors_change(lossrag, toy, tmp_path):
         assert learned[0].equal(suite.vectors[0])
 
 
-@pytest.mark.parametrize(("override", "part"), [("model=mlp", "use model=textcnn"), ("train.batch_size=2", "batch")])
+@pytest.mark.parametrize(("override", "part"), [("model=mlp", "choose textcnn"), ("train.batch_size=2", "batch")])
 def test_mistakes_on_own_inputs(lossrag, toy, override, part):
     assert part in lossrag("train", "tasks=toy", override).error
 

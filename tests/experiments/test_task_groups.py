@@ -27,7 +27,7 @@ def run(monkeypatch, group_rows, trainable, method, outputs=(2,) * 5, sizes=(3, 
     model = MultiTaskModel(lambda: TextCNN(vectors, filters=3, dropout=0.0, trainable=trainable), outputs).double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     step = MultiTaskStep(parameters, torch.optim.Adam(parameters, lr=0.01, eps=1e-3), method, 5, memory)
-    step.keep_query_gradient = method.hypergradient is not None
+    step.keep_query_gradient = method.needs.hypergradient is not None
 
     def batch():
         words = [torch.randint(60, (n, 9), generator=generator) for n in sizes]
@@ -45,7 +45,7 @@ def run(monkeypatch, group_rows, trainable, method, outputs=(2,) * 5, sizes=(3, 
         support, query = batch(), batch()
         rows = task_groups.table_rows(model, support[0])
         entries = losses(*support, rows)
-        records.append(step(entries, losses(*query, rows) if method.hypergradient else None))
+        records.append(step(entries, losses(*query, rows) if method.needs.hypergradient else None))
     return records, parameters, entries, step
 
 
@@ -75,7 +75,7 @@ def test_groups_equal_single_passes(monkeypatch, group_rows, trainable, method, 
                 assert part.any()
                 assert torch.allclose(torch.where(part == 0, 0, whole) if table else whole, part, rtol=1e-8, atol=1e-12)
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in zip(expected, parameters, strict=True))
-    if trainable and method.hypergradient:
+    if trainable and method.needs.hypergradient:
         assert step.nbytes < plain.nbytes, "only the rows of the batch are held"
 
 

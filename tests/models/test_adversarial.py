@@ -123,5 +123,5 @@ def test_orthogonal_features_pay_nothing(scale):
 
 
 def test_unknown_scale():
-    with pytest.raises(ConfigError, match=r"Unknown model\.penalty 'units': did you mean 'unit'"):
+    with pytest.raises(ConfigError, match=r"orthogonality: scale='units' is unknown: did you mean 'unit'"):
         orthogonality(torch.ones(1, 1), torch.ones(1, 1), "units")

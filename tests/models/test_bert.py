@@ -141,8 +141,8 @@ def test_options(tiny_bert):
     ("options", "words"),
     [
         ({"pooling": "clss"}, "did you mean 'cls'"),
-        ({"dropout": 1.0}, "model.dropout"),
-        ({"encoder_dropout": -0.1}, "model.encoder_dropout"),
+        ({"dropout": 1.0}, "BertOptions: dropout"),
+        ({"encoder_dropout": -0.1}, "BertOptions: encoder_dropout"),
         ({"encoder": ""}, "is empty"),
     ],
 )
@@ -157,13 +157,13 @@ def test_a_suite_without_texts():
 
 
 def test_pooling_of_ones_own_loop(tiny_bert):
-    with pytest.raises(ConfigError, match="'cls' or 'mean'"):
+    with pytest.raises(ConfigError, match="choose from: cls, mean"):
         BERT(tiny_bert, "max")
 
 
 def test_a_missing_extra_names_the_install_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"model=bert needs transformers.*pip install .*\[bert\]'"):
+    with pytest.raises(ConfigError, match=r"BERT needs transformers.*pip install .*\[bert\]'"):
         BERT(tmp_path)
 
 

@@ -73,12 +73,12 @@ def test_a_discriminator_needs_shared_and_private_features():
     assert MultiTaskModel(encoder, [1, 3], "shared_private", discriminated=True).discriminator.layer.in_features == 6
     assert all(not name.startswith("discriminator") for name in plain.state_dict())
     for sharing in ("hard", "none"):
-        with pytest.raises(ConfigError, match=r"needs model\.sharing=shared_private, got"):
+        with pytest.raises(ConfigError, match=r"needs sharing='shared_private', got"):
             MultiTaskModel(encoder, [1, 3], sharing, discriminated=True)
 
 
 def test_unknown_sharing():
-    with pytest.raises(ConfigError, match=r"model\.sharing must be 'hard', 'none' or 'shared_private'"):
+    with pytest.raises(ConfigError, match=r"sharing='soft' is unknown: choose from: hard, none, shared_private"):
         MultiTaskModel(lambda: MLP((4,)), [1], "soft")
 
 
@@ -93,7 +93,7 @@ def test_mlp():
     assert model.features == 4
     with pytest.raises(ConfigError, match="at least one hidden layer"):
         MLP((2,), [])
-    with pytest.raises(ConfigError, match="use model=textcnn"):
+    with pytest.raises(ConfigError, match="choose textcnn"):
         ENCODERS["mlp"]().build(torch.ones(2, 2), ())
     assert ENCODERS["mlp"](hidden=[3]).build(None, (2,)).features == 3
 

@@ -70,8 +70,8 @@ def test_impossible_sizes(options):
 
 
 def test_options_refuse_the_wrong_suite_and_dropout():
-    with pytest.raises(ConfigError, match="use model=mlp"):
+    with pytest.raises(ConfigError, match="choose mlp"):
         ENCODERS["textcnn"]().build(None, (64,))
-    with pytest.raises(ConfigError, match=r"model.dropout must be in \[0, 1\), got 1"):
+    with pytest.raises(ConfigError, match=r"TextCNNOptions: dropout must be in \[0, 1\), got 1"):
         ENCODERS["textcnn"](dropout=1.0)
     assert ENCODERS["textcnn"](filters=2).build(torch.ones(3, 2), ()).features == 6

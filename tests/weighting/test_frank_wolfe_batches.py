@@ -10,11 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
 
-# --- batches, devices, dtypes ------------------------------------------------------------------------------------
-
 
 def mixed_batch(T: int) -> Tensor:
-    return torch.stack([gram(rows(kind, T, seed)) for kind in KINDS for seed in range(4)])
+    return torch.stack([gram(rows(kind, T, seed)) for kind in KINDS for seed in range(2)])
 
 
 def assert_same_solution(B: Tensor, first: Tensor, second: Tensor) -> None:
@@ -29,70 +27,54 @@ def assert_same_solution(B: Tensor, first: Tensor, second: Tensor) -> None:
             assert_optimal(problem, lam)
 
 
-@pytest.mark.parametrize("T", [2, 3, 4, 5, 9, 16, 17])
 @pytest.mark.parametrize("start", [False, True])
-def test_a_batch_is_its_problems(T: int, start: bool) -> None:
-    B = mixed_batch(T).reshape(len(KINDS), 4, T, T)
-    guess = torch.rand(len(KINDS), 4, T, generator=torch.Generator().manual_seed(T)) if start else None
-    batch = frank_wolfe(B, start=guess)
-    assert batch.weights.shape == (len(KINDS), 4, T)
-    assert batch.gap.shape == batch.iterations.shape == (len(KINDS), 4)
-    assert batch.iterations.dtype == torch.int64
-    guesses = [None] * 60 if guess is None else list(guess.flatten(0, 1))
-    alone = [frank_wolfe(one, start=first) for one, first in zip(B.flatten(0, 1), guesses, strict=True)]
-    assert_same_solution(B.flatten(0, 1), batch.weights.flatten(0, 1), torch.stack([one.weights for one in alone]))
-    assert (batch.gap < 1e-12).all()
-    assert all(one.gap < 1e-12 for one in alone)
+def test_a_batch_is_its_problems(start: bool) -> None:
+    """The masked route beside the one that looks at its single problem."""
+    for T in (1, 2, 3, 5, 17):
+        B = mixed_batch(T).reshape(len(KINDS), 2, T, T)
+        guess = torch.rand(len(KINDS), 2, T, generator=torch.Generator().manual_seed(T)) if start else None
+        batch = frank_wolfe(B, start=guess)
+        assert batch.weights.shape == (len(KINDS), 2, T)
+        assert batch.gap.shape == batch.iterations.shape == (len(KINDS), 2)
+        assert batch.iterations.dtype == torch.int64
+        guesses = [None] * len(KINDS) * 2 if guess is None else list(guess.flatten(0, 1))
+        alone = [frank_wolfe(one, start=first) for one, first in zip(B.flatten(0, 1), guesses, strict=True)]
+        assert_same_solution(B.flatten(0, 1), batch.weights.flatten(0, 1), torch.stack([one.weights for one in alone]))
+        assert (batch.gap < 1e-12).all()
+        assert all(one.gap < 1e-12 for one in alone)
 
 
-@pytest.mark.parametrize("T", [2, 3, 5, 17])
-def test_a_batch_of_algorithm_2_is_its_problems(T: int) -> None:
-    B = mixed_batch(T)
-    batch = frank_wolfe(B, solver="paper")
-    for i in range(len(B)):
-        single = frank_wolfe(B[i], solver="paper")
-        torch.testing.assert_close(batch.weights[i], single.weights, rtol=1e-9, atol=1e-12)
-        assert batch.iterations[i] == single.iterations
+def test_a_batch_of_algorithm_2_is_its_problems() -> None:
+    for T in (2, 3, 17):
+        B = mixed_batch(T)
+        batch = frank_wolfe(B, solver="paper")
+        for i in range(len(B)):
+            single = frank_wolfe(B[i], solver="paper")
+            torch.testing.assert_close(batch.weights[i], single.weights, rtol=1e-9, atol=1e-12)
+            assert batch.iterations[i] == single.iterations
 
 
-@pytest.mark.parametrize("T", [2, 3, 4, 5, 7, 14, 33])
-def test_neighbours_and_position_do_not_change_a_bit(T: int) -> None:
-    B = torch.cat([mixed_batch(T), *(torch.stack([gram(rows(k, T, s)) for s in range(47)]) for k in KINDS[:13:2])])
-    order = torch.randperm(len(B), generator=torch.Generator().manual_seed(T))
-    everything = frank_wolfe(B).weights
-    assert torch.equal(frank_wolfe(B[order]).weights, everything[order])
-    for first, last in ((0, 2), (1, 8), (100, 103), (201, len(B))):
-        assert torch.equal(frank_wolfe(B[first:last]).weights, everything[first:last])
+def test_neighbours_and_position_do_not_matter() -> None:
+    for T in (2, 3, 14):
+        B = mixed_batch(T)
+        order = torch.randperm(len(B), generator=torch.Generator().manual_seed(T))
+        everything = frank_wolfe(B).weights
+        assert_same_solution(B[order], frank_wolfe(B[order]).weights, everything[order])
+        assert_same_solution(B[1:8], frank_wolfe(B[1:8]).weights, everything[1:8])
 
 
-@pytest.mark.parametrize("T", [2, 3, 4, 5, 7, 14, 33])
-def test_a_batch_is_its_problems_even_where_the_solution_is_not_unique(T: int) -> None:
-    B = torch.stack([gram(rows(kind, T, seed)) for kind in KINDS for seed in range(20)])
-    batch = frank_wolfe(B).weights
-    alone = torch.stack([frank_wolfe(one).weights for one in B])
-    torch.testing.assert_close(batch, alone, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("T", [2, 3, 4, 9, 20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equal_rows_share_equally(T: int, dtype: torch.dtype) -> None:
-    row = torch.randn(1, 5, generator=torch.Generator().manual_seed(T), dtype=dtype)
-    for problem in (gram(row.expand(T, 5)), torch.ones(T, T, dtype=dtype)):
-        for B in (problem, problem.expand(3, T, T)):
-            weights = frank_wolfe(B).weights
-            torch.testing.assert_close(weights, torch.full_like(weights, 1 / T), rtol=0.02, atol=0)
-    # a copy of every row of a problem with a unique solution
-    D = rows("ordinary", T, 1)
-    weights = frank_wolfe(gram(torch.cat([D, D]))).weights
-    torch.testing.assert_close(weights[:T], weights[T:], rtol=0.02, atol=1e-9)
-
-
-@pytest.mark.parametrize("T", [17, 33])
-def test_beyond_the_largest_side_by_side_a_batch_is_its_problems_to_the_bit(T: int) -> None:
-    B = mixed_batch(T)
-    batch = frank_wolfe(B).weights
-    for i in range(len(B)):
-        assert torch.equal(frank_wolfe(B[i].clone()).weights, batch[i])
+def test_equal_rows_share_equally(dtype: torch.dtype) -> None:
+    for T in (2, 3, 9, 20):
+        row = torch.randn(1, 5, generator=torch.Generator().manual_seed(T), dtype=dtype)
+        for problem in (gram(row.expand(T, 5)), torch.ones(T, T, dtype=dtype)):
+            for B in (problem, problem.expand(3, T, T)):
+                weights = frank_wolfe(B).weights
+                torch.testing.assert_close(weights, torch.full_like(weights, 1 / T), rtol=0.02, atol=0)
+        # a copy of every row of a problem with a unique solution
+        D = rows("ordinary", T, 1)
+        weights = frank_wolfe(gram(torch.cat([D, D]))).weights
+        torch.testing.assert_close(weights[:T], weights[T:], rtol=0.02, atol=1e-9)
 
 
 def test_a_broken_neighbour_harms_nobody_and_is_seen() -> None:
@@ -113,55 +95,50 @@ def test_a_broken_neighbour_harms_nobody_and_is_seen() -> None:
         assert result.gap.isnan()
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 9, 17])
-def test_the_unsynchronised_loop_gives_the_same(T: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    B = mixed_batch(T)
-    eager = frank_wolfe(B)
-    warm = frank_wolfe(B, start=eager.weights)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for result in (frank_wolfe(B), frank_wolfe(B, start=eager.weights)):
-        assert_same_solution(B, result.weights, eager.weights)
-        assert (result.gap < 1e-12).all()
-    assert_same_solution(B, warm.weights, eager.weights)
+def test_a_good_start_serves_the_masked_route_too() -> None:
+    B = mixed_batch(9)
+    cold = frank_wolfe(B)
+    warm = frank_wolfe(B, start=cold.weights)
+    assert_same_solution(B, warm.weights, cold.weights)
+    assert (warm.gap < 1e-12).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gap", [1e-2, 1e-6])
-def test_good_enough_is_good_enough_and_saves_solves(kind: str, gap: float) -> None:
-    for T in (2, 5, 30):
-        B = torch.stack([gram(rows(kind, T, seed)) for seed in range(5)])
-        for result, exact in (
-            (frank_wolfe(B, gap=gap), frank_wolfe(B)),
-            *((frank_wolfe(one, gap=gap), frank_wolfe(one)) for one in B),
-        ):
-            assert (result.gap <= gap).all()
-            assert (result.iterations <= exact.iterations).all()
+def test_good_enough_is_good_enough_and_saves_solves(gap: float) -> None:
+    for kind in KINDS:
+        for T in (2, 5, 30):
+            for seed in range(3):
+                B = gram(rows(kind, T, seed))
+                result, exact = frank_wolfe(B, gap=gap), frank_wolfe(B)
+                assert result.gap <= gap
+                assert result.iterations <= exact.iterations
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu", "meta"])
 @pytest.mark.parametrize("solver", ["exact", "paper"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 5), (3, 2, 4, 4)])
-def test_it_traces_without_data(device: str, solver: str, shape: tuple[int, ...]) -> None:
-    with FakeTensorMode():
-        B = torch.empty(*shape, device=device)
-        for start in (None, torch.empty(shape[:-1], device=device)):
-            result = frank_wolfe(B, solver=solver, start=start)  # type: ignore[arg-type]
-            assert result.weights.shape == shape[:-1]
-            assert result.gap.shape == result.iterations.shape == shape[:-2]
-            assert result.weights.device.type == device
+def test_it_traces_without_data(solver: str) -> None:
+    for device in ("cuda", "cpu", "meta"):
+        for shape in ((1, 1), (2, 2), (5, 5), (3, 2, 4, 4)):
+            with FakeTensorMode():
+                B = torch.empty(*shape, device=device)
+                for start in (None, torch.empty(shape[:-1], device=device)):
+                    # pivots and two interior steps: all that there is to trace, a few times less often
+                    result = frank_wolfe(B, solver=solver, start=start, max_iterations=14)
+                    assert result.weights.shape == shape[:-1]
+                    assert result.gap.shape == result.iterations.shape == shape[:-2]
+                    assert result.weights.device.type == device
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_floating_dtype_comes_back_as_it_came(dtype: torch.dtype) -> None:
-    for kind in ("ordinary", "biased", "low rank", "opposed", "duplicated", "zero row"):
-        for T in (2, 4, 14):
-            B = gram(rows(kind, T, 2)).to(dtype)
-            result = frank_wolfe(B)
-            assert result.weights.dtype == result.gap.dtype == dtype
-            weights = result.weights.double()
-            assert (weights >= 0).all()
-            assert weights.sum().item() == pytest.approx(1, abs=2 * torch.finfo(dtype).eps)
-            assert result.gap <= 20 * torch.finfo(dtype).eps
+def test_every_floating_dtype_comes_back_as_it_came() -> None:
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        for kind in ("ordinary", "biased", "low rank", "opposed", "duplicated", "zero row"):
+            for T in (2, 4, 14):
+                B = gram(rows(kind, T, 2)).to(dtype)
+                result = frank_wolfe(B)
+                assert result.weights.dtype == result.gap.dtype == dtype
+                weights = result.weights.double()
+                assert (weights >= 0).all()
+                assert weights.sum().item() == pytest.approx(1, abs=2 * torch.finfo(dtype).eps)
+                assert result.gap <= 20 * torch.finfo(dtype).eps
 
 
 def test_single_precision_grams_of_badly_scaled_rows() -> None:
@@ -179,7 +156,7 @@ def test_strides_do_not_matter() -> None:
     expected = frank_wolfe(B).weights
     for view in (strided, reordered, B.mT):
         assert not view.is_contiguous()
-        torch.testing.assert_close(frank_wolfe(view).weights, expected, rtol=1e-9, atol=1e-12)
+        assert_same_solution(B, frank_wolfe(view).weights, expected)
 
 
 def test_an_empty_batch_is_a_batch() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from lossrag import ConfigError
 from lossrag.weighting import Fixed, MultiTaskStep, RandomWeights, Signals
 
 CPU = torch.device("cpu")
@@ -56,12 +55,6 @@ class TestRandom:
         found = torch.stack([step(losses).weights for _ in range(5)])
         assert torch.equal(found, draws(RandomWeights(seed=3), 5))
 
-    def test_bad_options(self):
-        with pytest.raises(ConfigError, match="did you mean 'normal'"):
-            RandomWeights("norml")
-        with pytest.raises(ConfigError, match="seed must be 0 or more, got -1"):
-            RandomWeights(seed=-1)
-
 
 class TestFixed:
     def test_they_stay(self):
@@ -70,14 +63,3 @@ class TestFixed:
         record = step([lambda: theta[0], lambda: theta[1]])
         assert record.weights.tolist() == record.next_weights.tolist() == [0.5, 3.0]
         assert theta.tolist() == [-0.25, -1.5]  # (1/T) w_t
-
-    @pytest.mark.parametrize("weights", [[], [1.0], [1.0] * 4])
-    def test_wrong_number(self, weights):
-        theta = torch.zeros(1, requires_grad=True)
-        with pytest.raises(ConfigError, match=rf"weighting=fixed: weights must .* the 3 tasks.* got {len(weights)}"):
-            MultiTaskStep([theta], torch.optim.SGD([theta], lr=1.0), Fixed(weights), ["a", "b", "c"])
-
-    @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
-    def test_impossible_weights(self, weights):
-        with pytest.raises(ConfigError, match="weighting=fixed: weights must hold numbers of 0 or more, not all 0"):
-            Fixed(weights)

@@ -58,16 +58,16 @@ def run(kind, method, tapped, rows=8, query_rows=8, dtype=torch.float64):
 METHODS = [MetaWeighting(scale="unit"), MetaWeighting(parameters="shared"), MetaWeighting(inner="adam")]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=["sgd", "shared", "adam"])
 @pytest.mark.parametrize("kind", ["plain", "twice", "sequence", "functional", "no bias"])
-def test_factors_equal_formed_gradients(kind, method):
-    formed, expected, plain = run(kind, method, tapped=False)
-    factors, parameters, step = run(kind, method, tapped=True)
-    for a, b in zip(formed, factors, strict=True):
-        assert torch.allclose(a.hypergradient, b.hypergradient, rtol=1e-9, atol=1e-14)
-        assert torch.allclose(a.next_weights, b.next_weights, rtol=1e-12)
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-13) for a, b in zip(expected, parameters, strict=True))
-    assert step.nbytes < plain.nbytes, "the factors were used"
+def test_factors_equal_formed_gradients(kind):
+    for method in METHODS:
+        formed, expected, plain = run(kind, method, tapped=False)
+        factors, parameters, step = run(kind, method, tapped=True)
+        for a, b in zip(formed, factors, strict=True):
+            assert torch.allclose(a.hypergradient, b.hypergradient, rtol=1e-9, atol=1e-14)
+            assert torch.allclose(a.next_weights, b.next_weights, rtol=1e-12)
+        assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-13) for a, b in zip(expected, parameters, strict=True))
+        assert step.nbytes < plain.nbytes, "the factors were used"
 
 
 def test_a_weight_that_is_read_elsewhere_is_not_trusted():

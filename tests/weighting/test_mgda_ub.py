@@ -7,16 +7,20 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lossrag import ConfigError
-from lossrag.experiments.run import task_groups
-from lossrag.experiments.run.objective import BatchObjective
-from lossrag.lossbank import LOSSES, Mixture
-from lossrag.models import MLP, MultiTaskModel, TextCNN
-from lossrag.tasks import Task
-from lossrag.weighting import MGDA, MGDAUB, WEIGHTINGS, MultiTaskStep, Signals, frank_wolfe
+from lossrag.weighting import MGDA, MGDAUB, MultiTaskStep, Signals, frank_wolfe
 from lossrag.weighting.gradients.features import Representation
+from tests.weighting.problems import (
+    KINDS,
+    LABELS,
+    T,
+    by_autograd,
+    losses_of,
+    make,
+    representation_gramian,
+    trained,
+)
 
 CPU = torch.device("cpu")
-T = 4
 
 
 def weigh(B, losses=None, **options):
@@ -28,110 +32,33 @@ def weigh(B, losses=None, **options):
     return weights
 
 
-def representation_gramian(rows, seed=0):
+def random_gramian(rows, seed=0):
     D = torch.randn(rows, 2 * rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return D @ D.T
 
 
 class TestWeights:
-    def test_registered(self):
-        assert WEIGHTINGS["mgda_ub"] is MGDAUB
-        assert not MGDAUB.needs_gramian
-        assert MGDAUB().representation == "rows"
-        assert MGDAUB(align="mean").representation == "mean"
-
     @pytest.mark.parametrize("normalization", ["none", "l2", "loss", "loss+"])
     def test_those_of_mgda_on_the_other_gramian(self, normalization):
-        B, losses = representation_gramian(5), torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0], dtype=torch.float64)
+        B, losses = random_gramian(5), torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0], dtype=torch.float64)
         method = MGDA(normalization=normalization)
         expected, _ = method.weigh(method.init(5, CPU), Signals(losses, B))
         assert torch.equal(weigh(B, losses, normalization=normalization), expected)
 
-    def test_own_inputs_weigh_by_the_inverse_square(self):
-        assert weigh(torch.diag(torch.tensor([1.0, 4.0]))).tolist() == pytest.approx([1.6, 0.4])
 
-    def test_one_task_zero_gradients_and_permutation(self):
-        assert weigh([[3.0]]).tolist() == [1.0]
-        assert weigh(torch.zeros(3, 3)).tolist() == pytest.approx([1.0] * 3)
-        B, order = representation_gramian(4), torch.tensor([2, 0, 3, 1])
-        assert torch.allclose(weigh(B[order][:, order]), weigh(B)[order])
-
-    def test_badly_scaled(self):
-        weights = weigh(torch.diag(torch.tensor([1e-12, 1.0, 1e12])))
-        assert torch.isfinite(weights).all()
-        assert float(weights.sum()) == pytest.approx(3)
-
-    @pytest.mark.parametrize("option", ["align", "normalization"])
-    def test_unknown_options(self, option):
-        with pytest.raises(ConfigError, match=f"{option}='row' is unknown"):
-            MGDAUB(**{option: "row"})
-
-
-def shared_input():
-    torch.manual_seed(0)
-    model = MultiTaskModel(lambda: MLP((16,), [16, 8]), [3] * T).double()
-    inputs = torch.randn(5, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return model, [inputs] * T
-
-
-def own_input():
-    vectors = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.manual_seed(0)
-    model = MultiTaskModel(lambda: TextCNN(vectors, filters=3, dropout=0.0), [3] * T).double()
-    return model, list(torch.randint(30, (T, 5, 8), generator=torch.Generator().manual_seed(1)))
-
-
-LABELS = torch.randint(3, (T, 5), generator=torch.Generator().manual_seed(2))
-
-
-def by_autograd(model, inputs, align):
+def expected(kind, model, inputs, align):
     """Weights, and the gradients of encoder and heads, with a full backward pass for every task."""
-    shared = [p for p in model.encoders.parameters() if p.requires_grad]
-    at_features, rows, heads = [], [], []
-    for t in range(T):
-        features = model.encoders[0](inputs[t])
-        loss = cross_entropy(model.heads[t](features), LABELS[t])
-        found = torch.autograd.grad(loss, [features, *shared, *model.heads[t].parameters()])
-        at_features.append(found[0])
-        rows.append(torch.cat([g.flatten() for g in found[1 : 1 + len(shared)]]))
-        heads += [g / T for g in found[1 + len(shared) :]]
-    if align == "mean":
-        J = torch.stack([g.sum(0) for g in at_features])
-    elif inputs[0] is inputs[1]:
-        J = torch.stack([g.flatten() for g in at_features])
-    else:
-        J = torch.block_diag(*[g.flatten()[None] for g in at_features])
-    lam = frank_wolfe(J @ J.T).weights
-    return T * lam, torch.cat([lam @ torch.stack(rows), *(g.flatten() for g in heads)])
-
-
-class Apart(BatchObjective):
-    """Tasks that must not go through stacked heads."""
-
-    def alike(self, tasks):
-        return False
-
-
-def losses_of(kind, model, inputs):
-    tasks = [Task(str(t), "classification", 3) for t in range(T)]
-    mixtures = [Mixture((LOSSES["cross_entropy"],))] * T
-    cls = Apart if kind == "joint, apart" else BatchObjective
-    objective = cls(tasks, mixtures, list(LABELS), keep_features=True)
-    if kind == "shared":
-        return lambda: [objective.one(t, o) for t, o in enumerate(model.forward_shared(inputs[0]))], objective
-    if kind == "single":
-        return task_groups.single_losses(model, inputs, objective), objective
-    if kind == "groups":
-        return task_groups.task_losses(model, inputs, objective, None), objective
-    return task_groups.joint_losses(model, inputs, objective), objective
+    rows, own, at_features = by_autograd(model, inputs)
+    lam = frank_wolfe(representation_gramian(at_features, align, kind == "shared")).weights
+    return T * lam, torch.cat([lam @ rows, own.flatten() / T])
 
 
 @pytest.mark.parametrize("align", ["rows", "mean"])
-@pytest.mark.parametrize("kind", ["shared", "single", "groups", "joint", "joint, apart"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_against_autograd(kind, align):
-    model, inputs = shared_input() if kind == "shared" else own_input()
-    weights, gradients = by_autograd(model, inputs, align)
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    model, inputs = make(kind)
+    weights, gradients = expected(kind, model, inputs, align)
+    parameters = trained(model)
     step = MultiTaskStep(parameters, torch.optim.SGD(parameters, lr=0.1), MGDAUB(align=align), T, model=model)
     losses, objective = losses_of(kind, model, inputs)
     record = step(losses, representation=objective.representation)
@@ -141,7 +68,7 @@ def test_a_step_against_autograd(kind, align):
 
 
 def test_one_backward_pass_through_the_encoder():
-    model, inputs = shared_input()
+    model, inputs = make("shared")
     losses, objective = losses_of("shared", model, inputs)
     calls = []
     model.encoders[0].layers[1].weight.register_hook(lambda _: calls.append(1))
@@ -152,12 +79,12 @@ def test_one_backward_pass_through_the_encoder():
 
 def test_the_bound_holds():
     """|sum_t lambda_t g_t| <= |J| |sum_t lambda_t dL_t/dZ|, J the Jacobian of the features."""
-    model, inputs = shared_input()
+    model, inputs = make("shared")
     shared = list(model.encoders.parameters())
     features = model.encoders[0](inputs[0])
     flat = features.flatten()
     J = torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(z, shared, retain_graph=True)]) for z in flat])
-    weights, gradients = by_autograd(model, inputs, "rows")
+    weights, gradients = expected("shared", model, inputs, "rows")
     losses = [cross_entropy(model.heads[t](features), LABELS[t]) for t in range(T)]
     found = Representation([features] * T, losses, list("abcd"))
     lam = weights / T

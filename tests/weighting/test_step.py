@@ -43,7 +43,7 @@ class TestUpdate:
             step = MultiTaskStep(model.parameters(), torch.optim.Adam(model.parameters(), lr=0.1), method, 2)
             losses = [lambda t=t, m=model: m[1][t](m[0](inputs)).square().mean() for t in range(2)]
             for _ in range(4):
-                step(losses, losses if step.weighting.hypergradient else None)
+                step(losses, losses if step.weighting.needs.hypergradient else None)
             results.append([p.detach() for p in model.parameters()])
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
 
@@ -154,7 +154,7 @@ class TestMistakes:
     @pytest.mark.parametrize("weighting", [Uniform(), MetaWeighting()])
     def test_wrong_number_of_losses(self, weighting):
         _, step, losses = quadratic(weighting)
-        query = losses if weighting.hypergradient else None
+        query = losses if weighting.needs.hypergradient else None
         with pytest.raises(ConfigError, match=r"expected 2 .*, one per task, got 1"):
             step(losses[:1], query)
         with pytest.raises(ConfigError, match="expected 2 task losses"):

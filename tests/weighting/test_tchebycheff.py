@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
-from lossrag import ConfigError
 from lossrag.weighting import MultiTaskStep, Signals, Tchebycheff
 
 CPU = torch.device("cpu")
@@ -33,11 +34,10 @@ OPTIONS = [{}, {"preference": [3.0, 1.0, 0.5]}, {"reference": [1.5, 0.5, 0.1]}]
 OPTIONS += [{"preference": [0.2, 1.0, 7.0], "reference": [0.3, -1.0, 0.2]}]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("mu", [0.0, 0.2, 1.0, 30.0])
-def test_against_autograd(mu, options):
-    losses = [2.0, 1.1, 0.3]
-    assert torch.allclose(weigh(losses, mu=mu, **options), gradient(losses, mu, **options))
+def test_against_autograd():
+    for options, mu in product(OPTIONS, [0.0, 0.2, 1.0, 30.0]):
+        losses = [2.0, 1.1, 0.3]
+        assert torch.allclose(weigh(losses, mu=mu, **options), gradient(losses, mu, **options))
 
 
 def test_by_hand():
@@ -71,23 +71,3 @@ def test_the_step_descends_the_worst_task():
     step = MultiTaskStep([theta], torch.optim.SGD([theta], lr=0.1), Tchebycheff(), 2)
     step([lambda: (theta[0] - 1) ** 2, lambda: (theta[1] - 3) ** 2])
     assert theta.tolist() == pytest.approx([0.0, 0.6])  # the gradient of the worst loss alone
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mu": -1.0}, "mu must be 0 or more, got -1.0"),
-        ({"mu": float("inf")}, "mu must be 0 or more, got inf"),
-        ({"preference": [1.0, 0.0]}, "preference must hold positive numbers"),
-        ({"reference": [1.0, float("nan")]}, "reference must be finite numbers"),
-    ],
-)
-def test_options_out_of_range(options, message):
-    with pytest.raises(ConfigError, match=message):
-        Tchebycheff(**options)
-
-
-@pytest.mark.parametrize("option", ["preference", "reference"])
-def test_wrong_number(option):
-    with pytest.raises(ConfigError, match=f"{option} must hold one .* 2 tasks, .* got 3"):
-        Tchebycheff(**{option: [1.0] * 3}).init(2, CPU)

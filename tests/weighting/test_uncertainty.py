@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lossrag import ConfigError
 from lossrag.weighting import MultiTaskStep, Signals, Uncertainty
 
 CPU = torch.device("cpu")
@@ -66,23 +65,3 @@ def test_a_loss_of_zero_lets_the_weight_grow():
     for _ in range(100):
         state = method.weigh(state, Signals(torch.zeros(2)))[1]
     assert state["weights"].tolist() == pytest.approx([2.718281828] * 2, rel=1e-5)  # exp(100 lr)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr": 0.0}, "lr must be a positive number, got 0.0"),
-        ({"lr": float("nan")}, "lr must be a positive number, got nan"),
-        ({"optimizer": "rmsprop"}, "optimizer='rmsprop' is unknown"),
-        ({"likelihood": ["regresion"]}, "did you mean 'regression'"),
-    ],
-)
-def test_options_out_of_range(options, message):
-    with pytest.raises(ConfigError, match=message):
-        Uncertainty(**options)
-
-
-@pytest.mark.parametrize("likelihood", [[], ["regression"] * 3])
-def test_wrong_number_of_likelihoods(likelihood):
-    with pytest.raises(ConfigError, match=f"one for each of the 2 tasks, in their order, got {len(likelihood)}"):
-        Uncertainty(likelihood).init(2, CPU)

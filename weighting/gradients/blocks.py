@@ -1,4 +1,4 @@
-"""Where the support gradients of one step lie: a block per shared parameter, and the parameters that tasks own.
+"""Gradient blocks of one step: one for each shared parameter, and the gradients of the parameters that tasks own.
 
 What a pass over several tasks computed is kept as it is, in the memory order it came in: the gradients of a step are
 by far the largest thing that is handled, and a copy of them costs as much as reading them twice.
@@ -90,7 +90,7 @@ class SharedBlock:
         if self.ids is None:
             return shaped
         if self.sparse:
-            # the ids ascend and none is twice (Rows), so there is nothing left to coalesce
+            # the ids ascend and none is twice (TableRows), so there is nothing left to coalesce
             return torch.sparse_coo_tensor(
                 self.ids[None], shaped, self.parameter.shape, is_coalesced=True, check_invariants=False
             )
@@ -168,7 +168,7 @@ class OwnRows:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """That of the parameters."""
         return self.parameters[0].device
 
     @property

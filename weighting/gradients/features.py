@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 
-ALIGNMENTS = ("rows", "mean")
-
 
 class Representation:
     """The features of T tasks and the gradients of their losses with respect to them.
@@ -21,8 +19,8 @@ class Representation:
         not depend on its own, or when there are not T of them.
 
     >>> z = torch.tensor([[1.0, 2.0]], requires_grad=True) * 1.0
-    >>> found = Representation([z, z], [z.sum(), (2 * z[:, 0]).sum()], ["a", "b"])
-    >>> found.gramian("rows").tolist()
+    >>> representation = Representation([z, z], [z.sum(), (2 * z[:, 0]).sum()], ["a", "b"])
+    >>> representation.gramian("rows").tolist()
     [[2.0, 2.0], [2.0, 4.0]]
     """
 
@@ -78,7 +76,7 @@ def _gradient(feature: Tensor, loss: Tensor, task: str) -> Tensor:
     if not feature.requires_grad:
         raise ConfigError(
             f"MultiTaskStep: the features of task {task!r} need no gradient, so there is no shared parameter below "
-            "them to weigh: train the encoder, or use weighting=uniform."
+            "them to weigh: train the encoder, or weigh by other signals, for one by Uniform."
         )
     (gradient,) = torch.autograd.grad(loss, feature, retain_graph=True, allow_unused=True)
     if gradient is None:

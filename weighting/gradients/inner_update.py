@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.adam import adam_scale
 from lossrag.weighting.base import HypergradientSpec
 
 
@@ -55,6 +56,5 @@ def _adam_share(optimizer: torch.optim.Optimizer, group: dict[str, Any], paramet
     # torch keeps the count in float32, on the host unless capturable; 1 - beta2^k loses five digits in float32
     count = state["step"]
     step = count.item() if count.device.type == "cpu" else count.double()
-    second = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
-    share: Tensor = (1 - beta1) / ((1 - beta1**step) * second)
+    share: Tensor = (1 - beta1) / ((1 - beta1**step) * adam_scale(state["exp_avg_sq"], beta2, step, group["eps"]))
     return share

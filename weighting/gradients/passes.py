@@ -1,15 +1,16 @@
-"""From the losses of a training loop to loss values, and to the gradients of every task, pass by pass."""
+"""Passes: from the losses of a training loop to their values, and to the gradients of every task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.closures import JointClosure, Losses, Rows, TaskGroup
+from lossrag.weighting.closures import JointClosure, Losses, TableRows, TaskGroup
 from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
 from lossrag.weighting.gradients.rows import TaskGradients
 
@@ -17,6 +18,8 @@ Take = Callable[[TaskGradients], None]
 """Receives the gradients of some tasks."""
 Restrict = Callable[[int, Tensor], None]
 """Hears that of the parameter at this position only the rows ``ids`` (U,) are concerned."""
+Forward = tuple[Sequence[Tensor] | Tensor, Callable[[Take], None]]
+"""The losses of a forward pass with their graph, and the backward pass, which hands their gradients over."""
 
 
 class Passes:
@@ -50,20 +53,24 @@ class Passes:
         self._check_count("task losses", len(values))
         return [self._scalar(task, loss) for task, loss in enumerate(values)]
 
-    def gradients(self, losses: Losses, take: Take) -> Tensor:
-        """The detached losses (T,), after handing the gradients of every task to ``take``."""
-        if callable(losses):
-            return self._joint(losses, take)
-        parts, count = [], 0
-        for entry in losses:
-            if isinstance(entry, TaskGroup):
-                parts.append(self._group(entry, take))
+    def gradients(self, losses: Losses, take: Take, look: Callable[[list[Tensor]], None] | None = None) -> Tensor:
+        """The detached losses (T,), after handing the gradients of every task to ``take``.
+
+        look: sees all losses with their graphs before the first backward pass, so that all are held at once for it.
+        """
+        parts: list[Tensor] = []
+        waiting: list[Forward] = []
+        for values, backward in self._forward(losses):
+            parts.append((values if isinstance(values, Tensor) else torch.stack(list(values))).detach())
+            if look is None:
+                backward(take)
             else:
-                loss = self._scalar(count, entry())
-                self._single(count, loss, take, keep_graph=False)
-                parts.append(loss.detach().view(1))
-            count += len(parts[-1])
-        self._check_count("task losses", count)
+                waiting.append((values, backward))
+        self._check_count("task losses", sum(map(len, parts)))
+        if look is not None:
+            look([value for values, _ in waiting for value in values])
+        for _, backward in waiting:
+            backward(take)
         return torch.cat(parts)
 
     def accumulate(self, losses: Losses, coefficients: Tensor) -> Tensor:
@@ -84,7 +91,22 @@ class Passes:
         self._check_count("task losses", len(found))
         return torch.stack(found)
 
-    def _joint(self, losses: JointClosure, take: Take) -> Tensor:
+    def _forward(self, losses: Losses) -> Iterator[Forward]:
+        """The forward passes, each of them when it is asked for."""
+        if callable(losses):
+            yield self._joint(losses)
+            return
+        count = 0
+        for entry in losses:
+            if isinstance(entry, TaskGroup):
+                values, backward = self._group(entry)
+            else:
+                loss = self._scalar(count, entry())
+                values, backward = [loss], partial(self._single, count, loss)
+            yield values, backward
+            count += len(values)
+
+    def _joint(self, losses: JointClosure) -> Forward:
         if self.taps is None:
             values = self.values(losses)
             layers: list[TappedLayer] = []
@@ -93,6 +115,9 @@ class Passes:
                 values = self.values(losses)
             wanted = [layer for layer in seen.values() if layer.pays_off(len(values))]
             layers = self.taps.trusted(wanted, values, self.parameters)
+        return values, partial(self._joint_backward, values, layers)
+
+    def _joint_backward(self, values: Sequence[Tensor], layers: Sequence[TappedLayer], take: Take) -> None:
         formed = [(i, p) for i, p in enumerate(self.parameters) if i not in _positions(layers)]
         inputs = [layer.joined_inputs() for layer in layers]
         wanted_at: list[Tensor | GradientEdge] = [
@@ -102,9 +127,9 @@ class Passes:
         for task, loss in enumerate(values):
             keep = task < len(values) - 1
             # torch takes tensors and edges side by side, though its annotation does not say so
-            found = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
-            shared = {i: g[None] for (i, _), g in zip(formed, found, strict=False) if g is not None}
-            rest = found[len(formed) :]
+            gradients = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
+            shared = {i: g[None] for (i, _), g in zip(formed, gradients, strict=False) if g is not None}
+            rest = gradients[len(formed) :]
             linear: list[LinearGradient] = []
             for layer, value in zip(layers, inputs, strict=True):
                 gradient = layer.gradient(value, [rest.pop(0) for _ in layer.edges])
@@ -113,22 +138,26 @@ class Passes:
                     if layer.bias is not None:
                         shared[layer.bias] = gradient.outputs.sum(0)[None]
             take(TaskGradients(range(task, task + 1), shared, linear=linear))
-        return torch.stack([loss.detach() for loss in values])
 
-    def _single(self, task: int, loss: Tensor, take: Take, keep_graph: bool) -> None:
-        gradients = torch.autograd.grad(loss, self.parameters, retain_graph=keep_graph, allow_unused=True)
+    def _single(self, task: int, loss: Tensor, take: Take) -> None:
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         take(TaskGradients(range(task, task + 1), {i: g[None] for i, g in enumerate(gradients) if g is not None}))
 
-    def _group(self, group: TaskGroup, take: Take) -> Tensor:
+    def _group(self, group: TaskGroup) -> Forward:
         copies = [copy.detach().requires_grad_() for copy in group.copies()]
         stacks = [stack.detach().requires_grad_() for stack in group.stacks()]
         values = group.compute(copies, stacks)
         losses = values if isinstance(values, Tensor) else torch.stack(list(values))
+        return losses, partial(self._group_backward, group, losses, copies, stacks)
+
+    def _group_backward(
+        self, group: TaskGroup, losses: Tensor, copies: Sequence[Tensor], stacks: Sequence[Tensor], take: Take
+    ) -> None:
         gradients = torch.autograd.grad(losses.sum(), [*copies, *stacks], allow_unused=True)
         shared: dict[int, Tensor] = {}
         for entry, gradient in zip(group.shared, gradients, strict=False):
-            position = self._position[id(entry.table if isinstance(entry, Rows) else entry)]
-            if isinstance(entry, Rows):
+            position = self._position[id(entry.table if isinstance(entry, TableRows) else entry)]
+            if isinstance(entry, TableRows):
                 self._restrict(position, entry.ids)
             if gradient is not None:
                 shared[position] = gradient
@@ -138,7 +167,6 @@ class Passes:
             if gradient is not None
         ]
         take(TaskGradients(group.tasks, shared, own))
-        return losses.detach()
 
     def _check_count(self, what: str, count: int) -> None:
         if count != len(self.tasks):

@@ -71,13 +71,13 @@ class GradientRows:
             if gradient.is_sparse:
                 raise ConfigError(
                     "The gradient rows expect dense gradients, but a parameter gave a sparse one: "
-                    "build its embedding with sparse=False, or name the rows of the batch in a TaskGroup (Rows)."
+                    "build its embedding with sparse=False, or name the rows of the batch in a TaskGroup (TableRows)."
                 )
             self._blocks[position].write(gradients.tasks, gradient)
         for positions, gradient in gradients.own:
             self._own.write(gradients.tasks, positions, gradient)
-        for each in gradients.linear:
-            self._linear[each.position].write(gradients.tasks.start, each)
+        for factors in gradients.linear:
+            self._linear[factors.position].write(gradients.tasks.start, factors)
 
     def combine(self, coefficients: Tensor, own: Tensor | None = None) -> list[Tensor | None]:
         """sum_t coefficients[t] * gradient_t per parameter, shaped like it (COO for a sparse table); None where no
@@ -121,8 +121,8 @@ class GradientRows:
         total = self.parameters[0].new_zeros(len(gradients.tasks), self.tasks)
         for position, gradient in gradients.shared.items():
             self._add_block(total, position, gradient, factors[position], shared)
-        for each in gradients.linear:
-            self._add_linear(total, each, factors[each.position], shared)
+        for linear in gradients.linear:
+            self._add_linear(total, linear, factors[linear.position], shared)
         if shared and self.tasks > 1:
             return total
         for positions, gradient in gradients.own:
@@ -167,8 +167,8 @@ class GradientRows:
             return
         # a preconditioner, several learning rates, or other groups of tasks than the support had
         for i, row in enumerate(torch.split(flat, self._own.lengths(positions))):
-            each = row.view(1, *self.parameters[positions[i]].shape)
-            self._add_block(total[i : i + 1], positions[i], each, factors[positions[i]], shared=False)
+            one = row.view(1, *self.parameters[positions[i]].shape)
+            self._add_block(total[i : i + 1], positions[i], one, factors[positions[i]], shared=False)
 
     def _is_own(self, block: SharedBlock | LinearBlock) -> bool:
         return block.tasks == 1 and self.tasks > 1

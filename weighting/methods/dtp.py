@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice, check_least
-from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.checks import check_choice, check_least, require
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 EPSILON = 1e-3
 """Distance that a performance indicator keeps from 0, where log kappa ends, and from 1, where the weight does."""
@@ -43,15 +41,14 @@ class DTP(Weighting):
     [1.941, 0.059]
     """
 
-    needs_scores: ClassVar[bool] = True
+    needs = Needs(scores=True)
 
     alpha: float = 0.1
     gamma: float = 1.0
     scale: str = "sum"
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ConfigError(f"weighting=dtp: alpha must be above 0 and at most 1, got {self.alpha}.")
+        require(0 < self.alpha <= 1, self, f"{{alpha}} must be above 0 and at most 1, got {self.alpha}.")
         check_least(self, 0, "gamma")
         check_choice(self, "scale", ("paper", "sum"))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_positive
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("dwa")
@@ -34,7 +33,7 @@ class DWA(Weighting):
     [0.876, 1.124]
     """
 
-    needs_epoch: ClassVar[bool] = True
+    needs = Needs(epoch=True)
 
     temperature: float = 2.0
 
@@ -58,8 +57,8 @@ class DWA(Weighting):
         last = torch.where(new, state["sums"] / state["steps"].clamp(min=1), state["last"])
         finished = state["finished"] + new
         ratio = torch.where(before > 0, last / before, 1).clamp(max=torch.finfo(last.dtype).max)
-        found = len(ratio) * torch.softmax(ratio / self.temperature, dim=0)
-        weights = torch.where(finished >= 2, found, torch.ones_like(found))
+        slow = len(ratio) * torch.softmax(ratio / self.temperature, dim=0)
+        weights = torch.where(finished >= 2, slow, torch.ones_like(slow))
         return weights, {
             "weights": weights,
             "last": last,

@@ -19,14 +19,13 @@ below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for po
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_positive
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.checks import check_length, check_numbers, check_positive
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
 LEAST = 1e-12
@@ -51,26 +50,20 @@ class EPO(Weighting):
     [2.0, 0.0]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
+    needs = Needs(gramian="all")  # theta is all of the model in the paper
 
     preference: list[float] = field(default_factory=list)
     tolerance: float = 1e-4
     relaxed: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers("weighting=epo", "preference", self.preference, zeros=False)
+        check_numbers(self, "preference", self.preference, zeros=False)
         check_positive(self, "tolerance")
-
-    @property
-    def gramian_of(self) -> str:
-        """All parameters, as theta is in the paper."""
-        return "all"
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1."""
         if self.preference:
-            check_length("weighting=epo", "preference", self.preference, tasks)
+            check_length(self, "preference", self.preference, tasks)
         return super().init(tasks, device)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
@@ -97,15 +90,15 @@ class EPO(Weighting):
                 worst = scaled == scaled.max()
                 held = worst | (wanted <= 0)
                 floor = torch.where(worst, 0.0, wanted)
-            found = maximise_on_simplex(wanted, B[held], floor[held])
+            solution = maximise_on_simplex(wanted, B[held], floor[held])
         else:
             least = wanted.max().clamp(max=0).view(1)
             restricted, none = torch.cat([B, wanted[None]]), torch.zeros_like(wanted)
-            found = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
-            if found is None:
-                found = maximise_on_simplex(B.sum(0), B, none)
+            solution = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
+            if solution is None:
+                solution = maximise_on_simplex(B.sum(0), B, none)
         # MGDA's weights satisfy all constraints but the last of descent: only rounding can leave no solution
-        return torch.full_like(losses, 1 / len(losses)) if found is None else found
+        return torch.full_like(losses, 1 / len(losses)) if solution is None else solution
 
 
 def adjustments(losses: Tensor, preference: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lossrag.checks import check_length, check_numbers
 from lossrag.weighting.base import WEIGHTINGS, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers
 
 
 @WEIGHTINGS.register("fixed")
@@ -25,10 +25,10 @@ class Fixed(Weighting):
     weights: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_numbers("weighting=fixed", "weights", self.weights, zeros=True)
+        check_numbers(self, "weights", self.weights, zeros=True)
 
     def init(self, tasks: int, device: torch.device) -> State:
         """The given weights (T,)."""
-        check_length("weighting=fixed", "weights", self.weights, tasks)
+        check_length(self, "weights", self.weights, tasks)
         state = super().init(tasks, device)
         return {"weights": state["weights"].new_tensor(self.weights)}

@@ -11,13 +11,12 @@ which it takes for speed. (2) A weight that a step would take below 1e-6 stays t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_least, check_positive
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 LEAST = 1e-6
 
@@ -41,8 +40,7 @@ class GradNorm(Weighting):
     [1.1579, 0.8421]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
+    needs = Needs(gramian="shared")
 
     alpha: float = 1.5
     lr: float = 0.025

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice
-from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, State, Weighting
+from lossrag.checks import check_choice, check_least, check_positive
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, State, Weighting
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 
@@ -46,17 +45,16 @@ class MetaWeighting(Weighting):
     iterations: int = 100
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < float("inf"):
-            raise ConfigError(f"MetaWeighting: alpha must be a positive number, got {self.alpha}.")
-        if self.iterations < 1:
-            raise ConfigError(f"MetaWeighting: iterations must be at least 1, got {self.iterations}.")
+        check_positive(self, "alpha")
+        check_least(self, 1, "iterations")
         check_choice(self, "constraint", ("none", "nonnegative", "simplex"))
         check_choice(self, "solver", ("exact", "paper"))
         HypergradientSpec(self.scale, self.inner, self.parameters)
 
     @property
-    def hypergradient(self) -> HypergradientSpec:
-        return HypergradientSpec(self.scale, self.inner, self.parameters)
+    def needs(self) -> Needs:
+        """D, and nothing else: the weights of a step are those that the last one learned."""
+        return Needs(losses=False, hypergradient=HypergradientSpec(self.scale, self.inner, self.parameters))
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and lam 1/T: the solver starts from the lam of the step before."""

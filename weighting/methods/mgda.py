@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_choice
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 NORMALIZATIONS = ("none", "l2", "loss", "loss+")
@@ -37,12 +36,15 @@ class MGDA(Weighting):
     [1.6, 0.4]
     """
 
-    needs_gramian: ClassVar[bool] = True
-
     normalization: str = "none"
 
     def __post_init__(self) -> None:
         check_choice(self, "normalization", NORMALIZATIONS)
+
+    @property
+    def needs(self) -> Needs:
+        """The Gramian of the shared parameters, which alone are weighed."""
+        return Needs(gramian="shared", applies_to="shared")
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda* (T,); the state keeps the latest weights."""

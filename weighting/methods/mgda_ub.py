@@ -15,13 +15,11 @@ rows alike. The bound of the paper holds for ``align=rows`` only.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
 from lossrag.checks import check_choice
-from lossrag.weighting.base import WEIGHTINGS, Signals, State
-from lossrag.weighting.gradients.features import ALIGNMENTS
+from lossrag.weighting.base import ALIGNMENTS, WEIGHTINGS, Needs, Signals, State
 from lossrag.weighting.methods.mgda import MGDA
 
 
@@ -47,8 +45,6 @@ class MGDAUB(MGDA):
     [1.6, 0.4]
     """
 
-    needs_gramian: ClassVar[bool] = False
-
     align: str = "rows"
 
     def __post_init__(self) -> None:
@@ -56,9 +52,9 @@ class MGDAUB(MGDA):
         check_choice(self, "align", ALIGNMENTS)
 
     @property
-    def representation(self) -> str:
-        """How the representation gradients are compared."""
-        return self.align
+    def needs(self) -> Needs:
+        """The Gramian at the features; what lies below them alone is weighed."""
+        return Needs(representation=self.align, applies_to="shared")
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda* (T,); the state keeps the latest weights."""

@@ -1,5 +1,5 @@
-"""A scorer of tasks rewarded for agreement with the query gradient, in the style of MultiDDS (Wang, Tsvetkov and
-Neubig, "Balancing Training for Multilingual Neural Machine Translation", ACL 2020): the single-objective meta relative
+"""MultiDDS style: a scorer of tasks rewarded for agreement with the query gradient (Wang, Tsvetkov and Neubig,
+"Balancing Training for Multilingual Neural Machine Translation", ACL 2020): the single-objective meta relative
 of MetaWeighting, which averages the query losses of all tasks into one.
 
 The scorer is p = softmax(psi), psi (T,). Its reward for task j is the agreement of the support gradient g_j at the old
@@ -17,13 +17,12 @@ cosines, the sizes are not. (3) psi moves by plain steps in every iteration, the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import check_choice, check_positive
-from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Outer, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, Signals, State, Weighting
 
 
 @WEIGHTINGS.register("multi_dds")
@@ -43,9 +42,6 @@ class MultiDDS(Weighting):
     [1.2449, 0.7551]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
-
     lr: float = 0.01
     reward: str = "cosine"
     update: str = "expected"
@@ -58,14 +54,9 @@ class MultiDDS(Weighting):
         check_choice(self, "parameters", ("all", "shared"))
 
     @property
-    def hypergradient(self) -> HypergradientSpec:
-        """Inner products without the factor eta/T."""
-        return HypergradientSpec("unit", "sgd", self.parameters)
-
-    @property
-    def gramian_of(self) -> str:
-        """The parameters that gradients are compared on: D and the norms are about the same ones."""
-        return self.parameters
+    def needs(self) -> Needs:
+        """D without the factor eta/T, and the norms on the same parameters."""
+        return Needs(gramian=self.parameters, hypergradient=HypergradientSpec("unit", "sgd", self.parameters))
 
     def init(self, tasks: int, device: torch.device) -> State:
         """psi 0, so every weight 1; ``lengths`` (T,) of the support gradients of the step under way."""

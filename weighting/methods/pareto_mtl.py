@@ -23,15 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.checks import check_least, check_length, check_numbers, check_share, require
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 SPREAD = 5
@@ -57,8 +57,7 @@ class ParetoMTL(Weighting):
     [0.5858, -1.4142]
     """
 
-    needs_gramian: ClassVar[bool] = True
-    weighs: ClassVar[str] = "all"
+    needs = Needs(gramian="all")  # theta is all of the model in the paper
 
     preference: list[float] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)  # of lists of numbers: Hydra takes no 1 for a nested float
@@ -66,27 +65,20 @@ class ParetoMTL(Weighting):
     start_steps: int = 200
 
     def __post_init__(self) -> None:
-        check_numbers("weighting=pareto_mtl", "preference", self.preference, zeros=True)
+        check_numbers(self, "preference", self.preference, zeros=True)
         for other in self.others:
-            if not isinstance(other, list) or any(isinstance(v, bool) or not isinstance(v, int | float) for v in other):
-                raise ConfigError(f"weighting=pareto_mtl: others must hold lists of numbers, got {other!r}.")
-            check_numbers("weighting=pareto_mtl", "others", other, zeros=True)
-        if not 0 <= self.margin < 1:
-            raise ConfigError(f"weighting=pareto_mtl: margin must be in [0, 1), got {self.margin}.")
-        if self.start_steps < 0:
-            raise ConfigError(f"weighting=pareto_mtl: start_steps must be 0 or more, got {self.start_steps}.")
-
-    @property
-    def gramian_of(self) -> str:
-        """All parameters, as theta is in the paper."""
-        return "all"
+            numbers = isinstance(other, list) and all(type(value) in (int, float) for value in other)
+            require(numbers, self, f"{{others}} must hold lists of numbers, got {other!r}.")
+            check_numbers(self, "others", other, zeros=True)
+        check_share(self, "margin")
+        check_least(self, 0, "start_steps")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and the steps that phase 1 may still take: ``starting`` () int64."""
         if self.preference:
-            check_length("weighting=pareto_mtl", "preference", self.preference, tasks)
+            check_length(self, "preference", self.preference, tasks)
         for other in self.others:
-            check_length("weighting=pareto_mtl", "others", other, tasks)
+            check_length(self, "others", other, tasks)
         return {**super().init(tasks, device), "starting": torch.tensor(self.start_steps, device=device)}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:

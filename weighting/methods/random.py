@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lossrag.checks import check_choice
-from lossrag.errors import ConfigError
+from lossrag.checks import check_choice, check_least
 from lossrag.streams import Stream, generator
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
@@ -40,8 +39,7 @@ class RandomWeights(Weighting):
 
     def __post_init__(self) -> None:
         check_choice(self, "distribution", ("normal", "dirichlet"))
-        if self.seed < 0:
-            raise ConfigError(f"weighting=random: seed must be 0 or more, got {self.seed}.")
+        check_least(self, 0, "seed")
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """The draw of this step (T,)."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from lossrag.weighting.base import WEIGHTINGS, State, Weighting, state_dtype
+from lossrag.weighting.base import WEIGHTINGS, Needs, State, Weighting, state_dtype
 
 
 @WEIGHTINGS.register("single_task")
@@ -22,7 +21,7 @@ class SingleTask(Weighting):
     [4.0, 4.0, 4.0, 4.0]
     """
 
-    shares_parameters: ClassVar[bool] = False
+    needs = Needs(shares_parameters=False)
 
     def init(self, tasks: int, device: torch.device) -> State:
         return {"weights": torch.full((tasks,), float(tasks), dtype=state_dtype(device), device=device)}

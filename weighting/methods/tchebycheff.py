@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_least
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least, check_length, check_numbers, require
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import check_length, check_numbers, preference_vector
+from lossrag.weighting.methods.preference import preference_vector
 
 
 @WEIGHTINGS.register("tchebycheff")
@@ -45,16 +44,16 @@ class Tchebycheff(Weighting):
 
     def __post_init__(self) -> None:
         check_least(self, 0, "mu")
-        check_numbers("weighting=tchebycheff", "preference", self.preference, zeros=False)
-        if not all(math.isfinite(value) for value in self.reference):
-            raise ConfigError(f"weighting=tchebycheff: reference must be finite numbers, got {list(self.reference)}.")
+        check_numbers(self, "preference", self.preference, zeros=False)
+        finite = all(math.isfinite(value) for value in self.reference)
+        require(finite, self, f"{{reference}} must hold finite numbers, got {list(self.reference)}.")
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1."""
         for option in ("preference", "reference"):
             values = getattr(self, option)
             if values:
-                check_length("weighting=tchebycheff", option, values, tasks)
+                check_length(self, option, values, tasks)
         return super().init(tasks, device)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:

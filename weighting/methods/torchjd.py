@@ -1,10 +1,14 @@
-"""The weightings of torchjd that weighting/methods/torchjd.py adapts, with their options and sources."""
+"""torchjd's weightings that map a Gramian to weights, as methods of this package, with their options and sources.
+
+torchjd (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024) updates by sum_t v_t g_t, the step
+of this package by (1/T) sum_t w_t g_t: hence w = T v. The package is imported when a step is built, and not before.
+Methods that draw random orders (pcgrad, gradvac) use torch's global generator.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,14 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice
+from lossrag.checks import check_choice, check_least, check_positive, check_share, require
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-
-INSTALL = 'pip install "lossrag[baselines]"'
-UNTIL = {"pcd.tau": 1, "pcd.beta": 1 - 1e-12, "gradvac.beta": 1}
-LEAST = {"krum.n_selected": 1, "mgda.max_iters": 1, "fairgrad.max_iters": 1}
-POSITIVE = ("mgda.epsilon",)
+from lossrag.extras import load_extra
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,21 @@ class TorchJD(Weighting):
     Raises ConfigError for options out of range, and from :meth:`init` when torchjd or a solver it needs is missing.
     """
 
-    needs_gramian: ClassVar[bool] = True
+    needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
     memory: ClassVar[Mapping[str, str]] = {}
     """The tensors that torchjd's object remembers: key in the state -> its attribute."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str) or value is None:
-                continue
-            key = f"{self.name}.{field.name}"
-            low, high = LEAST.get(key, 0), UNTIL.get(key, math.inf)
-            if not low <= value <= high or not math.isfinite(value) or (value == 0 and key in POSITIVE):
-                expected = f"from {low} to {high:g}" if high < math.inf else f"{low} or more"
-                expected = "positive" if key in POSITIVE else expected
-                raise ConfigError(f"torchjd/{self.name}: {field.name} must be {expected}, got {value}.")
+        check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
 
     def make(self, module: Any) -> Any:
         """torchjd's object with these options, from its module ``torchjd.aggregation``."""
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
     def fresh(self, tasks: int) -> State:
-        """What torchjd's object remembers before the first step, by the keys of ``memory``."""
+        """Memory of torchjd's object before the first step, by the keys of ``memory``."""
         return {}
 
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
@@ -78,10 +69,10 @@ class TorchJD(Weighting):
             weights = torch.full_like(state["weights"], torch.nan)
             return weights, {**state, "weights": weights}
         try:
-            found = peer(B)
+            v = peer(B)
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
-        weights = len(B) * found.detach().to(state["weights"])
+        weights = len(B) * v.detach().to(state["weights"])
         kept = {key: getattr(peer, attribute).to(state[key]) for key, attribute in self.memory.items()}
         return weights, {"weights": weights, **kept}
 
@@ -90,13 +81,9 @@ class TorchJD(Weighting):
 def _instance(method: TorchJD) -> Any:
     """torchjd's object; equal methods share it, as its memory is set before every use."""
     try:
-        module = importlib.import_module("torchjd.aggregation")
-    except ImportError:
-        raise ConfigError(f"weighting=torchjd/{method.name} needs torchjd, which is not installed: {INSTALL}") from None
-    try:
-        return method.make(module)
-    except ImportError as error:
-        raise ConfigError(f"weighting=torchjd/{method.name}: {error}") from None
+        return method.make(load_extra("torchjd.aggregation", "baselines", f"torchjd/{method.name}"))
+    except ImportError as error:  # a solver that torchjd names itself
+        raise ConfigError(f"torchjd/{method.name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -138,6 +125,10 @@ class TorchJDMGDA(TorchJD):
 
     epsilon: float = 1e-3
     max_iters: int = 100
+
+    def __post_init__(self) -> None:
+        check_positive(self, "epsilon")
+        check_least(self, 1, "max_iters")
 
 
 @WEIGHTINGS.register("torchjd/pcgrad")
@@ -191,6 +182,10 @@ class FairGrad(TorchJD):
     alpha: float = 1.0
     max_iters: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 1, "max_iters")
+
 
 @WEIGHTINGS.register("torchjd/krum")
 @dataclass(frozen=True)
@@ -203,14 +198,16 @@ class Krum(TorchJD):
     n_byzantine: int = 1
     n_selected: int = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 1, "n_selected")
+
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1; raises ConfigError where there are too few tasks."""
         least = max(self.n_byzantine + 3, self.n_selected)
-        if tasks < least:
-            raise ConfigError(
-                f"weighting=torchjd/krum: n_byzantine={self.n_byzantine} n_selected={self.n_selected} need at least "
-                f"{least} tasks (n_byzantine + 3 and n_selected), got {tasks}: lower them, or choose another weighting."
-            )
+        values = f"{{n_byzantine}}={self.n_byzantine} {{n_selected}}={self.n_selected}"
+        floor = f"at least {least} tasks (n_byzantine + 3 and n_selected)"
+        require(tasks >= least, self, f"{values} need {floor}, got {tasks}: lower them, or choose another weighting.")
         return super().init(tasks, device)
 
 
@@ -224,6 +221,10 @@ class GradVac(TorchJD):
 
     beta: float = 0.5
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 0, "beta", most=1)
 
     def fresh(self, tasks: int) -> State:
         """Cosines 0."""
@@ -246,6 +247,11 @@ class PCD(TorchJD):
     tau: float = 0.02
     beta: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 0, "tau", most=1)
+        check_share(self, "beta")
 
     def fresh(self, tasks: int) -> State:
         """Lengths 0 and no steps; on the CPU, where torchjd computes."""

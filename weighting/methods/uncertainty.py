@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lossrag.checks import check_choice, check_positive, require
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import check_choice, check_length, check_positive, require
+from lossrag.errors import did_you_mean
+from lossrag.weighting.adam import adam_direction
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
 
 FACTOR = {"classification": 1.0, "regression": 0.5}
@@ -57,11 +58,8 @@ class Uncertainty(Weighting):
 
     def init(self, tasks: int, device: torch.device) -> State:
         """``log_variance`` (T,) 0 and Adam's moments (T,) after ``moves`` () steps."""
-        if len(self.likelihood) not in (1, tasks):
-            raise ConfigError(
-                f"weighting=uncertainty: likelihood must hold one name, or one for each of the {tasks} tasks, in their "
-                f"order, got {len(self.likelihood)}: {list(self.likelihood)}."
-            )
+        if len(self.likelihood) != 1:
+            check_length(self, "likelihood", self.likelihood, tasks, "name")
         zeros = torch.zeros_like(super().init(tasks, device)["weights"])
         moments = {} if self.optimizer == "sgd" else {"mean": zeros, "square": zeros.clone(), "moves": zeros[0].clone()}
         return {"weights": self._weights(zeros), "log_variance": zeros.clone(), **moments}
@@ -83,5 +81,5 @@ def _adam(state: State, gradient: Tensor) -> tuple[Tensor, State]:
     count = state["moves"] + 1
     mean = BETA_1 * state["mean"] + (1 - BETA_1) * gradient
     square = BETA_2 * state["square"] + (1 - BETA_2) * gradient.square()
-    scale = (square / (1 - BETA_2**count)).sqrt() + EPSILON
-    return mean / (1 - BETA_1**count) / scale, {"mean": mean, "square": square, "moves": count}
+    direction = adam_direction(mean, square, (BETA_1, BETA_2), count, EPSILON)
+    return direction, {"mean": mean, "square": square, "moves": count}

@@ -1,4 +1,4 @@
-"""Task weights of the common descent direction: lam* = argmin ||lam D||^2 over the simplex (Eq. 12).
+"""Frank-Wolfe weights of the common descent direction: lam* = argmin ||lam D||^2 over the simplex (Eq. 12).
 
 Only B = D D^T (T, T) is needed, since ||lam D||^2 = lam^T B lam. Two solvers of the same problem:
 
@@ -7,9 +7,9 @@ e_v with v = argmin_i (B lam)_i. Along lam + gamma (e_v - lam) the objective is 
 f = lam^T B lam and q = B lam its minimum is at gamma = (f - q_v) / (f - 2 q_v + B_vv), clipped to [0, 1].
 It converges like 1/N: after 100 steps it can be far off when the rows of D differ in size.
 
-``exact``: the solution itself, to rounding, in a few linear solves (derivation in weighting/min_norm/masked.py; on the
-CPU weighting/min_norm/active_set.py for one problem and weighting/min_norm/pivoting.py for many). This deviates from
-the letter of Algorithm 2, not from the problem it is there to solve.
+``exact``: the solution itself, to rounding, in a few linear solves (derivation in weighting/min_norm/masked.py; one
+problem on the CPU goes to weighting/min_norm/active_set.py). This deviates from the letter of Algorithm 2, not from the
+problem it is there to solve.
 
 How good an answer is follows from convexity without knowing lam*: f(lam) - f(lam*) <= 2 (f - min_i (B lam)_i). The
 ``gap`` that is reported is (f - min_i (B lam)_i) / trace(B) (Jaggi, ICML 2013, Eq. 2, made free of scale).
@@ -23,63 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError, did_you_mean
-from lossrag.weighting.min_norm.active_set import Limits, Vector, one_problem
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError
+from lossrag.weighting.min_norm.active_set import Limits, one_problem
 from lossrag.weighting.min_norm.masked import MAX_ITERATIONS, Settings, masked
-from lossrag.weighting.min_norm.pivoting import many_problems
-
-Found = tuple[Tensor, Tensor, Tensor]  # weights (..., T), gap (...,), iterations (...,)
-INFINITY = float("inf")
-TINY = float(np.finfo(np.float64).tiny)
-
-
-def one(gram: Tensor, start: Tensor | None, limits: Limits) -> Found:
-    """The exact solver for a single problem in NumPy: it is mostly calls, and PyTorch's cost three times as much."""
-    B = gram.numpy() if gram.dtype is torch.float64 else gram.to(torch.float64).numpy()
-    with np.errstate(all="ignore"):  # NaN and infinity are answered for by the gap
-        lam, solves = one_problem(B, None if start is None else start.to(torch.float64).numpy(), limits)
-        total = np.add.reduce(lam)
-        lam = lam / total if 0 < total < INFINITY else np.full(len(lam), 1 / len(lam))
-        weights = torch.from_numpy(lam)
-        if gram.dtype is not torch.float64:
-            weights, lam = _rounded(weights, gram.dtype)
-        q = B @ lam
-        q -= np.minimum.reduce(q)
-        gap = torch.from_numpy(np.array(lam @ q / max(np.add.reduce(B.diagonal()), TINY)))
-    return weights, gap.to(gram.dtype), torch.from_numpy(np.array(solves))
-
-
-def many(gram: Tensor, start: Tensor | None, limits: Limits) -> Found:
-    """The exact solver for a batch, side by side in NumPy where that is faster than one by one."""
-    batch, T = gram.shape[:-2], gram.shape[-1]
-    B = gram.to(torch.float64).numpy().reshape(-1, T, T)
-    with np.errstate(all="ignore"):
-        guess = None if start is None else start.to(torch.float64).numpy().reshape(-1, T)
-        lam, solves = many_problems(B, guess, limits)
-        total = np.add.reduce(lam, 1, keepdims=True)
-        lam = np.where((total > 0) & (total < INFINITY), lam / total, 1 / T)
-        weights = torch.from_numpy(lam)
-        if gram.dtype is not torch.float64:
-            weights, lam = _rounded(weights, gram.dtype)
-        q = np.einsum("nij,nj->ni", B, lam)
-        q -= q.min(1, keepdims=True)
-        gap = torch.from_numpy((lam * q).sum(1) / np.maximum(np.einsum("nii->n", B), TINY)).to(gram.dtype)
-    return weights.view(*batch, T), gap.view(batch), torch.from_numpy(solves).view(batch)
-
-
-def _rounded(weights: Tensor, dtype: torch.dtype) -> tuple[Tensor, Vector]:
-    """Weights in ``dtype`` that sum to 1 in it, and their values in float64."""
-    weights = weights.to(dtype)
-    weights = weights / weights.sum(-1, keepdim=True)
-    return weights, weights.to(torch.float64).numpy()
-
 
 PAPER_ITERATIONS = 100
 
 
 @dataclass(frozen=True)
 class FrankWolfeResult:
-    """What the solver found, for every problem of the batch.
+    """Solution of every problem of the batch.
 
     weights: (..., T) lam on the simplex, in the dtype of ``gram``.
     gap: (...,) duality gap of these weights relative to trace(B), 0 at the optimum; not finite if ``gram`` is not.
@@ -106,11 +60,11 @@ def frank_wolfe(
         wherever the device has it. The result carries no gradient.
     solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
     max_iterations: of ``exact`` a cap on its linear solves. Most problems need 1 to 5 of them, whatever T; rank-
-        deficient ones up to about T on the CPU, which by default gets 5 T + 50, and 25 elsewhere, where it is 42. A
-        problem that meets the cap keeps its last point and says so through its gap.
+        deficient ones up to about T where one problem is solved on the CPU, which by default gets 5 T + 50, and 25
+        elsewhere, where it is 42. A problem that meets the cap keeps its last point and says so through its gap.
     tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
-    gap: of ``exact`` on the CPU: stop early, as soon as the gap below is at most this. It is relative to trace(B), so
-        that large rows can hide what happens to small ones: 0, to solve exactly, is the default.
+    gap: of ``exact`` for one problem on the CPU: stop early, as soon as the gap below is at most this. It is relative
+        to trace(B), so that large rows can hide what happens to small ones: 0, to solve exactly, is the default.
     start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
 
@@ -119,8 +73,8 @@ def frank_wolfe(
     problem with NaN or infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault
     is seen, and no other problem of the batch suffers.
 
-    Off the CPU a fixed number of masked steps runs, without synchronising host and device. Raises ConfigError for
-    shapes or options that cannot work.
+    Batches, and all problems off the CPU, take a fixed number of masked steps, without synchronising host and device.
+    Raises ConfigError for shapes or options that cannot work.
 
     >>> D = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> frank_wolfe(D @ D.T).weights  # two orthogonal rows weigh 1 / |g_i|^2
@@ -131,10 +85,10 @@ def frank_wolfe(
     # Just above the rounding of B, in the dtype it came in.
     ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
     # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
-    if solver == "exact" and gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling():
+    seen = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
+    if solver == "exact" and gram.ndim == 2 and seen:
         limits = Limits(ridge, tolerance, gap, max_iterations or 5 * T + 50)
-        found = (one if gram.ndim == 2 else many)(gram.detach(), None if start is None else start.detach(), limits)
-        return FrankWolfeResult(*found)
+        return _one(gram.detach(), None if start is None else start.detach(), limits)
     with torch.no_grad():
         B = gram.detach().reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
         iterations = torch.zeros(len(B), dtype=torch.int64, device=B.device)
@@ -154,6 +108,24 @@ def frank_wolfe(
             lam = lam / lam.sum(-1, keepdim=True)
         batch, reached = gram.shape[:-2], _gap(B, lam.to(B.dtype)).to(gram.dtype)
     return FrankWolfeResult(lam.reshape(gram.shape[:-1]), reached.reshape(batch), iterations.reshape(batch))
+
+
+def _one(gram: Tensor, start: Tensor | None, limits: Limits) -> FrankWolfeResult:
+    """The exact solver for a single problem in NumPy: it is mostly calls, and PyTorch's cost three times as much."""
+    B = gram.numpy() if gram.dtype is torch.float64 else gram.to(torch.float64).numpy()
+    with np.errstate(all="ignore"):  # NaN and infinity are answered for by the gap
+        lam, solves = one_problem(B, None if start is None else start.to(torch.float64).numpy(), limits)
+        total = np.add.reduce(lam)
+        lam = lam / total if 0 < total < np.inf else np.full(len(lam), 1 / len(lam))
+        weights = torch.from_numpy(lam)
+        if gram.dtype is not torch.float64:
+            weights = weights.to(gram.dtype)
+            weights = weights / weights.sum()  # to 1 in this dtype
+            lam = weights.to(torch.float64).numpy()
+        q = B @ lam
+        q -= np.minimum.reduce(q)
+        gap = torch.from_numpy(np.array(lam @ q / max(np.add.reduce(B.diagonal()), np.finfo(np.float64).tiny)))
+    return FrankWolfeResult(weights, gap.to(gram.dtype), torch.from_numpy(np.array(solves)))
 
 
 def _algorithm_2(B: Tensor, steps: int) -> Tensor:
@@ -195,8 +167,7 @@ def _gap(B: Tensor, lam: Tensor) -> Tensor:
 def _check(
     gram: Tensor, solver: str, max_iterations: int | None, tolerance: float, gap: float, start: Tensor | None
 ) -> None:
-    if solver not in ("exact", "paper"):
-        raise ConfigError(f"frank_wolfe: solver={solver!r} is unknown: {did_you_mean(solver, ('exact', 'paper'))}")
+    one_of("frank_wolfe: solver", solver, ("exact", "paper"))
     shape = tuple(gram.shape)
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ConfigError(

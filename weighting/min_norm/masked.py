@@ -1,4 +1,4 @@
-"""Exact minimum-norm point of a simplex without looking at the data: ``frank_wolfe(solver="exact")`` off the CPU.
+"""Exact minimum-norm points of a batch, or off the CPU: ``frank_wolfe(solver="exact")`` without looking at the data.
 
 The problem. Minimise f(lam) = lam^T B lam over the simplex, B = D D^T. It is optimal exactly when
 (B lam)_i >= f(lam) for every i (the Frank-Wolfe gap f - min_i (B lam)_i is 0). Divide by f: x = lam / f satisfies
@@ -26,8 +26,7 @@ Two phases, both with a number of steps that does not grow with T:
 
 A problem counts as solved only when its iterate passes the test of (1), relative to f and to rounding. All problems
 take all steps, the solved ones without effect, so that host and device never wait for each other and everything traces
-without data. The CPU, where looking costs nothing, has shorter ways (weighting/min_norm/active_set.py,
-weighting/min_norm/pivoting.py).
+without data. One problem on the CPU, where looking costs nothing, has a shorter way (weighting/min_norm/active_set.py).
 """
 
 from __future__ import annotations
