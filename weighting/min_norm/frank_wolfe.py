@@ -60,10 +60,10 @@ def frank_wolfe(
         wherever the device has it. The result carries no gradient.
     solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
     max_iterations: of ``exact`` a cap on its linear solves. Most problems need 1 to 5 of them, whatever T; rank-
-        deficient ones up to about T where one problem is solved on the CPU, which by default gets 5 T + 50, and 25
+        deficient ones up to about T on the CPU, which by default gets 5 T + 50, and 25
         elsewhere, where it is 42. A problem that meets the cap keeps its last point and says so through its gap.
     tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
-    gap: of ``exact`` for one problem on the CPU: stop early, as soon as the gap below is at most this. It is relative
+    gap: of ``exact`` on the CPU: stop early, as soon as the gap below is at most this. It is relative
         to trace(B), so that large rows can hide what happens to small ones: 0, to solve exactly, is the default.
     start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
@@ -73,7 +73,8 @@ def frank_wolfe(
     problem with NaN or infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault
     is seen, and no other problem of the batch suffers.
 
-    Batches, and all problems off the CPU, take a fixed number of masked steps, without synchronising host and device.
+    On the CPU the problems of a batch are solved one by one. Elsewhere all take a fixed number of masked steps side by
+    side, without synchronising host and device.
     Raises ConfigError for shapes or options that cannot work.
 
     >>> D = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
@@ -86,9 +87,18 @@ def frank_wolfe(
     ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
     # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
     seen = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
-    if solver == "exact" and gram.ndim == 2 and seen:
+    if solver == "exact" and seen and len(gram):
         limits = Limits(ridge, tolerance, gap, max_iterations or 5 * T + 50)
-        return _one(gram.detach(), None if start is None else start.detach(), limits)
+        if gram.ndim == 2:
+            return _one(gram.detach(), None if start is None else start.detach(), limits)
+        # one by one: a batch gets the answers of its problems alone
+        starts = [None] * len(gram) if start is None else list(start)
+        parts = [
+            frank_wolfe(B, max_iterations=max_iterations, tolerance=tolerance, gap=gap, start=start)
+            for B, start in zip(gram, starts, strict=True)
+        ]
+        columns = ([part.weights for part in parts], [part.gap for part in parts], [part.iterations for part in parts])
+        return FrankWolfeResult(*map(torch.stack, columns))
     with torch.no_grad():
         B = gram.detach().reshape(-1, T, T).to(torch.float32 if gram.device.type == "mps" else torch.float64)
         iterations = torch.zeros(len(B), dtype=torch.int64, device=B.device)
