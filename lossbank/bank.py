@@ -208,14 +208,14 @@ class BankRetriever:
         self.bank, self.kind, self.run, self.seed = bank, kind, run, seed
         self._predictor: KnnPredictor | TowerPredictor | None = None
 
-    def remember(self, context: Tensor, names: Sequence[str], prices: Tensor, task: str, step: int) -> None:
-        """Keep the prices (n,) that losses had in a context (C,)."""
+    def remember(self, context: Tensor, names: Sequence[str], contributions: Tensor, task: str, step: int) -> None:
+        """Keep the contributions (n,) that losses made in a context (C,)."""
         contexts = np.broadcast_to(context.cpu().numpy(), (len(names), len(context)))
-        self.bank.memory.add(contexts, list(names), prices.cpu().numpy(), run=self.run, task=task, step=step)
+        self.bank.memory.add(contexts, list(names), contributions.cpu().numpy(), run=self.run, task=task, step=step)
         self._predictor = None
 
     def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Mean and uncertainty (n,) of the prices to expect in ``context`` (C,)."""
+        """Mean and uncertainty (n,) of the contributions to expect in ``context`` (C,)."""
         if self._predictor is None:
             self._predictor = self._fitted()
         found = self._predictor.predict(context.cpu(), names)
@@ -228,10 +228,6 @@ class BankRetriever:
         self.bank.towers = None
         self.bank.fit(steps=FIT_STEPS, seed=self.seed)
         return self.bank.predictor("towers")
-
-    def save(self, folder: Path) -> None:
-        """Write the bank to ``folder``; a kill leaves the old one or the new one."""
-        self.bank.save(folder)
 
     def resume(self, folder: Path, step: int) -> None:
         """Take the memory from ``folder`` as it was after ``step`` of this run, which may have gone on since.
@@ -246,9 +242,3 @@ class BankRetriever:
         if len(kept):
             memory.extend(take(records, kept))
         self.bank.memory, self._predictor = memory, None
-
-
-def starting_retriever(source: Path | None, kind: str, run: str, seed: int) -> BankRetriever:
-    """A retriever over the bank in ``source``, or over an empty one, that offers all registered losses."""
-    bank = LossBank.create() if source is None else LossBank.load(source)
-    return BankRetriever(bank, kind, run, seed)
