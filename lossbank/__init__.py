@@ -28,7 +28,7 @@ from lossrag.lossbank.composing.one_step import (
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, PATTERN_NAMES, loss_vectors
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
 from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, Predictor, TowerPredictor
 from lossrag.lossbank.experience.towers import FitReport, Towers
 from lossrag.lossbank.library.batched import LossInputs, gradient_sizes
@@ -43,7 +43,6 @@ __all__ = [
     "EMBEDDING_VERSION",
     "GEOMETRY_NAMES",
     "LOSSES",
-    "PATTERN_NAMES",
     "POLICIES",
     "BankRetriever",
     "Batch",

@@ -1,8 +1,8 @@
-"""The bank: the losses on offer, their geometry, what is remembered of them, and the towers that learnt from it."""
+"""Bank: the losses on offer, their geometry, what is remembered of them, and the towers that learnt from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lossrag.errors import BankError, ConfigError
+from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import (
     EMBEDDING_VERSION,
@@ -20,18 +20,19 @@ from lossrag.lossbank.experience.embedding import (
     geometry_vectors,
     loss_vectors,
 )
-from lossrag.lossbank.experience.index import Attributes, LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
 from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.experience.storage import load_files, save_memory
+from lossrag.lossbank.experience.topk import exact_top_k, flat_index, unit_rows
 from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
 
 
 class LossBank:
-    """Losses by name, an index of their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
+    """Losses by name, their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
 
     A loss that is in the memory but not registered here stays in the memory and is not offered; one that is
     registered but not in the memory is offered through its geometry. Make one with :meth:`create` or :meth:`load`.
@@ -47,11 +48,11 @@ class LossBank:
                 f"A bank takes a memory of version {EMBEDDING_VERSION!r} and contexts of {len(CONTEXT_NAMES)} numbers, "
                 f"got {memory.embedding_version!r} with {memory.context_size}: start with an empty one."
             )
-        losses = [LOSSES[name] for name in names]
-        self.losses = {loss.name: Attributes(loss.target_kind, loss.family) for loss in losses}
-        self.index = LossIndex(GEOMETRY_SIZE)
-        self._geometry = geometry_vectors(losses)
-        self.index.add(list(names), self._geometry.numpy(), list(self.losses.values()))
+        twice = sorted(name for name in set(names) if list(names).count(name) > 1)
+        if twice:
+            raise ConfigError(f"The loss {twice[0]!r} comes twice: give each name once.")
+        self.losses: dict[str, Loss] = {name: LOSSES[name] for name in names}
+        self._geometry = geometry_vectors(list(self.losses.values()))
         self.memory = memory
         self.towers = towers
 
@@ -66,15 +67,15 @@ class LossBank:
     @property
     def names(self) -> tuple[str, ...]:
         """The losses on offer, sorted."""
-        return self.index.keys
+        return tuple(sorted(self.losses))
 
     def geometries(self) -> dict[str, Tensor]:
         """The geometry (G,) of every loss on offer, of length 1."""
         return dict(zip(self.losses, self._geometry.unbind(), strict=True))
 
-    def vectors(self, pattern: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def vectors(self) -> dict[str, Tensor]:
         """The embedding (E,) of every loss on offer; see :func:`lossrag.lossbank.experience.embedding.loss_vectors`."""
-        rows = loss_vectors([LOSSES[name] for name in self.losses], self.memory, pattern)
+        rows = loss_vectors(list(self.losses.values()), self.memory)
         return dict(zip(self.losses, rows.unbind(), strict=True))
 
     def neighbours(self, name: str, k: int) -> list[tuple[str, float]]:
@@ -82,19 +83,28 @@ class LossBank:
 
         Raises ConfigError for a loss that is not on offer, or k < 1.
         """
-        own = self.index.vectors([name])
-        others = [key for key in self.names if key != name]
-        return self.index.search(own, k, target_kind=self.index.attributes(name).target_kind, keys=others)[0]
+        if name not in self.losses:
+            raise ConfigError(f"The bank offers no {name!r}: {did_you_mean(name, self.losses)}")
+        if k < 1:
+            raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
+        kind, shapes = self.losses[name].target_kind, self.geometries()
+        others = [other for other in self.names if other != name and self.losses[other].target_kind == kind]
+        if not others:
+            return []
+        rows, own = (
+            unit_rows([shapes[each].tolist() for each in chosen], GEOMETRY_SIZE, "geometries")
+            for chosen in (others, [name])
+        )
+        ((places, cosines),) = exact_top_k(flat_index(rows), rows, own, k)
+        return [(others[place], float(cosine)) for place, cosine in zip(places, cosines, strict=True)]
 
-    def fit(self, *, steps: int = 200, seed: int = 0, pattern: Mapping[str, Tensor] | None = None) -> FitReport:
+    def fit(self, *, steps: int = 200, seed: int = 0) -> FitReport:
         """Fit the towers to the memory, from where they are, or new ones; see :meth:`Towers.fit`."""
         if self.towers is None:
             self.towers = Towers(len(CONTEXT_NAMES), VECTOR_SIZE, seed=seed)
-        return self.towers.fit(self.memory, self.vectors(pattern), steps=steps, seed=seed)
+        return self.towers.fit(self.memory, self.vectors(), steps=steps, seed=seed)
 
-    def predictor(
-        self, kind: Literal["knn", "towers"] = "knn", pattern: Mapping[str, Tensor] | None = None
-    ) -> KnnPredictor | TowerPredictor:
+    def predictor(self, kind: Literal["knn", "towers"] = "knn") -> KnnPredictor | TowerPredictor:
         """What predicts contributions from the bank as it is now; make a new one after a fit.
 
         Raises ConfigError for another kind, or for "towers" before the first :meth:`fit`.
@@ -105,7 +115,7 @@ class LossBank:
             raise ConfigError(f"A predictor is 'knn' or 'towers', got {kind!r}.")
         if self.towers is None:
             raise ConfigError("This bank has no towers: call fit() first, or ask for the predictor 'knn'.")
-        return TowerPredictor(self.towers, self.vectors(pattern), self.index)
+        return TowerPredictor(self.towers, self.vectors())
 
     def save(self, folder: Path) -> None:
         """Write memory and towers to ``folder`` in one step: a crash leaves the old bank or the new one.
@@ -161,7 +171,7 @@ def check(folder: Path) -> list[str]:
     if untried:
         findings.append(f"Without history, so offered through geometry alone: {', '.join(untried)}.")
     if len(records) >= bank.memory.capacity:
-        findings.append(f"The memory is full ({len(records):,} records): give it more capacity with resized().")
+        findings.append(f"The memory is full ({len(records):,} records): older ones give way to new ones.")
     outside = int((abs(records.contribution) > 1).sum())
     if outside:
         findings.append(f"{outside:,} of {len(records):,} contributions are outside [-1, 1] and will be clamped.")

@@ -12,7 +12,6 @@ from .lossbank import CONTEXT_NAMES as CONTEXT_NAMES
 from .lossbank import EMBEDDING_VERSION as EMBEDDING_VERSION
 from .lossbank import GEOMETRY_NAMES as GEOMETRY_NAMES
 from .lossbank import LOSSES as LOSSES
-from .lossbank import PATTERN_NAMES as PATTERN_NAMES
 from .lossbank import POLICIES as POLICIES
 from .lossbank import BankRetriever as BankRetriever
 from .lossbank import Batch as Batch

@@ -38,26 +38,12 @@ def history(memory: Memory, losses: Sequence[str], task: str | None = None) -> H
     return _summary(records, rows, np.ones(len(rows)), losses)
 
 
-def knn_scores(
-    memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean contributions (L,) of ``losses`` at the k moments nearest to the context ``query`` (C,), and counts (L,).
+def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
+    """How ``losses`` (L) did at the k moments nearest to the context ``query`` (C,).
 
-    Moments weigh by their similarity in (0, 1]. A loss that none of them has tried scores 0 with count 0.
+    Moments weigh by their similarity in (0, 1]. A loss that none of them has tried has mean 0 and count 0.
 
     Raises ConfigError for k < 1, or a query of another size or not finite.
-
-    >>> memory = Memory(1, "v1")
-    >>> memory.add([[0.0], [9.0]], ["mae", "mae"], [0.5, -0.5], run="r", task="REC", step=[0, 1])
-    >>> knn_scores(memory, [1.0], 1, ["mae", "brier"])
-    (array([0.5, 0. ]), array([1, 0]))
-    """
-    near = near_history(memory, query, k, losses)
-    return near.means, near.counts
-
-
-def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
-    """As :func:`knn_scores`, with the deviations from the means as well, weighted in the same way.
 
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0], [0.0]], ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])

@@ -1,4 +1,4 @@
-"""The bank's memory: how much every loss contributed, in which context, over tasks and runs."""
+"""Memory of a bank: how much every loss contributed, in which context, over tasks and runs."""
 
 from __future__ import annotations
 
@@ -55,25 +55,12 @@ class Memory:
         run: str | Sequence[str],
         task: str | Sequence[str],
         step: int | ArrayLike,
-        weights: ArrayLike | None = None,
-        uncertainties: ArrayLike | None = None,
     ) -> None:
         """Remember that in ``contexts`` (n, C) the ``losses`` (n) made ``contributions`` (n,), in any one unit.
 
         The rest, and what raises ConfigError, is as in :func:`lossrag.lossbank.experience.records.make_records`.
         """
-        self.extend(
-            make_records(
-                contexts,
-                losses,
-                contributions,
-                run=run,
-                task=task,
-                step=step,
-                weights=weights,
-                uncertainties=uncertainties,
-            )
-        )
+        self.extend(make_records(contexts, losses, contributions, run=run, task=task, step=step))
 
     def extend(self, records: Records) -> None:
         """Remember ``records``. Raises ConfigError when their contexts have another size."""
@@ -108,9 +95,7 @@ class Memory:
         records = self.records
         names = (records.runs, records.tasks, records.losses)
         digest = hashlib.sha256(repr((self.context_size, self.embedding_version, self.capacity, names)).encode())
-        for column in (records.run, records.task, records.loss, records.step, records.context):
-            digest.update(column.tobytes())
-        for column in (records.contribution, records.weight, records.uncertainty):
+        for column in (records.run, records.task, records.loss, records.step, records.context, records.contribution):
             digest.update(column.tobytes())
         return digest.hexdigest()
 
@@ -136,16 +121,7 @@ def merge(first: Memory, second: Memory) -> Memory:
             f"Memories of the embeddings {first.embedding_version!r} and {second.embedding_version!r} do not merge: "
             "their contexts mean different things. Start from one of them."
         )
-    return _filled([first, second], min(first.capacity, second.capacity))
-
-
-def resized(memory: Memory, capacity: int) -> Memory:
-    """The same memory with another ``capacity``; what is over it goes. Raises ConfigError when it is out of range."""
-    return _filled([memory], capacity)
-
-
-def _filled(sources: Sequence[Memory], capacity: int) -> Memory:
-    result = Memory(sources[0].context_size, sources[0].embedding_version, capacity)
-    for source in sources:
+    result = Memory(first.context_size, first.embedding_version, min(first.capacity, second.capacity))
+    for source in (first, second):
         result.extend(source.records)
     return result

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.lossbank.experience.history import near_history
-from lossrag.lossbank.experience.index import LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.towers import Towers
 
@@ -125,26 +124,13 @@ _PRIOR = 0.05
 
 
 class TowerPredictor:
-    """The learned predictor: ``towers``, loss ``vectors`` (E,) by name, and an ``index`` that knows the losses.
+    """The learned predictor: ``towers`` and loss ``vectors`` (E,) by name."""
 
-    From ``index`` only the attributes of the names are read, so the index of geometries will do. The loss tower's
-    vectors go into an index of their own: make a new predictor after a fit, or when the vectors have changed.
-
-    Raises ConfigError for a name that ``index`` does not hold.
-    """
-
-    def __init__(self, towers: Towers, vectors: Mapping[str, Tensor], index: LossIndex) -> None:
+    def __init__(self, towers: Towers, vectors: Mapping[str, Tensor]) -> None:
         self.towers = towers
-        self._names = tuple(sorted(vectors))
-        self._place = {name: place for place, name in enumerate(self._names)}
-        self._rows = (
-            torch.stack([vectors[name].float().cpu() for name in self._names])
-            if vectors
-            else torch.empty(0, towers.shape.loss)
-        )
-        keys = towers.key_vectors(self._rows)
-        self.index = LossIndex(keys.shape[1])
-        self.index.add(self._names, keys.numpy(), [index.attributes(name) for name in self._names])
+        self._place = {name: place for place, name in enumerate(vectors)}
+        rows = [vector.float().cpu() for vector in vectors.values()]
+        self._rows = torch.stack(rows) if rows else torch.empty(0, towers.shape.loss)
 
     def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
         """What the losses ``names`` (L) will contribute in ``context`` (C,), as :meth:`Towers.predict` has it.
@@ -153,20 +139,6 @@ class TowerPredictor:
         """
         wanted = torch.tensor([_place(self._place, name) for name in names], dtype=torch.long)
         return Prediction(*self.towers.predict(context.detach().cpu().float(), self._rows[wanted]))
-
-    def search(
-        self, context: Tensor, k: int, target_kind: str | None, family: str | None = None
-    ) -> list[tuple[str, float]]:
-        """The min(k, matching) losses with the highest prediction in ``context`` (C,), best first, with cosines.
-
-        The cosines are between tower vectors; their order is that of the predicted means, ties by name. Towers that
-        were never fitted find the losses in an order without meaning.
-
-        Raises ConfigError for k < 1 or a context of another size.
-        """
-        query = self.towers.query_vector(context.detach().cpu().float())
-        (found,) = self.index.search(query[None].numpy(), k, target_kind=target_kind, family=family)
-        return found
 
 
 def _place(places: Mapping[str, int], name: str) -> int:

@@ -1,4 +1,4 @@
-"""A memory on disk: plain arrays and a manifest that proves them; a crash leaves the old or the new one.
+"""Storage of a memory: plain arrays and a manifest that proves them; a crash leaves the old or the new one.
 
 A folder holds ``memory-<hash>.safetensors``, perhaps ``towers-<hash>.safetensors``, and ``manifest.json``. The manifest
 names the files it belongs to and is replaced last, so it is the point at which a new bank takes effect.
@@ -24,7 +24,7 @@ from lossrag.lossbank.experience.memory import MAX_CAPACITY, MAX_CONTEXT, Memory
 from lossrag.lossbank.experience.records import MAX_NAME, Records, check_name
 
 MANIFEST = "manifest.json"
-FORMAT = "lossrag-memory-1"
+FORMAT = "lossrag-memory-2"
 MAX_BYTES = 1 << 28
 
 DATA_FILE = r"(memory|towers)-[0-9a-f]{16}\.safetensors"
@@ -81,7 +81,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if _checksum(manifest) != found or _encode(manifest) != content:
         raise _damaged_file(path, "it does not match its checksum")
     if manifest["format"] != FORMAT:
-        raise BankError(f"{path} has the format {manifest['format']!r}, expected {FORMAT!r}: use the LossRAG it is of.")
+        raise BankError(
+            f"{path} has the format {manifest['format']!r}, this program reads {FORMAT!r}: name another folder, start "
+            "with an empty bank, or use the LossRAG that wrote it."
+        )
     try:
         _check(manifest)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -127,7 +130,7 @@ def _damaged_file(path: Path, why: str) -> BankError:
     return BankError(f"{path} is damaged ({why}): restore it from a copy, or name another folder.")
 
 
-_COLUMNS = ("run", "task", "loss", "step", "context", "contribution", "weight", "uncertainty")
+_COLUMNS = ("run", "task", "loss", "step", "context", "contribution")
 _NUMBERS = _COLUMNS[4:]
 _HEADER = 65_536
 """Bytes that the header of a safetensors file may take beside the arrays."""
@@ -184,25 +187,20 @@ def save_memory(memory: Memory, folder: Path, towers: bytes | None = None) -> No
         raise BankError(f"The bank cannot be written to {folder} ({error}): name a folder you may write to.") from None
 
 
-def load_memory(folder: Path, expected_embedding_version: str) -> Memory:
-    """The memory that :func:`save_memory` wrote; nothing on disk is touched.
+def load_files(folder: Path, expected_embedding_version: str) -> tuple[Memory, bytes | None]:
+    """The memory that :func:`save_memory` wrote to ``folder``, and the bytes of the towers saved with it, if any.
 
-    Raises BankError when the folder is absent, holds no bank, one that is damaged or of another format, or one whose
-    contexts another version of the embedding made: the message names both.
+    Nothing on disk is touched. Raises BankError when the folder is absent, holds no bank, one that is damaged or of
+    another format, or one whose contexts another version of the embedding made: the message names both.
 
     >>> import tempfile
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.5]], ["mae"], [0.25], run="r", task="REC", step=7)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_memory(memory, Path(folder))
-    ...     load_memory(Path(folder), "v1").fingerprint() == memory.fingerprint()
+    ...     load_files(Path(folder), "v1")[0].fingerprint() == memory.fingerprint()
     True
     """
-    return load_files(folder, expected_embedding_version)[0]
-
-
-def load_files(folder: Path, expected_embedding_version: str) -> tuple[Memory, bytes | None]:
-    """The memory of ``folder``, and the bytes of the towers saved with it, if any; as :func:`load_memory`."""
     manifest = read_manifest(folder)
     while True:
         _check_version(folder, manifest, expected_embedding_version)
@@ -232,7 +230,7 @@ def _read_data(folder: Path, manifest: dict[str, Any]) -> dict[str, bytes]:
 
 def _read_file(folder: Path, manifest: dict[str, Any], name: str) -> bytes:
     claim = manifest["files"][name]
-    widths = 4 * (manifest["context_size"] + 6) + 8
+    widths = 4 * (manifest["context_size"] + 4) + 8
     most = _MOST_TOWERS if name.startswith("towers") else manifest["records"] * widths + _HEADER
     try:
         size = (folder / name).stat().st_size
@@ -262,10 +260,8 @@ def _rebuild(arrays: dict[str, NDArray[Any]], manifest: dict[str, Any]) -> Memor
         if count and not 0 <= arrays[name].min() <= arrays[name].max() < len(manifest[names]):
             raise ValueError(f"{name} points past the {names}")
     finite = all(np.isfinite(arrays[name]).all() for name in ("context", "contribution"))
-    if not finite or (arrays["step"] < 0).any() or np.isinf(arrays["weight"]).any():
+    if not finite or (arrays["step"] < 0).any():
         raise ValueError("it holds numbers that are not finite, or negative steps")
-    if ((arrays["uncertainty"] < 0) | np.isinf(arrays["uncertainty"])).any():
-        raise ValueError("it holds uncertainties that are negative or infinite")
     memory = Memory(size, manifest["embedding_version"], manifest["capacity"])
     runs, tasks, losses = (tuple(manifest[names]) for names in ("runs", "tasks", "losses"))
     memory.extend(Records(runs, tasks, losses, *(arrays[name] for name in _COLUMNS)))

@@ -356,27 +356,6 @@ class Towers:
         inputs = inputs.detach().to("cpu", torch.float32)
         return tower(self._state, side, standardised(self._state, side, inputs))
 
-    def query_vector(self, context: Tensor) -> Tensor:
-        """Where to look for losses in ``context`` (C,): (D,), D = M (m + 1) + 1; see :meth:`key_vectors`."""
-        point, _ = self.embed("context", context[None])
-        return torch.cat([torch.cat([point[:, 0], torch.ones(len(point), 1)], dim=1).flatten(), torch.zeros(1)])
-
-    def key_vectors(self, loss_vectors: Tensor) -> Tensor:
-        """Unit vectors (L, D) whose order by cosine with a query is that of the predictions, bias included.
-
-        The members' scaled vectors and biases stand side by side. Losses with longer ones would lose their lead
-        to normalisation, so a last entry, which no query looks at, fills all up to the same length.
-        """
-        if not len(loss_vectors):
-            return torch.empty(0, self.shape.members * (self.shape.joint + 1) + 1)
-        vectors, bias = self.embed("loss", loss_vectors)
-        rows = torch.cat([self._state["scale"][:, None, None] * vectors, bias[..., None]], dim=-1)
-        rows = rows.transpose(0, 1).flatten(1).double()
-        square = rows.square().sum(dim=1)
-        longest = square.amax().clamp(min=1e-12)
-        filled = torch.cat([rows, (longest - square).clamp(min=0).sqrt()[:, None]], dim=1)
-        return (filled / longest.sqrt()).float()
-
     def state_dict(self) -> State:
         """Everything that was learnt, as copies of plain float32 tensors."""
         return {name: tensor.clone() for name, tensor in self._state.items()}

@@ -46,8 +46,8 @@ def folder(tmp_path):
         for step in range(10):
             context = np.zeros((2, len(CONTEXT_NAMES)))
             context[:, KIND], context[:, NOISE] = 1, noise + step / 1000
-            prices = [0.3 if name == best else -0.1 for name in ("cross_entropy", "mae")]
-            bank.memory.add(context, ["cross_entropy", "mae"], prices, run="r", task=task, step=step)
+            contributions = [0.3 if name == best else -0.1 for name in ("cross_entropy", "mae")]
+            bank.memory.add(context, ["cross_entropy", "mae"], contributions, run="r", task=task, step=step)
     bank.save(tmp_path / "bank")
     return tmp_path / "bank"
 
@@ -147,7 +147,6 @@ def test_export(lossrag, folder, tmp_path):
     with open(tmp_path / "all.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
-    assert rows[0]["weight"] == ""
     entries = json.loads((tmp_path / "all.json").read_text(), parse_constant=pytest.fail)
     for row, entry in zip(rows, entries, strict=True):
         assert (row["loss"], int(row["step"])) == (entry["loss"], entry["step"])

@@ -19,7 +19,7 @@ import lossrag.lossbank.experience.memory
 import lossrag.lossbank.experience.storage
 from lossrag import BankError
 from lossrag.lossbank.experience.memory import MAX_CAPACITY, Memory
-from lossrag.lossbank.experience.storage import MANIFEST, load_memory, save_memory
+from lossrag.lossbank.experience.storage import MANIFEST, load_files, save_memory
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -34,9 +34,12 @@ def example(count: int = 12, version: str = "v1", run: str = "läuft") -> Memory
         run=run,
         task=["REC", "TALK"] * (count // 2) + ["REC"] * (count % 2),
         step=np.arange(count),
-        uncertainties=np.where(np.arange(count) % 3, 0.1, np.nan),
     )
     return memory
+
+
+def load(folder: Path, version: str) -> Memory:
+    return load_files(folder, version)[0]
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -54,7 +57,7 @@ def test_round_trip_is_bit_for_bit(tmp_path, count):
     folder = tmp_path / str(count) / "bank"
     memory = example(count)
     save_memory(memory, folder)
-    assert load_memory(folder, "v1").fingerprint() == memory.fingerprint()
+    assert load(folder, "v1").fingerprint() == memory.fingerprint()
 
 
 def test_the_newer_bank_takes_the_place_and_nothing_is_left_behind(tmp_path):
@@ -64,7 +67,7 @@ def test_the_newer_bank_takes_the_place_and_nothing_is_left_behind(tmp_path):
     (tmp_path / ".memory-0123456789abcdef.safetensors.77.tmp").write_text("left by a killed process")
     save_memory(example(9), tmp_path)
     save_memory(example(9), tmp_path)
-    assert len(load_memory(tmp_path, "v1")) == 9
+    assert len(load(tmp_path, "v1")) == 9
     names = {path.name for path in tmp_path.iterdir()} - {".lock", "notes.txt", "memory-of-mine.safetensors"}
     assert len(names) == 2
 
@@ -90,12 +93,12 @@ def test_every_damage_is_noticed_and_harms_nothing(tmp_path, which):
         path.write_bytes(bytes(damaged))
         before = snapshot(tmp_path)
         with pytest.raises(BankError):
-            load_memory(tmp_path, "v1")
+            load(tmp_path, "v1")
         assert snapshot(tmp_path) == before
 
     damage()
     path.write_bytes(content)
-    load_memory(tmp_path, "v1")
+    load(tmp_path, "v1")
 
 
 def test_every_single_byte_of_the_manifest_counts(tmp_path):
@@ -106,7 +109,7 @@ def test_every_single_byte_of_the_manifest_counts(tmp_path):
         damaged[position] ^= 1
         (tmp_path / MANIFEST).write_bytes(bytes(damaged))
         with pytest.raises(BankError):
-            load_memory(tmp_path, "v1")
+            load(tmp_path, "v1")
 
 
 class KilledError(BaseException):
@@ -147,12 +150,12 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_bank(tmp_path, monkeypatc
             finished = False
     prints = {memory.fingerprint() for memory in ((new,) if finished else (old, new))}
     if survivor == "older" or finished or (tmp_path / MANIFEST).exists():
-        assert load_memory(tmp_path, "v1").fingerprint() in prints
+        assert load(tmp_path, "v1").fingerprint() in prints
     else:
         with pytest.raises(BankError, match="holds no bank"):
-            load_memory(tmp_path, "v1")
+            load(tmp_path, "v1")
     save_memory(new, tmp_path)
-    assert load_memory(tmp_path, "v1").fingerprint() == new.fingerprint()
+    assert load(tmp_path, "v1").fingerprint() == new.fingerprint()
     assert len(list(tmp_path.glob("memory-*"))) == 1
 
 
@@ -175,28 +178,40 @@ def test_killed_while_saving(tmp_path):
             process.stdout.readline()
             time.sleep(pause)
             process.send_signal(signal.SIGKILL)
-        assert len(load_memory(tmp_path, "v1")) >= 600
+        assert len(load(tmp_path, "v1")) >= 600
 
 
 def test_another_embedding_version_names_both_and_is_not_overwritten(tmp_path):
     save_memory(example(version="geometry-1"), tmp_path)
     before = snapshot(tmp_path)
     with pytest.raises(BankError, match=r"version 'geometry-1' .* this program has 'geometry-2'"):
-        load_memory(tmp_path, "geometry-2")
+        load(tmp_path, "geometry-2")
     with pytest.raises(BankError, match="geometry-1"):
         save_memory(example(version="geometry-2"), tmp_path)
     assert snapshot(tmp_path) == before
 
 
+def test_a_bank_of_an_older_format_is_refused_with_what_to_do(tmp_path):
+    save_memory(example(), tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_bytes())
+    del manifest["sha256"]
+    lossrag.lossbank.experience.storage.write_manifest(tmp_path, {**manifest, "format": "lossrag-memory-1"})
+    before = snapshot(tmp_path)
+    for use in (lambda: load(tmp_path, "v1"), lambda: save_memory(example(), tmp_path)):
+        with pytest.raises(BankError, match=r"'lossrag-memory-1'.*name another folder, start with an empty bank"):
+            use()
+    assert snapshot(tmp_path) == before
+
+
 def test_absent_and_foreign_folders(tmp_path):
     with pytest.raises(BankError, match="does not exist"):
-        load_memory(tmp_path / "nowhere", "v1")
+        load(tmp_path / "nowhere", "v1")
     with pytest.raises(BankError, match="holds no bank"):
-        load_memory(tmp_path, "v1")
+        load(tmp_path, "v1")
     for content in ("[]", "{}", '{"name": "an extension"}', "", "[" * 100_000, "\x00"):
         (tmp_path / MANIFEST).write_text(content)
         with pytest.raises(BankError, match=r"damaged|not of a LossRAG bank"):
-            load_memory(tmp_path, "v1")
+            load(tmp_path, "v1")
         with pytest.raises(BankError):
             save_memory(example(), tmp_path)
         assert (tmp_path / MANIFEST).read_text() == content
@@ -204,13 +219,12 @@ def test_absent_and_foreign_folders(tmp_path):
     with pytest.raises(BankError, match="cannot be written"):
         save_memory(example(), tmp_path / "file")
     with pytest.raises(BankError, match="cannot be read"):
-        load_memory(tmp_path / "file", "v1")
+        load(tmp_path / "file", "v1")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "lossrag-memory-2"},
         {"records": MAX_CAPACITY + 1, "capacity": MAX_CAPACITY + 1},
         {"records": 11},
         {"records": True},
@@ -232,7 +246,7 @@ def test_a_forged_manifest_with_a_true_checksum(tmp_path, changes):
     del manifest["sha256"]
     lossrag.lossbank.experience.storage.write_manifest(tmp_path, {**manifest, **changes})
     with pytest.raises(BankError):
-        load_memory(tmp_path, "v1")
+        load(tmp_path, "v1")
 
 
 def test_a_file_of_absurd_size_is_not_read(tmp_path, monkeypatch):
@@ -240,11 +254,11 @@ def test_a_file_of_absurd_size_is_not_read(tmp_path, monkeypatch):
     with open(data_file(tmp_path), "r+b") as file:
         file.truncate(1 << 40)  # sparse
     with pytest.raises(BankError, match=r"1,099,511,627,776 bytes"):
-        load_memory(tmp_path, "v1")
+        load(tmp_path, "v1")
     with open(tmp_path / MANIFEST, "r+b") as file:
         file.truncate(1 << 40)
     with pytest.raises(BankError, match="which no bank has"):
-        load_memory(tmp_path, "v1")
+        load(tmp_path, "v1")
 
 
 def test_a_reader_follows_a_writer_that_comes_between(tmp_path, monkeypatch):
@@ -257,10 +271,10 @@ def test_a_reader_follows_a_writer_that_comes_between(tmp_path, monkeypatch):
         return read(folder, manifest)
 
     monkeypatch.setattr(lossrag.lossbank.experience.storage, "_read_data", overtaken)
-    assert len(load_memory(tmp_path, "v1")) == 9
+    assert len(load(tmp_path, "v1")) == 9
     data_file(tmp_path).unlink()
     with pytest.raises(BankError, match="is missing"):
-        load_memory(tmp_path, "v1")
+        load(tmp_path, "v1")
 
 
 def test_two_writers_take_turns(tmp_path, monkeypatch):
