@@ -29,7 +29,7 @@ from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
-from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, Predictor, TowerPredictor
+from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor
 from lossrag.lossbank.experience.towers import FitReport, Towers
 from lossrag.lossbank.library.batched import LossInputs, gradient_sizes
 from lossrag.lossbank.library.contract import Loss, LossFunction
@@ -67,7 +67,6 @@ __all__ = [
     "OneStepOptions",
     "Policy",
     "Prediction",
-    "Predictor",
     "Retriever",
     "ShareState",
     "Tangent",

@@ -105,7 +105,7 @@ class LossBank:
         return self.towers.fit(self.memory, self.vectors(), steps=steps, seed=seed)
 
     def predictor(self, kind: Literal["knn", "towers"] = "knn") -> KnnPredictor | TowerPredictor:
-        """What predicts contributions from the bank as it is now; make a new one after a fit.
+        """A predictor of contributions from the bank as it is now; make a new one after a fit.
 
         Raises ConfigError for another kind, or for "towers" before the first :meth:`fit`.
         """
@@ -154,7 +154,7 @@ def merge(first: LossBank, second: LossBank) -> LossBank:
 
 
 def check(folder: Path) -> list[str]:
-    """What a person should know about the bank in ``folder``, a line each; nothing is changed.
+    """Findings about the bank in ``folder`` that a person should know, a line each; nothing is changed.
 
     A bank that cannot be read at all is a finding too, not an error; an empty list means that all is well.
     """
@@ -228,8 +228,8 @@ class BankRetriever:
         """Mean and uncertainty (n,) of the contributions to expect in ``context`` (C,)."""
         if self._predictor is None:
             self._predictor = self._fitted()
-        found = self._predictor.predict(context.cpu(), names)
-        return found.mean.double(), found.uncertainty.double()
+        prediction = self._predictor.predict(context.cpu(), names)
+        return prediction.mean.double(), prediction.uncertainty.double()
 
     def _fitted(self) -> KnnPredictor | TowerPredictor:
         enough = len(self.bank.memory) >= FEWEST_MOMENTS * len(self.bank.names)

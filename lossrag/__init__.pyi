@@ -36,7 +36,6 @@ from .lossbank import OneStep as OneStep
 from .lossbank import OneStepOptions as OneStepOptions
 from .lossbank import Policy as Policy
 from .lossbank import Prediction as Prediction
-from .lossbank import Predictor as Predictor
 from .lossbank import Retriever as Retriever
 from .lossbank import ShareState as ShareState
 from .lossbank import Tangent as Tangent

@@ -13,7 +13,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def in_words(loss: Loss) -> list[str]:
-    """What the geometry of a loss means, a phrase each.
+    """Meaning of a loss's geometry, a phrase each.
 
     >>> from lossrag.lossbank import LOSSES
     >>> in_words(LOSSES["mae"])[:2]

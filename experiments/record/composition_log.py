@@ -31,7 +31,7 @@ LEAST = 0.01
 PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
-"""What an event is called that tells the order of a retrieval."""
+"""Kind of an event that tells the order of a retrieval."""
 
 
 class CompositionLog:

@@ -113,11 +113,11 @@ class Composer:
         for t, task in enumerate(moment.tasks):
             self._measure_sizes(t, task, measured[t])
         sizes = [self.state.sizes[t, losses] for t, losses in enumerate(measured)]
-        found = moment.contributions([[self.losses[i] for i in losses] for losses in measured], sizes)
+        contributions = moment.contributions([[self.losses[i] for i in losses] for losses in measured], sizes)
         for t, losses in enumerate(measured):
             self.contributions[t] = 0
-            self.contributions[t, losses] = found[t]
-            read = self.evidence.read(self.state, t, losses, found[t])
+            self.contributions[t, losses] = contributions[t]
+            read = self.evidence.read(self.state, t, losses, contributions[t])
             self.state = self.evidence.moved(self.state, t, losses, read, self.learns)
             if self.retriever is not None:
                 names = [self.names[i] for i in losses]
@@ -130,7 +130,7 @@ class Composer:
 
     @property
     def learns(self) -> bool:
-        """Whether contributions move the shares."""
+        """True where contributions move the shares."""
         return self.policy.learned and self.config.learn
 
     def _to_measure(self, t: int, context: Tensor) -> list[int]:
@@ -236,13 +236,13 @@ class Composer:
 
     def _unlike(self, ranked: Sequence[int], chosen: Sequence[int], count: int) -> list[int]:
         """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already."""
-        found: list[int] = []
+        unlike: list[int] = []
         for i in ranked:
-            if len(found) == count:
+            if len(unlike) == count:
                 break
-            if all(self.evidence.tells_apart(float(self._likeness[i, j])) for j in [*chosen, *found]):
-                found.append(i)
-        return found
+            if all(self.evidence.tells_apart(float(self._likeness[i, j])) for j in [*chosen, *unlike]):
+                unlike.append(i)
+        return unlike
 
     def _enter(self, t: int, i: int, expected: float) -> None:
         self.state = self.evidence.entered(self.state, t, i, expected, self.learns)

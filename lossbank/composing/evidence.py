@@ -42,7 +42,7 @@ class Batch:
     loss: Callable[[int, Tensor, Tensor], Tensor] | None = None
 
     def outer_loss(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> Tensor:
-        """What task t is judged by on these rows, ()."""
+        """Outer loss () of task t on these rows."""
         if self.loss is not None:
             return self.loss(t, logits, features)
         values = LOSSES[task.reference](logits, self.targets[t], features=features, class_counts=task.class_counts)
@@ -90,15 +90,15 @@ class EvidenceOptions(Protocol):
         ...
 
     def due(self, step: int) -> bool:
-        """Whether contributions are measured at the step of this number, from 1."""
+        """True when contributions are measured at the step of this number, from 1."""
         ...
 
     def judges(self, loss: Loss, active: bool) -> bool:
-        """Whether it has anything to say of a loss, which is part of the task's mixture or not."""
+        """True for a loss that it has anything to say of, be it part of the task's mixture or not."""
         ...
 
     def tells_apart(self, cosine: float) -> bool:
-        """Whether losses of so similar a geometry get contributions that differ."""
+        """True where losses of so similar a geometry get contributions that differ."""
         ...
 
     def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class LearnedLosses:
         self.previous = torch.full((2, len(tasks)), float("nan"), device=device)
 
     def due(self, step: int) -> bool:
-        """Whether contributions are measured at the step of this number, from 1."""
+        """True when contributions are measured at the step of this number, from 1."""
         return self.composer.config.policy != "fixed" and self.evidence.options.due(step)
 
     def begin(self, step: int) -> list[Mixture]:

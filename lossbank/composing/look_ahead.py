@@ -79,7 +79,7 @@ class LookAheadOptions:
         return state.observe(task, losses, read, self.decay if learned else 0.0, self.decay, self.temperature)
 
     def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
-        """What was seen n times here weighs as n against what is remembered of elsewhere."""
+        """Mean of both: seen n times here weighs as n against what is remembered of elsewhere."""
         seen = state.count[task, losses].double().cpu()
         return (remembered + seen * state.scores[task, losses].cpu() * self.temperature) / (1 + seen)
 
@@ -299,5 +299,5 @@ class _Run:
         inputs = (self.view.query_features - self.mean) / self.spread
         logits = self._of(inputs, self.sums[0] / self.averaged, self.sums[1] / self.averaged)
         with torch.no_grad():
-            found = self.view.judge(logits).double()
-        return torch.where(self.moved, found, torch.full_like(found, float("nan")))
+            lost = self.view.judge(logits).double()
+        return torch.where(self.moved, lost, torch.full_like(lost, float("nan")))

@@ -138,17 +138,17 @@ class OneStep:
         """See :meth:`Evidence.moment`; ``support`` is the batch of the update. Where the query gradient of this step
         was followed, the query outputs need a graph down to the features alone; else it is computed from them."""
         outputs = query.outputs()
-        logits, features = [each[0] for each in outputs], [each[1] for each in outputs]
+        logits, features = zip(*outputs, strict=True)
         T = len(tasks)
         losses = torch.stack([query.outer_loss(t, task, logits[t], features[t]) for t, task in enumerate(tasks)])
         at = torch.autograd.grad(losses.sum(), [*logits, *features], retain_graph=True)
         if not self._followed:
             weights = lam if self.options.outer == "lambda" and lam is not None else torch.ones_like(losses)
             total = (losses * weights.to(losses.dtype)).sum()
-            found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
-            self.follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in found])
+            gradient = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+            self.follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in gradient])
         moved = push_forward(
-            self.model, self._old, self.direction, lambda: [part for each in support.outputs() for part in each]
+            self.model, self._old, self.direction, lambda: [part for task in support.outputs() for part in task]
         )
         tangents, moments = [], []
         for t, task in enumerate(tasks):
@@ -328,8 +328,7 @@ def push_forward(
     """
     with torch.no_grad(), forward_ad.dual_level():
         duals = {f"model.{name}": _dual(value, direction[name]) for name, value in point.items()}
-        found = functional_call(_Call(model), duals, (function,))
-        return [_parts(value) for value in found]
+        return [_parts(value) for value in functional_call(_Call(model), duals, (function,))]
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

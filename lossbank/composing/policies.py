@@ -29,7 +29,7 @@ class Policy:
 
     @property
     def retrieves(self) -> bool:
-        """Whether candidates are chosen by what a bank remembers."""
+        """True where candidates are chosen by what a bank remembers."""
         return self.candidates in ("knn", "two_tower")
 
 
@@ -108,7 +108,7 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
 
 
 def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
-    """Whether a loss is offered to a task: of its target kind, and no correction of priors that are even anyway.
+    """True for a loss that is offered to a task: of its target kind, and no correction of priors that are even anyway.
 
     Where classes are about as frequent, what a loss makes of their counts is chance, which the small query split shares
     and rewards. ``named``: the losses were chosen by hand, and all of them are offered.

@@ -65,7 +65,7 @@ class ShareState:
         return replace(self, active=table)
 
     def coefficients(self, reference: list[int]) -> Tensor:
-        """What each loss is multiplied with (T, L): its share at the gradient size of the ``reference[t]``-th loss.
+        """Factor of each loss (T, L): its share at the gradient size of the ``reference[t]``-th loss.
 
         Losses whose size was not measured yet enter as they are. One with hardly a gradient (a truncated loss early in
         training, say) is not blown up beyond LARGEST_SCALE.

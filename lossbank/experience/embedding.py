@@ -21,7 +21,7 @@ VECTOR_NAMES: tuple[str, ...] = (
     *(f"geometry_{name}" for name in GEOMETRY_NAMES),
     *(f"history_{name}" for name in HISTORY_NAMES),
 )
-"""What each entry of :func:`loss_vectors` is."""
+"""Names of the entries of :func:`loss_vectors`."""
 
 GEOMETRY_SIZE = len(GEOMETRY_NAMES)
 VECTOR_SIZE = len(VECTOR_NAMES)

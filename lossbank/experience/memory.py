@@ -77,7 +77,7 @@ class Memory:
 
     @property
     def records(self) -> Records:
-        """What is kept, sorted by (task, run, step, loss)."""
+        """The kept records, sorted by (task, run, step, loss)."""
         self._settle()
         return self._kept
 

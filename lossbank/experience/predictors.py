@@ -1,11 +1,10 @@
-"""What losses will contribute in a context: two ways to ask the memory, one contract."""
+"""Predictors of contributions in a context: two ways to ask the memory, one contract."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,14 +25,6 @@ class Prediction:
 
     mean: Tensor
     uncertainty: Tensor
-
-
-class Predictor(Protocol):
-    """Anything that predicts from a context what losses will contribute."""
-
-    def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,)."""
-        ...
 
 
 def top(prediction: Prediction, names: Sequence[str], k: int) -> list[tuple[str, float]]:
@@ -76,7 +67,7 @@ class KnnPredictor:
         self._distance = torch.cdist(rows, rows)
 
     def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,).
+        """Prediction for the losses ``names`` (L) in ``context`` (C,).
 
         The uncertainty is the standard error of that mean: from the spread of the contributions and how many there
         are, its own or borrowed ones.
@@ -133,7 +124,7 @@ class TowerPredictor:
         self._rows = torch.stack(rows) if rows else torch.empty(0, towers.shape.loss)
 
     def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,), as :meth:`Towers.predict` has it.
+        """Prediction for the losses ``names`` (L) in ``context`` (C,), as :meth:`Towers.predict` has it.
 
         Raises ConfigError for a name without a vector, and for a context of another size.
         """

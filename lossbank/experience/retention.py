@@ -1,4 +1,4 @@
-"""Which records a memory keeps: a pure function of the set of all records it was ever given.
+"""Retention: the records that a memory keeps, a pure function of the set of all records it was ever given.
 
 Keeping is order-free and can be done piecemeal: keep(keep(A) + B) = keep(A + B). Hence merging memories commutes
 and associates. Two properties carry that: a record's rank within its (task, loss) depends on names and step

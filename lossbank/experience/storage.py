@@ -28,7 +28,7 @@ FORMAT = "lossrag-memory-2"
 MAX_BYTES = 1 << 28
 
 DATA_FILE = r"(memory|towers)-[0-9a-f]{16}\.safetensors"
-"""What the files that a manifest vouches for are called; there is one of the memory, and one of towers at most."""
+"""Names of the files that a manifest vouches for; there is one of the memory, and one of towers at most."""
 
 _FIELDS = {
     "format": str,

@@ -16,7 +16,7 @@ State = dict[str, Tensor]
 
 SIDES = ("context", "loss")
 REACH = 5.0
-"""How many deviations an input may be from the mean: beyond, the towers have seen nothing."""
+"""Deviations that an input may be from the mean: beyond, the towers have seen nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ _BATCH = 384
 _RATE = 0.01
 _DECAY = 0.02
 _HIDDEN_SHARE = 0.5
-"""How often what a loss only gets by running is hidden."""
+"""Share of the draws in which what a loss only gets by running is hidden."""
 
 _NOISE = 0.3
 """Of a loss vector, in its deviations: what makes losses alike that are near, the unseen ones among them."""
@@ -261,7 +261,7 @@ def _copy(parameters: Mapping[str, Tensor]) -> State:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went: R^2 and correlation on ``held_out`` triples (NaN when there are fewer than 8), its steps.
+    """Report on a fit: R^2 and correlation on ``held_out`` triples (NaN when there are fewer than 8), its steps.
 
     ``best_step`` is the step whose state was kept, 0 for the one before the fit.
     """
@@ -310,7 +310,7 @@ class Towers:
 
     @property
     def fitted(self) -> bool:
-        """Whether a fit was ever made."""
+        """True after a first fit."""
         return bool(self._state["fitted"])
 
     def fit(self, memory: Memory, loss_vectors: Mapping[str, Tensor], *, steps: int = 200, seed: int = 0) -> FitReport:
@@ -331,7 +331,7 @@ class Towers:
         return FitReport(r2, correlation, held_out, steps, best)
 
     def predict(self, context: Tensor, loss_vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """What losses (L, E) will contribute in ``context`` (C,): mean (L,) in [-1, 1] and uncertainty (L,) in [0, 1].
+        """Contributions of losses (L, E) to expect in ``context`` (C,): means (L,) in [-1, 1], uncertainties in [0, 1].
 
         The uncertainty is the root of the members' variance plus the squared error on held-out triples. Before the
         first fit the mean is 0 and the uncertainty 1. Raises ConfigError for other shapes.

@@ -1,4 +1,4 @@
-"""Many losses on one batch: those that differ in hyperparameters only are computed in one call.
+"""Batched evaluation of many losses: those that differ in hyperparameters only are computed in one call.
 
 A loss on a small batch costs what launching its operations costs. Variants of one function launch them once: its
 hyperparameters become tensors (V,) and torch.func.vmap goes over them, so that what does not depend on them (the
@@ -49,7 +49,7 @@ def loss_gradients(losses: Sequence[Loss], inputs: LossInputs) -> tuple[Tensor, 
 
 
 def gradient_sizes(inputs: LossInputs, losses: Sequence[Loss], per_feature: Tensor) -> tuple[Tensor, Tensor]:
-    """How strongly each loss pulls at the samples it acts on (L,), float64, in units of a gradient on the logits.
+    """Strength of each loss's pull at the samples it acts on (L,), float64, in units of a gradient on the logits.
 
     With g_i the gradient of the mean loss at sample i of B: sqrt(B) sum |g_i|^2 / sum |g_i|. That is the length of the
     gradient for a loss that pulls at all samples alike, and more for one that acts on few (a truncated loss, say):
@@ -134,8 +134,8 @@ def _gradients(
         parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
         for number, group in enumerate(groups):
             total.append(_summed([losses[i] for i in group], inputs, *(part[number] for part in parts)))
-        found = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
-    on_logits, *rest = [_in_order(gradient, groups) for gradient in found]
+        gradients = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
+    on_logits, *rest = [_in_order(gradient, groups) for gradient in gradients]
     return on_logits, rest[0] if rest else None
 
 
@@ -177,7 +177,7 @@ def _in_order(values: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _agrees(loss: Loss, names: Sequence[str]) -> bool:
-    """Whether the loss and one with other hyperparameters ``names`` come out of one call as they do of two."""
+    """True where the loss and one with other hyperparameters ``names`` come out of one call as they do of two."""
     other = {name: (0.9 * value or 0.1) if name in names else value for name, value in loss.hyperparameters.items()}
     pair = [loss, replace(loss, hyperparameters=other)]
     try:

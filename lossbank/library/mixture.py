@@ -24,8 +24,8 @@ class Mixture:
 
     @property
     def row_by_row(self) -> bool:
-        """Whether it may be computed on the joined rows of several tasks: no loss looks at other samples, at features
-        or at the classes of its task."""
+        """True where it may be computed on the joined rows of several tasks: no loss looks at other samples, at
+        features or at the classes of its task."""
         return not any(loss.relational or loss.needs for loss in self.losses)
 
     def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
