@@ -132,11 +132,11 @@ def test_query_of_an_empty_bank(lossrag, tmp_path):
     assert "nothing is remembered" in told(shown.out)
 
 
-def test_query_of_a_run(lossrag, train):
-    run = train("loss.policy=knn", "loss.review=2")
+def test_query_of_a_run(lossrag, quick):
+    run = quick("loss.policy=knn", "loss.candidates=[cross_entropy,mae,l1,huber]", "train.epochs=1")
     shown = lossrag("bank", "query", f"run={run}", "task=centre", "k=3")
     assert "losses for such a regression" in shown.out
-    assert "looked alike (1.00): centre at step 8" in shown.out
+    assert "looked alike (1.00): centre at step 4" in shown.out
     assert "'centre'" in lossrag("bank", "query", f"run={run}", "task=centr").error
     assert "together" in lossrag("bank", "query", f"run={run}").error
 
@@ -205,18 +205,17 @@ def test_mistakes(lossrag, folder, arguments, part):
     assert part in lossrag("bank", *(argument.replace("BANK", str(folder)) for argument in arguments)).error
 
 
-def test_a_loss_of_ones_own(lossrag, folder, own, train):
+def test_a_loss_of_ones_own(lossrag, folder, own, quick):
     """Listed, drawn, retrieved and weighted."""
     assert "my_squared_miss" in lossrag("bank", "list", f"library={own}").out
     assert "(1 - p_y)^[2]" in lossrag("bank", "show", "my_squared_miss", f"library=[{own}]").out
     found = lossrag("bank", "query", f"bank={folder}", "sure_and_wrong=0.4", "k=30", f"library={own}").out
     assert "my_squared_miss" in found
     both = ["loss.policy=gradient", "loss.candidates=[cross_entropy,my_squared_miss,l1]", "loss.confidence=100"]
-    run = train(*both, f"loss.library=[{own}]")
+    run = quick(*both, f"loss.library=[{own}]", "train.epochs=1")
     shares = json.loads((run / "summary.json").read_text())["compositions"]["digit"]
     assert shares.keys() == {"cross_entropy", "my_squared_miss"}
-    used = train(f"loss.library=[{own}]", "loss.classification=my_squared_miss", "train.epochs=1")
-    assert used.exists()
+    quick(f"loss.library=[{own}]", "loss.classification=my_squared_miss", "train.epochs=1")
 
 
 def test_files_that_do_not_run(tmp_path, own):
