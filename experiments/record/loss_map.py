@@ -1,4 +1,4 @@
-"""The map of the library: losses by their geometry in the plane, those that the tasks of a run use marked."""
+"""Map of the library: losses by their geometry in the plane, those that the tasks of a run use marked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lossrag.experiments.plotting import COLOURS
 from lossrag.lossbank import LOSSES, Loss
 from lossrag.lossbank.experience.embedding import geometry_vectors
 
@@ -16,7 +17,6 @@ Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 USED = 0.05
 """Share from which on a loss is marked for a task."""
