@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from lossrag.errors import BankError, ConfigError, did_you_mean
@@ -123,11 +121,7 @@ class LossBank:
         Which losses are on offer is not saved: the next program may have others. Raises BankError as
         :func:`lossrag.lossbank.experience.storage.save_memory`.
         """
-        towers = None
-        if self.towers is not None:
-            state = {name: tensor.contiguous() for name, tensor in self.towers.state_dict().items()}
-            towers = safetensors.torch.save(state)
-        save_memory(self.memory, folder, towers)
+        save_memory(self.memory, folder, None if self.towers is None else self.towers.state_dict())
 
     @classmethod
     def load(cls, folder: Path, names: Sequence[str] | None = None) -> LossBank:
@@ -135,13 +129,13 @@ class LossBank:
 
         Raises BankError when there is none, when it is damaged, or was made by another version of the embedding.
         """
-        memory, content = load_files(folder, EMBEDDING_VERSION)
+        memory, state = load_files(folder, EMBEDDING_VERSION)
         if memory.context_size != len(CONTEXT_NAMES):
             raise BankError(
                 f"The bank {folder} has contexts of {memory.context_size} numbers, this program has "
                 f"{len(CONTEXT_NAMES)}: name another folder, or start with an empty bank."
             )
-        return cls(_offered(names), memory, None if content is None else _towers(folder, content))
+        return cls(_offered(names), memory, _towers(folder, state) if state else None)
 
 
 def merge(first: LossBank, second: LossBank) -> LossBank:
@@ -186,16 +180,15 @@ def _offered(names: Sequence[str] | None) -> list[str]:
     return sorted(LOSSES) if names is None else list(names)
 
 
-def _towers(folder: Path, content: bytes) -> Towers:
+def _towers(folder: Path, state: Mapping[str, Tensor]) -> Towers:
     try:
-        state = safetensors.torch.load(content)
         members, inputs, hidden = state["context_first"].shape
         joint = state["context_last"].shape[2] - 1
         towers = Towers(inputs, state["loss_first"].shape[1], members=members, hidden=hidden, joint=joint)
         if (inputs, towers.shape.loss) != (len(CONTEXT_NAMES), VECTOR_SIZE):
             raise ValueError(f"towers for {inputs} and {towers.shape.loss} numbers")
         towers.load_state_dict(state)
-    except (safetensors.SafetensorError, BankError, ConfigError, KeyError, ValueError, IndexError) as error:
+    except (BankError, ConfigError, KeyError, ValueError, IndexError) as error:
         raise BankError(
             f"The towers in {folder} are damaged ({error}): restore the bank from a copy, or name another folder."
         ) from error

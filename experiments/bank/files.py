@@ -11,7 +11,7 @@ from typing import Any
 from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 from lossrag.lossbank import CONTEXT_NAMES, LossBank
-from lossrag.lossbank.experience.storage import MANIFEST
+from lossrag.lossbank.experience.storage import holds_bank
 
 COLUMNS = ("run", "task", "step", "loss", "contribution", *CONTEXT_NAMES)
 
@@ -20,7 +20,7 @@ def folder_of(given: object) -> Path:
     """The folder of a bank; a run directory stands for the bank in it."""
     folder = Path(str(given))
     inside = folder / "bank"
-    return inside if not (folder / MANIFEST).exists() and (inside / MANIFEST).exists() else folder
+    return inside if not holds_bank(folder) and holds_bank(inside) else folder
 
 
 def open_bank(given: object) -> LossBank:

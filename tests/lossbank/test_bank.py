@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
 
-import lossrag.files
-import lossrag.lossbank.experience.storage
 from lossrag import BankError, ConfigError
 from lossrag.lossbank import LOSSES, LossBank, register_loss
 from lossrag.lossbank.bank import check, merge
@@ -69,67 +65,15 @@ def test_round_trip_bit_for_bit(tmp_path):
     # a bank without towers takes their place
     bank(steps=None).save(tmp_path)
     assert LossBank.load(tmp_path).towers is None
-    assert not list(tmp_path.glob("towers-*"))
 
 
-class KilledError(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("step", range(10))
-def test_a_crash_at_any_step_leaves_the_old_or_the_new_bank(tmp_path, monkeypatch, step):
-    old, new = bank(0), bank(1)
-    old.save(tmp_path)
-    calls = iter(range(1000))
-
-    def dying(function):
-        def call(*args, **more):
-            if next(calls) == step:
-                raise KilledError
-            return function(*args, **more)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("replace", "fsync"):
-            patch.setattr(lossrag.files.os, name, dying(getattr(lossrag.files.os, name)))
-        with contextlib.suppress(KilledError):
-            new.save(tmp_path)
-    read = LossBank.load(tmp_path, NAMES)
-    which = old if read.memory.fingerprint() == old.memory.fingerprint() else new
-    assert read.memory.fingerprint() == which.memory.fingerprint()
-    assert same_towers(read, which)
-    new.save(tmp_path)
-    assert len([path for path in tmp_path.iterdir() if path.name != ".lock"]) == 3
-
-
-def test_damage_is_noticed(tmp_path):
-    bank().save(tmp_path)
-    (path,) = tmp_path.glob("towers-*")
-    content = path.read_bytes()
-    for place in (0, 40, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(BankError, match="checksum"):
-            LossBank.load(tmp_path)
-        assert "checksum" in check(tmp_path)[0]
-    path.write_bytes(content[:-1])
-    with pytest.raises(BankError, match="bytes, expected"):
-        LossBank.load(tmp_path)
-    path.unlink()
-    with pytest.raises(BankError, match="missing"):
-        LossBank.load(tmp_path)
-    # right by its checksum, yet no towers
-    memory = bank(steps=None).memory
-    for unfit in (b"nonsense", torch_free_file()):
-        save_memory(memory, tmp_path / "other", unfit)
+def test_unfit_towers_are_noticed(tmp_path):
+    """Right by their checksum, yet no towers."""
+    for state in ({"x": torch.ones(1)}, {"context_first": torch.zeros(1, 2, 3)}):
+        save_memory(bank(steps=None).memory, tmp_path, state)
         with pytest.raises(BankError, match="towers"):
-            LossBank.load(tmp_path / "other")
-
-
-def torch_free_file() -> bytes:
-    import safetensors.numpy
-
-    return safetensors.numpy.save({"context_first": np.zeros((1, 2, 3), np.float32)})
+            LossBank.load(tmp_path)
+        assert "towers" in check(tmp_path)[0]
 
 
 def test_other_versions_and_sizes_are_refused(tmp_path):
@@ -154,7 +98,8 @@ def test_merge_commutes_and_drops_the_towers():
     assert one.towers is not None
 
 
-def test_strangers_stay_in_the_memory_and_newcomers_are_offered(tmp_path):
+def test_strangers_stay_in_the_memory_and_newcomers_are_offered(tmp_path, monkeypatch):
+    monkeypatch.setattr(LOSSES, "_entries", dict(LOSSES))
     made = bank(count=60, steps=None)
     made.memory.add(np.zeros((1, C)), ["from afar"], [0.5], run="r", task="t", step=0)
     made.save(tmp_path)
