@@ -28,6 +28,11 @@ from lossrag.lossbank.experience.towers import FitReport, Towers
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
 
+FIT_STEPS = 100
+"""Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""
+FEWEST_MOMENTS = 8
+"""Records per loss below which towers have too little to learn from; the nearest contexts answer instead."""
+
 
 class LossBank:
     """Losses by name, their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
@@ -193,12 +198,6 @@ def _towers(folder: Path, state: Mapping[str, Tensor]) -> Towers:
             f"The towers in {folder} are damaged ({error}): restore the bank from a copy, or name another folder."
         ) from error
     return towers
-
-
-FIT_STEPS = 100
-"""Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""
-FEWEST_MOMENTS = 8
-"""Records per loss below which towers have too little to learn from; the nearest contexts answer instead."""
 
 
 class BankRetriever:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
@@ -90,15 +89,6 @@ class Memory:
             self._space = ContextSpace(self.records)
         return self._space.nearest(context, k)
 
-    def fingerprint(self) -> str:
-        """The sha256 of all that the memory holds: equal if and only if two memories are, bit for bit."""
-        records = self.records
-        names = (records.runs, records.tasks, records.losses)
-        digest = hashlib.sha256(repr((self.context_size, self.embedding_version, self.capacity, names)).encode())
-        for column in (records.run, records.task, records.loss, records.step, records.context, records.contribution):
-            digest.update(column.tobytes())
-        return digest.hexdigest()
-
     def _settle(self) -> None:
         if self._new:
             self._kept = keep(concatenate([self._kept, *self._new]), self.capacity)
@@ -113,8 +103,8 @@ def merge(first: Memory, second: Memory) -> Memory:
     >>> a, b = Memory(1, "v1"), Memory(1, "v1")
     >>> a.add([[0.0]], ["mae"], [0.5], run="a", task="REC", step=0)
     >>> b.add([[1.0]], ["mae"], [0.1], run="b", task="REC", step=0)
-    >>> merge(a, b).fingerprint() == merge(b, a).fingerprint()
-    True
+    >>> merge(a, b).records.contribution.tolist()
+    [0.5, 0.10000000149011612]
     """
     if first.embedding_version != second.embedding_version:
         raise ConfigError(

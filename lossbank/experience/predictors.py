@@ -38,16 +38,13 @@ def top(prediction: Prediction, names: Sequence[str], k: int) -> list[tuple[str,
 
 
 class KnnPredictor:
-    """Means over the ``k`` moments of ``memory`` whose contexts are nearest; no training.
+    """Means over the moments of ``memory`` whose contexts are nearest; no training.
 
-    Without ``k`` it is the root of the number of moments, 4 to 64: few enough to tell contexts apart, ever more to
-    average over.
+    As many as the root of the number of moments, 4 to 64: few enough to tell contexts apart, ever more to average over.
 
     ``vectors`` are the geometries by name, of one size. A loss that was tried little or never at those moments
     borrows from losses of a geometry near to its own that were: Nadaraya-Watson regression with a Gaussian kernel,
     whose width is half the distance to the third nearest of them. Its own n records then weigh as n against one.
-
-    Raises ConfigError for k < 1.
 
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0]], ["mae"], [0.5], run="r", task="REC", step=0)
@@ -57,10 +54,8 @@ class KnnPredictor:
     [0.25, 0.24]
     """
 
-    def __init__(self, memory: Memory, vectors: Mapping[str, Tensor], *, k: int | None = None) -> None:
-        if k is not None and k < 1:
-            raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
-        self.memory, self.k = memory, k
+    def __init__(self, memory: Memory, vectors: Mapping[str, Tensor]) -> None:
+        self.memory = memory
         self._names = tuple(sorted(vectors))
         self._place = {name: place for place, name in enumerate(self._names)}
         rows = torch.stack([vectors[name].double().cpu() for name in self._names]) if vectors else torch.empty(0, 1)
@@ -76,7 +71,7 @@ class KnnPredictor:
         wanted = torch.tensor([_place(self._place, name) for name in names], dtype=torch.long)
         if not len(self.memory) or not len(wanted):
             return Prediction(torch.zeros(len(wanted)), torch.ones(len(wanted)))
-        near = near_history(self.memory, context.detach().cpu().numpy(), self.k or self._usual(), self._names)
+        near = near_history(self.memory, context.detach().cpu().numpy(), self._usual(), self._names)
         n = torch.from_numpy(near.counts).double()
         # As if one more record had said 0, give or take 1.
         means = n * torch.from_numpy(near.means).clamp(-1, 1) / (n + 1)

@@ -20,6 +20,7 @@ from lossrag.lossbank import (
     OneStepOptions,
     TaskSpec,
 )
+from tests.lossbank.simulated import fingerprint
 
 ROWS = 90
 
@@ -111,7 +112,7 @@ def test_it_goes_on_from_a_saved_state_bit_for_bit(kind, options, tmp_path):
     expected, found = whole.learned.state_dict(), second.learned.state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    memories = [loop.learned.retriever.bank.memory.fingerprint() for loop in (whole, second)]
+    memories = [fingerprint(loop.learned.retriever.bank.memory) for loop in (whole, second)]
     assert memories[0] == memories[1]
 
 

@@ -16,6 +16,7 @@ from lossrag import BankError
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.storage import BANK_FILE, load_files, save_memory
 from lossrag.tensors import load_tensors, save_tensors
+from tests.lossbank.simulated import fingerprint
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -48,7 +49,7 @@ def test_round_trip_is_bit_for_bit(tmp_path, count):
     folder = tmp_path / str(count) / "bank"
     memory = example(count)
     save_memory(memory, folder)
-    assert load(folder, "v1").fingerprint() == memory.fingerprint()
+    assert fingerprint(load(folder, "v1")) == fingerprint(memory)
 
 
 def test_the_newer_bank_takes_the_place_of_the_older(tmp_path):
@@ -86,7 +87,7 @@ def test_every_damage_is_noticed_and_harms_nothing(tmp_path):
             with pytest.raises(BankError):  # nor is it overwritten
                 save_memory(memory, tmp_path)
         else:  # what JSON overlooks, such as another blank
-            assert found.fingerprint() == memory.fingerprint()
+            assert fingerprint(found) == fingerprint(memory)
         assert path.read_bytes() == bytes(damaged)
 
     damage()
@@ -111,12 +112,12 @@ def test_a_crash_leaves_the_old_or_the_new_bank(tmp_path, monkeypatch, call, sur
         with pytest.raises(KilledError):
             save_memory(new, tmp_path)
     if survivor == "older":
-        assert load(tmp_path, "v1").fingerprint() == old.fingerprint()
+        assert fingerprint(load(tmp_path, "v1")) == fingerprint(old)
     else:
         with pytest.raises(BankError, match="holds no bank"):
             load(tmp_path, "v1")
     save_memory(new, tmp_path)
-    assert load(tmp_path, "v1").fingerprint() == new.fingerprint()
+    assert fingerprint(load(tmp_path, "v1")) == fingerprint(new)
 
 
 def test_killed_while_saving(tmp_path):

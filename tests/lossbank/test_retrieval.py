@@ -88,13 +88,12 @@ def test_an_empty_memory_says_nothing():
 @given(
     st.lists(st.tuples(st.sampled_from(NAMES[:6]), st.integers(0, 5), st.floats(-1e3, 1e3)), min_size=1, max_size=20),
     st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2),
-    st.integers(1, 40),
 )
-def test_predictions_stay_in_their_range(records, context, k):
+def test_predictions_stay_in_their_range(records, context):
     memory = Memory(2, "v1")
     losses, steps, values = zip(*records, strict=True)
     memory.add([[s, -s] for s in steps], losses, values, run="r", task="t", step=steps)
-    found = KnnPredictor(memory, GEOMETRIES, k=k).predict(torch.tensor(context), NAMES)
+    found = KnnPredictor(memory, GEOMETRIES).predict(torch.tensor(context), NAMES)
     assert float(found.mean.abs().max()) <= 1
     assert 0 <= float(found.uncertainty.min()) <= float(found.uncertainty.max()) <= 1
 
@@ -125,7 +124,5 @@ def test_refusals():
             predictor.predict(torch.zeros(C), ["mea"])
         with pytest.raises(ConfigError):
             predictor.predict(torch.zeros(2), ["mae"])
-    with pytest.raises(ConfigError, match="from 1 up"):
-        KnnPredictor(memory, GEOMETRIES, k=0)
     assert KnnPredictor(memory, {}).predict(torch.zeros(C), []).mean.shape == (0,)
     assert top(Prediction(torch.zeros(2), torch.ones(2)), ["b", "a"], 5) == [("a", -0.0), ("b", -0.0)]
