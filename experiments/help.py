@@ -47,7 +47,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
-  loss.horizon=1                       price losses by the hypergradient, not by a look ahead
+  loss.horizon=1                       contributions by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
   tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
@@ -69,7 +69,7 @@ lossrag bank COMMAND
 
 The losses of the library, and what a bank remembers of them. A run directory stands for the bank in it.
 
-  list [bank=FOLDER]                   every loss; with a bank how often it was priced, and what it contributed
+  list [bank=FOLDER]                   every loss; with a bank how often it was measured, and what it contributed
   show LOSS [bank=FOLDER]              formula, reference, needs, shape in words, gradient curve, history
        [output=loss.png]               the gradient curve as a picture
   neighbours LOSS [k=5]                the losses of the most similar shape

@@ -30,8 +30,9 @@ from lossrag.experiments.record.state import Best, Progress, is_finite, load_sta
 from lossrag.experiments.record.summary import print_summary, write_summary
 from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
-from lossrag.experiments.run.build import build_composing, build_problem, build_step, build_suite
+from lossrag.experiments.run.build import build_problem, build_step, build_suite
 from lossrag.experiments.run.descent import descent_checks, descent_shares, descent_summary
+from lossrag.experiments.run.learned_losses import build_learned_losses
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Evaluation, Problem
 from lossrag.experiments.run.refit import refit
@@ -98,13 +99,11 @@ class Training:
         self._say(f"{self.suite.name}: {self.suite.edition}")
         self._say(f"run {directory.path} on {machine[1]}")
         steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
-        self.composing = build_composing(config, self.problem, directory.run_id, steps)
-        self.step.keep_query_gradient = self.composing is not None and self.composing.follows
+        self.learned = build_learned_losses(config, self.problem, directory.run_id, steps)
+        self.step.keep_query_gradient = self.learned is not None and self.learned.evidence.follows
         schedule = Schedule.of(config.optimizer, self.step.optimizer, steps)
-        self.progress: Progress = load_state(
-            directory, self.suite.edition, self.problem.model, self.step, self.composing
-        )
-        self.batch_step = BatchStep(config, self.problem, self.step, self.composing, schedule)
+        self.progress: Progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
+        self.batch_step = BatchStep(config, self.problem, self.step, self.learned, schedule)
         if self.step.count:
             self._say(f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -121,7 +120,7 @@ class Training:
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         self.lines = JsonLines(self.directory.metrics, self.progress.offset)
         self.board = self._open_board() if self.config.log.tensorboard else None
-        self.compositions = CompositionLog(self.directory, self.composing, self.lines, self.board, self.config.log)
+        self.compositions = CompositionLog(self.directory, self.learned, self.lines, self.board, self.config.log)
         self.compositions.resume(self.step.count, self.progress)
         try:
             self._epochs()
@@ -139,7 +138,7 @@ class Training:
         if not resumed:
             adversary = self.problem.adversary
             terms = adversary.series() if adversary else []
-            board.describe(self.settings, self.suite.tasks, self.composing is not None, terms)
+            board.describe(self.settings, self.suite.tasks, self.learned is not None, terms)
             return board
         for point in read_points(self.directory.metrics):
             if point["step"] == resumed:
@@ -298,4 +297,4 @@ class Training:
         self.progress.seconds = time.monotonic() - self.started
         if self.board is not None:
             self.board.sync()
-        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.composing)
+        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)

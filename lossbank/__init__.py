@@ -1,21 +1,37 @@
-"""The library of losses: registered, checked per-sample functions of (logits, targets)."""
+"""Lossbank: a library of losses, what is remembered of them, and losses that are composed and learned in training."""
 
 if __name__ != "lossrag.lossbank":
     raise ImportError("lossbank is imported as lossrag.lossbank: from lossrag.lossbank import ...")
 
 # Importing the losses is what registers them.
 from lossrag.lossbank import losses
-from lossrag.lossbank.bank import BankRetriever, LossBank, starting_retriever
-from lossrag.lossbank.composing.candidates import TaskSpec
-from lossrag.lossbank.composing.composer import Composer
-from lossrag.lossbank.composing.composition import Composition, Event, Retriever
-from lossrag.lossbank.composing.look_ahead import HeadView, calibrated, look_ahead, savings
-from lossrag.lossbank.composing.one_step import Lens, contributions, cosines, gradient_sizes, push_forward
+from lossrag.lossbank.bank import BankRetriever, LossBank
+from lossrag.lossbank.composing.composer import Composer, Event, Retriever
+from lossrag.lossbank.composing.evidence import Batch, Evidence, EvidenceOptions, Moment, TaskMoment, TaskSpec
+from lossrag.lossbank.composing.learned_losses import LearnedLosses
+from lossrag.lossbank.composing.look_ahead import (
+    HeadView,
+    LookAhead,
+    LookAheadOptions,
+    calibrated,
+    look_ahead,
+    savings,
+)
+from lossrag.lossbank.composing.one_step import (
+    OneStep,
+    OneStepOptions,
+    Tangent,
+    contributions,
+    cosines,
+    push_forward,
+)
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
+from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, PATTERN_NAMES, loss_vectors
-from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, Predictor, TowerPredictor
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
+from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor
 from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.library.batched import LossInputs, gradient_sizes
 from lossrag.lossbank.library.contract import Loss, LossFunction
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
@@ -27,25 +43,34 @@ __all__ = [
     "EMBEDDING_VERSION",
     "GEOMETRY_NAMES",
     "LOSSES",
-    "PATTERN_NAMES",
     "POLICIES",
     "BankRetriever",
+    "Batch",
     "Composer",
     "ComposerConfig",
-    "Composition",
     "Event",
+    "Evidence",
+    "EvidenceOptions",
     "FitReport",
     "HeadView",
     "KnnPredictor",
-    "Lens",
+    "LearnedLosses",
+    "LookAhead",
+    "LookAheadOptions",
     "Loss",
     "LossBank",
     "LossFunction",
+    "LossInputs",
     "Mixture",
+    "Moment",
+    "OneStep",
+    "OneStepOptions",
     "Policy",
     "Prediction",
-    "Predictor",
     "Retriever",
+    "ShareState",
+    "Tangent",
+    "TaskMoment",
     "TaskSignals",
     "TaskSpec",
     "TowerPredictor",
@@ -64,5 +89,4 @@ __all__ = [
     "push_forward",
     "register_loss",
     "savings",
-    "starting_retriever",
 ]

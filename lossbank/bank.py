@@ -1,4 +1,4 @@
-"""The bank: the losses on offer, their geometry, what is remembered of them, and the towers that learnt from it."""
+"""Bank: the losses on offer, their geometry, what is remembered of them, and the towers that learnt from it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from lossrag.errors import BankError, ConfigError
+from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.embedding import (
     EMBEDDING_VERSION,
@@ -20,18 +18,24 @@ from lossrag.lossbank.experience.embedding import (
     geometry_vectors,
     loss_vectors,
 )
-from lossrag.lossbank.experience.index import Attributes, LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
 from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.experience.storage import load_files, save_memory
+from lossrag.lossbank.experience.topk import exact_top_k, flat_index, unit_rows
 from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
+
+FIT_STEPS = 100
+"""Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""
+FEWEST_MOMENTS = 8
+"""Records per loss below which towers have too little to learn from; the nearest contexts answer instead."""
 
 
 class LossBank:
-    """Losses by name, an index of their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
+    """Losses by name, their geometries, a :class:`Memory` of what they did, and :class:`Towers` or None.
 
     A loss that is in the memory but not registered here stays in the memory and is not offered; one that is
     registered but not in the memory is offered through its geometry. Make one with :meth:`create` or :meth:`load`.
@@ -47,11 +51,11 @@ class LossBank:
                 f"A bank takes a memory of version {EMBEDDING_VERSION!r} and contexts of {len(CONTEXT_NAMES)} numbers, "
                 f"got {memory.embedding_version!r} with {memory.context_size}: start with an empty one."
             )
-        losses = [LOSSES[name] for name in names]
-        self.losses = {loss.name: Attributes(loss.target_kind, loss.family) for loss in losses}
-        self.index = LossIndex(GEOMETRY_SIZE)
-        self._geometry = geometry_vectors(losses)
-        self.index.add(list(names), self._geometry.numpy(), list(self.losses.values()))
+        twice = sorted(name for name in set(names) if list(names).count(name) > 1)
+        if twice:
+            raise ConfigError(f"The loss {twice[0]!r} comes twice: give each name once.")
+        self.losses: dict[str, Loss] = {name: LOSSES[name] for name in names}
+        self._geometry = geometry_vectors(list(self.losses.values()))
         self.memory = memory
         self.towers = towers
 
@@ -66,15 +70,15 @@ class LossBank:
     @property
     def names(self) -> tuple[str, ...]:
         """The losses on offer, sorted."""
-        return self.index.keys
+        return tuple(sorted(self.losses))
 
     def geometries(self) -> dict[str, Tensor]:
         """The geometry (G,) of every loss on offer, of length 1."""
         return dict(zip(self.losses, self._geometry.unbind(), strict=True))
 
-    def vectors(self, pattern: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def vectors(self) -> dict[str, Tensor]:
         """The embedding (E,) of every loss on offer; see :func:`lossrag.lossbank.experience.embedding.loss_vectors`."""
-        rows = loss_vectors([LOSSES[name] for name in self.losses], self.memory, pattern)
+        rows = loss_vectors(list(self.losses.values()), self.memory)
         return dict(zip(self.losses, rows.unbind(), strict=True))
 
     def neighbours(self, name: str, k: int) -> list[tuple[str, float]]:
@@ -82,20 +86,29 @@ class LossBank:
 
         Raises ConfigError for a loss that is not on offer, or k < 1.
         """
-        own = self.index.vectors([name])
-        others = [key for key in self.names if key != name]
-        return self.index.search(own, k, target_kind=self.index.attributes(name).target_kind, keys=others)[0]
+        if name not in self.losses:
+            raise ConfigError(f"The bank offers no {name!r}: {did_you_mean(name, self.losses)}")
+        if k < 1:
+            raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
+        kind, shapes = self.losses[name].target_kind, self.geometries()
+        others = [other for other in self.names if other != name and self.losses[other].target_kind == kind]
+        if not others:
+            return []
+        rows, own = (
+            unit_rows([shapes[each].tolist() for each in chosen], GEOMETRY_SIZE, "geometries")
+            for chosen in (others, [name])
+        )
+        ((places, cosines),) = exact_top_k(flat_index(rows), rows, own, k)
+        return [(others[place], float(cosine)) for place, cosine in zip(places, cosines, strict=True)]
 
-    def fit(self, *, steps: int = 200, seed: int = 0, pattern: Mapping[str, Tensor] | None = None) -> FitReport:
+    def fit(self, *, steps: int = 200, seed: int = 0) -> FitReport:
         """Fit the towers to the memory, from where they are, or new ones; see :meth:`Towers.fit`."""
         if self.towers is None:
             self.towers = Towers(len(CONTEXT_NAMES), VECTOR_SIZE, seed=seed)
-        return self.towers.fit(self.memory, self.vectors(pattern), steps=steps, seed=seed)
+        return self.towers.fit(self.memory, self.vectors(), steps=steps, seed=seed)
 
-    def predictor(
-        self, kind: Literal["knn", "towers"] = "knn", pattern: Mapping[str, Tensor] | None = None
-    ) -> KnnPredictor | TowerPredictor:
-        """What predicts contributions from the bank as it is now; make a new one after a fit.
+    def predictor(self, kind: Literal["knn", "towers"] = "knn") -> KnnPredictor | TowerPredictor:
+        """A predictor of contributions from the bank as it is now; make a new one after a fit.
 
         Raises ConfigError for another kind, or for "towers" before the first :meth:`fit`.
         """
@@ -105,7 +118,7 @@ class LossBank:
             raise ConfigError(f"A predictor is 'knn' or 'towers', got {kind!r}.")
         if self.towers is None:
             raise ConfigError("This bank has no towers: call fit() first, or ask for the predictor 'knn'.")
-        return TowerPredictor(self.towers, self.vectors(pattern), self.index)
+        return TowerPredictor(self.towers, self.vectors())
 
     def save(self, folder: Path) -> None:
         """Write memory and towers to ``folder`` in one step: a crash leaves the old bank or the new one.
@@ -113,11 +126,7 @@ class LossBank:
         Which losses are on offer is not saved: the next program may have others. Raises BankError as
         :func:`lossrag.lossbank.experience.storage.save_memory`.
         """
-        towers = None
-        if self.towers is not None:
-            state = {name: tensor.contiguous() for name, tensor in self.towers.state_dict().items()}
-            towers = safetensors.torch.save(state)
-        save_memory(self.memory, folder, towers)
+        save_memory(self.memory, folder, None if self.towers is None else self.towers.state_dict())
 
     @classmethod
     def load(cls, folder: Path, names: Sequence[str] | None = None) -> LossBank:
@@ -125,13 +134,13 @@ class LossBank:
 
         Raises BankError when there is none, when it is damaged, or was made by another version of the embedding.
         """
-        memory, content = load_files(folder, EMBEDDING_VERSION)
+        memory, state = load_files(folder, EMBEDDING_VERSION)
         if memory.context_size != len(CONTEXT_NAMES):
             raise BankError(
                 f"The bank {folder} has contexts of {memory.context_size} numbers, this program has "
                 f"{len(CONTEXT_NAMES)}: name another folder, or start with an empty bank."
             )
-        return cls(_offered(names), memory, None if content is None else _towers(folder, content))
+        return cls(_offered(names), memory, _towers(folder, state) if state else None)
 
 
 def merge(first: LossBank, second: LossBank) -> LossBank:
@@ -144,7 +153,7 @@ def merge(first: LossBank, second: LossBank) -> LossBank:
 
 
 def check(folder: Path) -> list[str]:
-    """What a person should know about the bank in ``folder``, a line each; nothing is changed.
+    """Findings about the bank in ``folder`` that a person should know, a line each; nothing is changed.
 
     A bank that cannot be read at all is a finding too, not an error; an empty list means that all is well.
     """
@@ -161,7 +170,7 @@ def check(folder: Path) -> list[str]:
     if untried:
         findings.append(f"Without history, so offered through geometry alone: {', '.join(untried)}.")
     if len(records) >= bank.memory.capacity:
-        findings.append(f"The memory is full ({len(records):,} records): give it more capacity with resized().")
+        findings.append(f"The memory is full ({len(records):,} records): older ones give way to new ones.")
     outside = int((abs(records.contribution) > 1).sum())
     if outside:
         findings.append(f"{outside:,} of {len(records):,} contributions are outside [-1, 1] and will be clamped.")
@@ -176,26 +185,19 @@ def _offered(names: Sequence[str] | None) -> list[str]:
     return sorted(LOSSES) if names is None else list(names)
 
 
-def _towers(folder: Path, content: bytes) -> Towers:
+def _towers(folder: Path, state: Mapping[str, Tensor]) -> Towers:
     try:
-        state = safetensors.torch.load(content)
         members, inputs, hidden = state["context_first"].shape
         joint = state["context_last"].shape[2] - 1
         towers = Towers(inputs, state["loss_first"].shape[1], members=members, hidden=hidden, joint=joint)
         if (inputs, towers.shape.loss) != (len(CONTEXT_NAMES), VECTOR_SIZE):
             raise ValueError(f"towers for {inputs} and {towers.shape.loss} numbers")
         towers.load_state_dict(state)
-    except (safetensors.SafetensorError, BankError, ConfigError, KeyError, ValueError, IndexError) as error:
+    except (BankError, ConfigError, KeyError, ValueError, IndexError) as error:
         raise BankError(
             f"The towers in {folder} are damaged ({error}): restore the bank from a copy, or name another folder."
         ) from error
     return towers
-
-
-FIT_STEPS = 100
-"""Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""
-FEWEST_MOMENTS = 8
-"""Records per loss below which towers have too little to learn from; the nearest contexts answer instead."""
 
 
 class BankRetriever:
@@ -208,18 +210,18 @@ class BankRetriever:
         self.bank, self.kind, self.run, self.seed = bank, kind, run, seed
         self._predictor: KnnPredictor | TowerPredictor | None = None
 
-    def remember(self, context: Tensor, names: Sequence[str], prices: Tensor, task: str, step: int) -> None:
-        """Keep the prices (n,) that losses had in a context (C,)."""
+    def remember(self, context: Tensor, names: Sequence[str], contributions: Tensor, task: str, step: int) -> None:
+        """Keep the contributions (n,) that losses made in a context (C,)."""
         contexts = np.broadcast_to(context.cpu().numpy(), (len(names), len(context)))
-        self.bank.memory.add(contexts, list(names), prices.cpu().numpy(), run=self.run, task=task, step=step)
+        self.bank.memory.add(contexts, list(names), contributions.cpu().numpy(), run=self.run, task=task, step=step)
         self._predictor = None
 
     def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Mean and uncertainty (n,) of the prices to expect in ``context`` (C,)."""
+        """Mean and uncertainty (n,) of the contributions to expect in ``context`` (C,)."""
         if self._predictor is None:
             self._predictor = self._fitted()
-        found = self._predictor.predict(context.cpu(), names)
-        return found.mean.double(), found.uncertainty.double()
+        prediction = self._predictor.predict(context.cpu(), names)
+        return prediction.mean.double(), prediction.uncertainty.double()
 
     def _fitted(self) -> KnnPredictor | TowerPredictor:
         enough = len(self.bank.memory) >= FEWEST_MOMENTS * len(self.bank.names)
@@ -228,10 +230,6 @@ class BankRetriever:
         self.bank.towers = None
         self.bank.fit(steps=FIT_STEPS, seed=self.seed)
         return self.bank.predictor("towers")
-
-    def save(self, folder: Path) -> None:
-        """Write the bank to ``folder``; a kill leaves the old one or the new one."""
-        self.bank.save(folder)
 
     def resume(self, folder: Path, step: int) -> None:
         """Take the memory from ``folder`` as it was after ``step`` of this run, which may have gone on since.
@@ -246,9 +244,3 @@ class BankRetriever:
         if len(kept):
             memory.extend(take(records, kept))
         self.bank.memory, self._predictor = memory, None
-
-
-def starting_retriever(source: Path | None, kind: str, run: str, seed: int) -> BankRetriever:
-    """A retriever over the bank in ``source``, or over an empty one, that offers all registered losses."""
-    bank = LossBank.create() if source is None else LossBank.load(source)
-    return BankRetriever(bank, kind, run, seed)

@@ -1,1 +1,1 @@
-"""`lossrag bank`: what a bank remembers, shown and kept."""
+"""Command `lossrag bank`: what a bank remembers, shown and kept."""

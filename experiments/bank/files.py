@@ -5,23 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from lossrag.errors import ConfigError
 from lossrag.files import write_atomic
 from lossrag.lossbank import CONTEXT_NAMES, LossBank
-from lossrag.lossbank.experience.storage import MANIFEST
+from lossrag.lossbank.experience.storage import holds_bank
 
-COLUMNS = ("run", "task", "step", "loss", "contribution", "weight", "uncertainty", *CONTEXT_NAMES)
+COLUMNS = ("run", "task", "step", "loss", "contribution", *CONTEXT_NAMES)
 
 
 def folder_of(given: object) -> Path:
     """The folder of a bank; a run directory stands for the bank in it."""
     folder = Path(str(given))
     inside = folder / "bank"
-    return inside if not (folder / MANIFEST).exists() and (inside / MANIFEST).exists() else folder
+    return inside if not holds_bank(folder) and holds_bank(inside) else folder
 
 
 def open_bank(given: object) -> LossBank:
@@ -52,14 +51,13 @@ def export(bank: LossBank, target: Path) -> None:
 
 def _rows(known: LossBank) -> list[dict[str, Any]]:
     records = known.memory.records
-    numbers = {name: getattr(records, name).tolist() for name in ("contribution", "weight", "uncertainty")}
     return [
         {
             "run": records.runs[records.run[row]],
             "task": records.tasks[records.task[row]],
             "step": int(records.step[row]),
             "loss": records.losses[records.loss[row]],
-            **{name: None if math.isnan(column[row]) else column[row] for name, column in numbers.items()},
+            "contribution": float(records.contribution[row]),
             **dict(zip(CONTEXT_NAMES, records.context[row].tolist(), strict=True)),
         }
         for row in range(len(records))

@@ -1,4 +1,4 @@
-"""Which losses a described task would get, and why."""
+"""Query of a bank: the losses that a described task would get, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss in words, as a line of blocks, and as a picture: what `lossrag bank show` tells."""
+"""Descriptions of a loss in words, as a line of blocks, and as a picture, for `lossrag bank show`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
+from lossrag.experiments.plotting import COLOURS
 from lossrag.lossbank import GEOMETRY_NAMES, Loss, gradient_curve
 from lossrag.lossbank.shape.geometry import geometry
 
@@ -13,7 +14,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def in_words(loss: Loss) -> list[str]:
-    """What the geometry of a loss means, a phrase each.
+    """Meaning of a loss's geometry, a phrase each.
 
     >>> from lossrag.lossbank import LOSSES
     >>> in_words(LOSSES["mae"])[:2]
@@ -71,7 +72,7 @@ def curve_figure(loss: Loss, reference: Loss) -> Figure:
         axes.plot(
             *(each.numpy() for each in gradient_curve(reference, 201)), "--", color="#888888", label=reference.name
         )
-    axes.plot(*(each.numpy() for each in gradient_curve(loss, 201)), color="#0072B2", linewidth=2, label=loss.name)
+    axes.plot(*(each.numpy() for each in gradient_curve(loss, 201)), color=COLOURS[0], linewidth=2, label=loss.name)
     if loss.target_kind == "regression":
         axes.set_xlabel("residual: prediction - target")
     else:

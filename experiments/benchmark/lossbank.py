@@ -1,8 +1,8 @@
-"""What learned losses cost: pricing a library by its size, and a LossRAG run beside a MetaWeighting run."""
+"""Cost of learned losses: measuring a library by its size, and a LossRAG run beside a MetaWeighting run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,11 +11,14 @@ import torch
 from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import CLASSES, TextOptions, adam, check_text, text_model, trained
-from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.learned_losses import Composing
+from lossrag.experiments.config.model import ModelConfig
+from lossrag.experiments.config.schema import Choice, Config, LossConfig, MachineConfig, TrainConfig
+from lossrag.experiments.run.learned_losses import build_learned_losses, end_step
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
-from lossrag.lossbank import LOSSES, Composer, ComposerConfig, Loss, Mixture, TaskSpec, starting_retriever
+from lossrag.experiments.run.step import BatchStep
+from lossrag.experiments.run.task_groups import joint_losses
+from lossrag.lossbank import LOSSES, Loss, LossBank, Mixture
 from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task
 from lossrag.weighting import MetaWeighting, MultiTaskStep
 
@@ -30,6 +33,9 @@ VARIED = {
     "active_passive": ("alpha", 0.1, 12.0),
     "bootstrapping_soft": ("beta", 0.5, 0.99),
 }
+
+
+POLICY = "two_tower"
 
 
 @dataclass(frozen=True)
@@ -54,22 +60,25 @@ class LossbankBenchmark(TextOptions):
 
 
 def run_lossbank(options: LossbankBenchmark) -> list[Result]:
-    """Pricing by the size of the library, and a LossRAG run beside a MetaWeighting run."""
+    """A measurement by the size of the library, and a LossRAG run beside a MetaWeighting run."""
     apply_machine(MachineConfig(options.device, options.threads))
     results = []
     with library(max((*options.sizes, options.run_losses))) as names:
         first = options.sizes[0]
         for size in options.sizes[1:]:
-            few, many = (_pricing(options, names[:n]) for n in (first, size))
+            few, many = (
+                Measurement(options, LossConfig(policy=POLICY, candidates=tuple(names[:n]), horizon=1))
+                for n in (first, size)
+            )
             timed = paired_ratio(many, few, options.pairs)
             more = {"ms": round(timed.milliseconds[0], 1), f"ms_{first}": round(timed.milliseconds[1], 1)}
-            unit = f"x pricing {first} losses"
-            results.append(Result("lossbank", f"pricing {size} losses", timed.ratio, timed.spread, unit, more))
-        configs = {"as it comes": ComposerConfig(candidates=tuple(names[: options.run_losses]))}
+            unit = f"x measuring {first} losses"
+            results.append(Result("lossbank", f"measuring {size} losses", timed.ratio, timed.spread, unit, more))
+        configs = {"as it comes": LossConfig(policy=POLICY, candidates=tuple(names[: options.run_losses]))}
         for every in options.every:
             configs[f"loss.horizon=1, loss.every={every}"] = replace(configs["as it comes"], horizon=1, every=every)
         for name, config in configs.items():
-            plain, learned = _run(options, None), _run(options, config)
+            plain, learned = Run(options, LossConfig()), Run(options, config)
             timed = paired_ratio(learned, plain, options.pairs, warmup=0)
             more = {"ms": round(timed.milliseconds[0] / options.steps, 1)}
             more["ms_plain"] = round(timed.milliseconds[1] / options.steps, 1)
@@ -112,79 +121,56 @@ def _problem(options: LossbankBenchmark) -> Problem:
     return Problem(suite, text_model(options, options.tasks), losses, losses, torch.device(options.device))
 
 
-def _composing(options: LossbankBenchmark, problem: Problem, config: ComposerConfig) -> Composing:
-    tasks = [
-        TaskSpec(task.name, task.kind, "cross_entropy", mixture.class_counts)
-        for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
-    ]
-    retriever = starting_retriever(None, "two_tower", "benchmark", 0)
-    retriever.bank = type(retriever.bank).create(list(config.candidates or ()))
-    return Composing(problem, Composer(tasks, config, retriever), options.steps, rows=options.rows)
-
-
 class _Loop:
-    """MetaWeighting steps on one batch, priced when they are due."""
+    """MetaWeighting steps on one batch, as a run makes them."""
 
-    def __init__(self, options: LossbankBenchmark, config: ComposerConfig | None) -> None:
+    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
         self.problem = _problem(options)
-        self.index = [torch.arange(options.batch // options.tasks)] * options.tasks
-        self.composing = None if config is None else _composing(options, self.problem, config)
-        method = MetaWeighting(scale="unit")
+        self.index = (torch.arange(options.batch // options.tasks),) * options.tasks
+        config = Config(
+            seed=0,
+            tasks=Choice("benchmark", None),
+            model=ModelConfig(name="textcnn", encoder=options),
+            weighting=Choice("metaweighting", MetaWeighting(scale="unit")),
+            loss=loss,
+            train=TrainConfig(batch_size=options.batch),
+        )
         model = self.problem.model
-        self.step = MultiTaskStep(trained(model), adam(model), method, self.problem.suite.task_names)
-        self.step.keep_query_gradient = self.composing is not None and self.composing.follows
-
-    def one(self, *, priced: bool = False) -> None:
-        """A step; ``priced`` whether it is due or not."""
-        composing = self.composing
-        mixtures = composing.mixtures() if composing else None
-        old = composing.before(self.step.count + 1) if composing else None
-        if priced and composing and old is None:
-            old = {name: parameter.detach().clone() for name, parameter in composing.parameters.items()}
-        support, _ = self.problem.batch_losses("support", self.index, route="groups", mixtures=mixtures)
-        keep = composing is not None
-        query, batch = self.problem.batch_losses("query", self.index, route="groups", keep_features=keep)
-        record = self.step(support, query)
-        if composing:
-            composing.after(old, self.index, self.index, record, batch)
-            if old is not None:
-                self.last = (old, record, batch)
+        step = MultiTaskStep(trained(model), adam(model), config.weighting.options, self.problem.suite.task_names)
+        self.learned = build_learned_losses(config, self.problem, "benchmark", options.steps)
+        if self.learned is not None and self.learned.retriever is not None:
+            self.learned.retriever.bank = LossBank.create(list(loss.candidates or ()))
+            step.keep_query_gradient = self.learned.evidence.follows
+        self.step = BatchStep(config, self.problem, step, self.learned)
 
 
-def _pricing(options: LossbankBenchmark, names: Sequence[str]) -> Pricing:
-    return Pricing(_Loop(options, ComposerConfig(candidates=tuple(names), horizon=1)))
+class Measurement:
+    """Measures the library once more after a step; the memory and the reviews are left out."""
 
-
-class Pricing:
-    """Prices the library once more for the last step; the memory and the reviews are left out."""
-
-    def __init__(self, loop: _Loop) -> None:
-        loop.one(priced=True)
-        self.loop = loop
-        assert loop.composing is not None
-        loop.composing.composer.retriever = None
+    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
+        loop = _Loop(options, loss)
+        assert loop.learned is not None
+        self.learned, self.problem, self.index = loop.learned, loop.problem, loop.index
+        self.record = loop.step(self.index, 0).record
+        inputs, self.batch = self.problem.batch("query", self.index, keep_features=True)
+        joint_losses(self.problem.model, inputs, self.batch)()  # keeps the features
+        self.learned.composer.retriever = None
 
     def __call__(self) -> None:
-        """One pricing."""
-        composing = self.loop.composing
-        assert composing is not None
-        old, record, batch = self.loop.last
-        composing.composer.pricings = 1  # never a review, always a usual turn of measured gradients
-        composing.after(old, self.loop.index, self.loop.index, record, batch)
-
-
-def _run(options: LossbankBenchmark, config: ComposerConfig | None) -> Run:
-    return Run(options, config)
+        """One measurement."""
+        self.learned.composer.measurements = 1  # never a review, always a usual turn of measured gradients
+        self.learned.begin(self.record.step)
+        end_step(self.learned, self.problem, self.record, self.index, self.index, 0, self.batch)
 
 
 class Run:
     """So many steps in a row from the first on, looks ahead and reviews included."""
 
-    def __init__(self, options: LossbankBenchmark, config: ComposerConfig | None) -> None:
-        self.options, self.config = options, config
+    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
+        self.options, self.loss = options, loss
 
     def __call__(self) -> None:
         """All steps."""
-        loop = _Loop(self.options, self.config)
+        loop = _Loop(self.options, self.loss)
         for _ in range(self.options.steps):
-            loop.one()
+            loop.step(loop.index, 0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
-from lossrag.checks import check_choice, check_least, check_share
+from lossrag.checks import check_choice, check_least, require
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
-from lossrag.lossbank import ComposerConfig
+from lossrag.lossbank import ComposerConfig, LookAheadOptions, OneStepOptions
 from lossrag.tasks import Corruption
+
+Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
 
 
 @dataclass(frozen=True)
@@ -24,37 +26,50 @@ class DataConfig:
 @dataclass(frozen=True)
 class LossConfig(ComposerConfig):
     """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
-    the scale, and training composes its losses from the library (lossbank/composing/policies.py explains the other
-    options).
+    the scale, and training composes its losses from the library.
 
     library: Python files of one's own that register losses; they are run before any name is looked up.
-    bank: folder to retrieve from and to write to.
-    outer: with ``horizon=1``, losses are priced for the ``mean`` of the tasks' outer losses, or for their
-        ``lambda``-weighted sum. smoothing: share of the running query gradient, which losses are then priced against,
-        that a new one leaves in place.
-    rows: with a longer horizon, how many of a task's support and query rows a look ahead sees.
+    bank: folder to retrieve from.
+    horizon: how far ahead contributions are measured: 1, one step of all parameters (:class:`OneStepOptions`); more, so
+        many steps of the task's head (:class:`LookAheadOptions`). These classes explain the other options; None is what
+        suits the horizon.
     """
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
     policy: str = "fixed"
-    outer: str = "mean"
-    smoothing: float = 0.9
-    rows: int = 512
+    horizon: int = LookAheadOptions.horizon
+    temperature: float = LookAheadOptions.temperature
+    rows: int = LookAheadOptions.rows
+    step: float = OneStepOptions.step
+    smoothing: float = OneStepOptions.smoothing
+    outer: str = OneStepOptions.outer
+    decay: float | None = None
+    every: int | None = None
+    review: int | None = None
     bank: str | None = None
     library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
         super().__post_init__()
-        check_choice(self, "outer", ("mean", "lambda"))
-        check_share(self, "smoothing")
-        check_least(self, 1, "rows")
-        if self.outer == "lambda" and self.far:
-            raise ConfigError(
-                f"loss.outer=lambda weighs what losses do to shared parameters; a look ahead with "
-                f"loss.horizon={self.horizon} sees every task's own head. Add loss.horizon=1."
-            )
+        one_step = self._options(OneStepOptions)
+        self._options(LookAheadOptions)
+        require(
+            one_step.outer == "mean" or self.horizon == 1,
+            self,
+            "{outer}=lambda weighs what losses do to shared parameters; a look ahead with "
+            f"{{horizon}}={self.horizon} sees every task's own head. Add {{horizon}}=1.",
+        )
+
+    @property
+    def evidence(self) -> OneStepOptions | LookAheadOptions:
+        """What contributions are measured with."""
+        return self._options(OneStepOptions) if self.horizon == 1 else self._options(LookAheadOptions)
+
+    def _options(self, kind: type[Options]) -> Options:
+        given = {option.name: getattr(self, option.name) for option in fields(kind)}
+        return kind(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,7 @@ class Config:
             )
         if self.optimizer.vectors != "lazy":
             return
-        lazy_allows(not learns, "loss.policy prices losses along the gradient of the whole table", "loss.policy=fixed")
+        lazy_allows(not learns, "loss.policy measures losses by the gradient of the whole table", "loss.policy=fixed")
         trainable = getattr(self.model.encoder, "trainable_vectors", False)
         lazy_allows(
             trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"

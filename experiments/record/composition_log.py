@@ -1,4 +1,4 @@
-"""What became of the tasks' losses: series of shares and prices, events with reasons, pictures, the projector."""
+"""Log of compositions: series of shares and contributions, events with reasons, pictures, the projector."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from lossrag.experiments.record.series import Values
 from lossrag.experiments.record.state import Progress
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
-from lossrag.experiments.run.learned_losses import Composing
 from lossrag.files import write_atomic
-from lossrag.lossbank import Composer, Event
+from lossrag.lossbank import Event, LearnedLosses
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
@@ -32,7 +31,7 @@ LEAST = 0.01
 PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
-"""What an event is called that tells the order of a retrieval."""
+"""Kind of an event that tells the order of a retrieval."""
 
 
 class CompositionLog:
@@ -44,13 +43,13 @@ class CompositionLog:
     def __init__(
         self,
         directory: RunDirectory,
-        composing: Composing | None,
+        learned: LearnedLosses | None,
         lines: JsonLines,
         board: TensorBoard | None,
         config: LogConfig,
     ) -> None:
         self.directory, self.lines, self.board = directory, lines, board
-        self.composer: Composer | None = composing.composer if composing else None
+        self.learned = learned
         self.every_steps, self.figures_every = config.every_steps, config.figures_every
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         self._begun: set[str] = set()
@@ -58,7 +57,7 @@ class CompositionLog:
 
     def resume(self, step: int, progress: Progress) -> None:
         """Go on from the checkpoint of ``step``, 0 for a new run: what was logged after it is dropped."""
-        if self.composer is None:
+        if self.learned is None:
             return
         kept = _cut(self.directory.path / EVENTS, step)
         if not step:
@@ -71,15 +70,16 @@ class CompositionLog:
             self._pictures(points, step)
 
     def observe(self, step: int) -> None:
-        """After ``step`` and its pricing: hold what is to be logged, without reading the device; tell the events."""
-        if self.composer is None:
+        """After ``step``: hold what is to be logged, without reading the device, and tell the events."""
+        if self.learned is None:
             return
+        composer = self.learned.composer
         window = range(step - self.every_steps + 1, step + 1)
-        if step % self.every_steps == 0 and any(self.composer.due(each) for each in window if each > 0):
-            self._held[step] = (self.composer.composition.shares, self.composer.prices.clone())
-        if self.composer.events:
-            events = list(self.composer.events)
-            self.composer.events.clear()
+        if step % self.every_steps == 0 and any(self.learned.due(each) for each in window if each > 0):
+            self._held[step] = (composer.state.shares, composer.contributions.clone())
+        if composer.events:
+            events = list(composer.events)
+            composer.events.clear()
             with open(self.directory.path / EVENTS, "ab") as file:
                 file.write(b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in events))
                 file.flush()
@@ -89,11 +89,12 @@ class CompositionLog:
     def values(self, step: int) -> Values:
         """The series of a logged step; none when it was not held."""
         held = self._held.pop(step, None)
-        if held is None or self.composer is None:
+        if held is None or self.learned is None:
             return {}
         values: Values = {}
-        names = self.composer.names
-        for task, shares, prices in zip(self.composer.tasks, held[0].tolist(), held[1].tolist(), strict=True):
+        composer = self.learned.composer
+        names = composer.names
+        for task, shares, contributions in zip(composer.tasks, held[0].tolist(), held[1].tolist(), strict=True):
             order = sorted(range(len(shares)), key=lambda i: (-shares[i], names[i]))
             new = {i for i in order[:BEGIN] if shares[i] >= LEAST}
             values[f"composition_active/{task.name}"] = float(sum(share > 0 for share in shares))
@@ -102,19 +103,19 @@ class CompositionLog:
                 if i in new or tag in self._begun:
                     self._begun.add(tag)
                     values[tag] = share
-                    if prices[i] != 0:  # 0 is what a loss has that was not priced, or showed no gradient
-                        values[f"contribution/{task.name}/{names[i]}"] = prices[i]
+                    if contributions[i] != 0:  # 0 is what a loss has that was not measured, or showed no gradient
+                        values[f"contribution/{task.name}/{names[i]}"] = contributions[i]
         return values
 
     def end_epoch(self, step: int, epochs: int) -> None:
         """After so many epochs: the pictures in TensorBoard when they are due."""
-        if self.composer is not None and self.board is not None and epochs % self.figures_every == 0:
+        if self.learned is not None and self.board is not None and epochs % self.figures_every == 0:
             self.lines.sync()
             self._pictures(read_points(self.directory.metrics), step)
 
     def finish(self, step: int) -> dict[str, Any]:
         """Draw the pictures of the run directory; what summary.json says of the losses at the end of training."""
-        if self.composer is None:
+        if self.learned is None:
             return {}
         self.lines.sync()
         points = read_points(self.directory.metrics)
@@ -122,16 +123,16 @@ class CompositionLog:
         self._pictures(points, step)
         if self.board is not None:
             self.board.sync()
-        return composition_summary(self.composer)
+        return composition_summary(self.learned.composer)
 
     def _pictures(self, points: list[dict[str, Any]], step: int) -> None:
-        if self.board is None or self.composer is None or step == self._drawn:
+        if self.board is None or self.learned is None or step == self._drawn:
             return
         self._drawn = step
         figure = compositions_figure(points)
         if figure is not None:
             self.board.picture(PICTURE, figure, step)
-        kinds = {task.target_kind for task in self.composer.tasks}
+        kinds = {task.target_kind for task in self.learned.composer.tasks}
         write_projector(self.directory.tensorboard, kinds, last_shares(points))
 
     def _tell(self, events: list[Event]) -> None:

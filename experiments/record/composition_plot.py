@@ -1,4 +1,4 @@
-"""Pictures of what the tasks' losses were made of: stacked shares over the steps, from the logged points alone."""
+"""Pictures of compositions: stacked shares over the steps, from the logged points alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind safe palette; black is left for text and grey for the rest.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+from lossrag.experiments.plotting import COLOURS as LINE_COLOURS
+
+COLOURS = (*LINE_COLOURS[:-1], "#F0E442")
+"""Those of lines, but yellow for black, which is left for text; grey is for the rest."""
 REST = "#BBBBBB"
 MOST = 400
 """Steps drawn at most: more than a picture has pixels for."""

@@ -1,4 +1,4 @@
-"""The map of the library: losses by their geometry in the plane, those that the tasks of a run use marked."""
+"""Map of the library: losses by their geometry in the plane, those that the tasks of a run use marked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lossrag.experiments.plotting import COLOURS
 from lossrag.lossbank import LOSSES, Loss
 from lossrag.lossbank.experience.embedding import geometry_vectors
 
@@ -16,7 +17,6 @@ Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 USED = 0.05
 """Share from which on a loss is marked for a task."""
@@ -150,7 +150,7 @@ def _together(rows: Sequence[int], points: Floats) -> list[list[int]]:
 
 
 def _boxes(x: float, y: float, width: float, height: float) -> list[Box]:
-    """Where a label of this size might stand around a point."""
+    """Places of a label of this size around a point."""
     boxes = []
     for radius in (12, 24, 40, 60, 85, 115, 150, 190, 240):
         for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False).tolist():
@@ -162,7 +162,7 @@ def _boxes(x: float, y: float, width: float, height: float) -> list[Box]:
 
 
 def _cost(box: Box, point: tuple[float, float], taken: Sequence[Box], points: Floats, frame: Sequence[float]) -> float:
-    """How badly a label stands: out of the frame, over another, over points, far from its own."""
+    """Badness of a label's place: out of the frame, over another, over points, far from its own."""
     left, low, right, high = box
     outside = left < frame[0] or low < frame[1] or right > frame[2] or high > frame[3]
     covered = sum(_overlap(box, other) for other in taken)

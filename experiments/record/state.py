@@ -16,7 +16,7 @@ from lossrag.experiments.record.checkpoint import (
     unpack_optimizer,
 )
 from lossrag.experiments.record.directory import RunDirectory
-from lossrag.experiments.run.learned_losses import Composing
+from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
 from lossrag.tensors import save_tensors
 from lossrag.weighting import MultiTaskStep
@@ -59,7 +59,7 @@ def save_state(
     model: MultiTaskModel,
     step: MultiTaskStep,
     progress: Progress,
-    composing: Composing | None = None,
+    learned: LearnedLosses | None = None,
 ) -> None:
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
     best = progress.best
@@ -71,7 +71,7 @@ def save_state(
         | pack("optimizer", optimizer)
         | pack("step", step.state_dict())
         | pack("sums", progress.sums)
-        | pack("composition", composing.state_dict() if composing else {})
+        | pack("composition", learned.state_dict() if learned else {})
     )
     meta = {
         "kind": "last",
@@ -85,8 +85,8 @@ def save_state(
         "trajectory": progress.trajectory,
         "best": {"epoch": best.epoch, "score": best.score},
     }
-    if composing:  # before the checkpoint: records that are newer than it are left out on resuming
-        composing.save_bank(directory.path / "bank")
+    if learned:  # before the checkpoint: records that are newer than it are left out on resuming
+        learned.save_bank(directory.path / "bank")
     save_tensors(directory.last, tensors, meta)
 
 
@@ -95,7 +95,7 @@ def load_state(
     edition: str,
     model: MultiTaskModel,
     step: MultiTaskStep,
-    composing: Composing | None = None,
+    learned: LearnedLosses | None = None,
 ) -> Progress:
     """Put the last checkpoint into the objects of the run; a fresh Progress when there is none.
 
@@ -128,9 +128,9 @@ def load_state(
     model.load_state_dict(unpack("model", tensors))
     unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
     step.load_state_dict(unpack("step", tensors))
-    if composing:
-        composing.load_state_dict(unpack("composition", tensors))
-        composing.resume_bank(directory.path / "bank", step.count)
+    if learned:
+        learned.load_state_dict(unpack("composition", tensors))
+        learned.resume_bank(directory.path / "bank", step.count)
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
     done, seconds, offset = meta["done"], meta["seconds"], meta["offset"]
     return Progress(meta["epoch"], done, seconds, offset, best, meta["trajectory"], sums)

@@ -105,16 +105,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 def composition_summary(composer: Composer) -> dict[str, Any]:
     """Per task the shares of the active losses, largest first, and the losses that are switched off."""
-    state = composer.composition
-    shares, until = state.shares.tolist(), state.off_until.tolist()
-    compositions, off = {}, {}
-    for t, task in enumerate(composer.tasks):
-        mixed = {composer.names[i]: share for i, share in enumerate(shares[t]) if share > 0}
-        compositions[task.name] = dict(sorted(mixed.items(), key=lambda item: (-item[1], item[0])))
-        off[task.name] = [
+    shares, until = composer.state.shares.tolist(), composer.state.off_until.tolist()
+    off = {
+        task.name: [
             composer.names[i] for i in composer.fitting[t] if until[t][i] > composer.reviews and shares[t][i] == 0
         ]
-    return {"compositions": compositions, "off": off}
+        for t, task in enumerate(composer.tasks)
+    }
+    return {"compositions": composer.compositions(), "off": off}
 
 
 def sentence(task: str, shares: Mapping[str, float], off: int) -> str:

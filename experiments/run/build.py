@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
 from lossrag.experiments.optim.lazy_adam import LazyAdam
 from lossrag.experiments.run.adversarial import build_adversary
 from lossrag.experiments.run.encoded_suites import load_pieces
-from lossrag.experiments.run.learned_losses import Composing
 from lossrag.experiments.run.machine import require_bf16
 from lossrag.experiments.run.problem import Problem
-from lossrag.lossbank import BankRetriever, Composer, TaskSpec, starting_retriever
 from lossrag.models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
 from lossrag.tasks import SUITES, Suite, corrupt, pool_query
 from lossrag.weighting import MultiTaskStep
@@ -130,27 +127,6 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
         return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
     except OptionError as error:  # of lists that must have an entry for each task
         raise ConfigError(error.by_key("weighting.")) from None
-
-
-def build_composing(config: Config, problem: Problem, run: str, steps: int) -> Composing | None:
-    """The learned losses of a run of so many steps; None when every task keeps its configured one."""
-    if config.loss.policy == "fixed":
-        return None
-    tasks = [
-        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
-        for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
-    ]
-    composer = Composer(tasks, config.loss, _retriever(config, run), config.seed, config.loss.bank is not None)
-    loss = config.loss
-    return Composing(problem, composer, steps, loss.outer == "lambda", loss.smoothing, loss.rows, config.seed)
-
-
-def _retriever(config: Config, run: str) -> BankRetriever | None:
-    kind = config.loss.policy
-    if kind not in ("knn", "two_tower"):
-        return None
-    source = None if config.loss.bank is None else Path(config.loss.bank)
-    return starting_retriever(source, kind, run, config.seed)
 
 
 def passes_route(config: Config) -> str:

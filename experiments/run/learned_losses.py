@@ -1,211 +1,126 @@
-"""Learned losses in a run: what the tasks are trained with, and the pass that prices the library."""
+"""Learned losses of a run: built from its configuration, and told of its batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lossrag.errors import ConfigError, OptionError
+from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.objective import BatchObjective
-from lossrag.experiments.run.outlook import outlook
-from lossrag.experiments.run.problem import Problem
-from lossrag.lossbank import BankRetriever, Composer, Lens, Mixture, push_forward
-from lossrag.lossbank.experience.context import TaskSignals, context_vector
+from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
+from lossrag.lossbank import (
+    POLICIES,
+    Batch,
+    Evidence,
+    LearnedLosses,
+    LookAhead,
+    LossBank,
+    OneStep,
+    OneStepOptions,
+    TaskSpec,
+)
 from lossrag.models import Outputs
+from lossrag.streams import Stream, generator
 from lossrag.weighting import StepRecord
 
 Index = Sequence[Tensor]
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """The query batch at the new parameters: losses (T,) with their graph; by task, logits (B, K), targets, and how
-    much larger the gradient of the loss is on the logits than on the features."""
+def build_learned_losses(config: Config, problem: Problem, run: str, steps: int) -> LearnedLosses | None:
+    """The learned losses of a run of so many steps; None when every task keeps its configured one."""
+    loss, policy = config.loss, POLICIES[config.loss.policy]
+    if loss.policy == "fixed":
+        return None
+    tasks = [
+        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
+        for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
+    ]
+    model, options = problem.model, loss.evidence
+    if isinstance(options, OneStepOptions):
+        evidence: Evidence = OneStep(model, options)
+    else:
+        evidence = LookAhead(model, [cast(nn.Linear, head) for head in model.heads], options, problem.by_class)
+    bank = LossBank.load(Path(loss.bank)) if loss.bank is not None and policy.retrieves else None
+    try:
+        return LearnedLosses(tasks, evidence, loss, total_steps=steps, bank=bank, run=run, seed=config.seed)
+    except OptionError as error:
+        raise ConfigError(error.by_key("loss.")) from None
 
-    losses: Tensor
-    logits: Sequence[Tensor]
-    targets: Sequence[Tensor]
-    per_feature: Sequence[Tensor]
 
+def end_step(
+    learned: LearnedLosses,
+    problem: Problem,
+    record: StepRecord,
+    support: Index,
+    query: Index,
+    seed: int,
+    batch: BatchObjective | None = None,
+) -> None:
+    """Tell ``learned`` of an update that read these rows of every task.
 
-class Composing:
-    """A composer at work on a problem.
-
-    smoothing: share of the running query gradient that a new one leaves in place, in [0, 1).
-    by_lambda: the outer objective of the losses is sum_t lambda_t L_t^q with the lambda that MetaWeighting found, as in
-        its direction d_c; else the mean over tasks. Lambda is sparse: where it is 0, the losses of that task are judged
-        by what they do to other tasks through the shared parameters alone.
-    rows: of a task's support and query split that a look far ahead sees, drawn by ``seed`` and step.
+    batch: that of the query with its features kept, where the step has computed it. Then nothing of the query has to be
+    computed again: the record holds its gradient.
     """
+    evidence, drawn = learned.evidence, learned.evidence.rows
+    kept = batch if evidence.follows and record.query_gradient is not None else None
+    if drawn is not None:
+        rows = [partial(_drawn, problem, split, drawn, seed, record.step) for split in ("support", "query")]
+    else:
+        fresh = [partial(_batch, problem, split, index) for split, index in (("support", support), ("query", query))]
+        rows = fresh if kept is None else [fresh[0], partial(_kept, problem, kept)]
+    gradient = None if kept is None else record.query_gradient
+    learned.end(record.step, record.support_losses, *rows, query_gradient=gradient, lam=record.lam)
 
-    def __init__(
-        self,
-        problem: Problem,
-        composer: Composer,
-        total_steps: int,
-        by_lambda: bool = False,
-        smoothing: float = 0.9,
-        rows: int = 512,
-        seed: int = 0,
-    ) -> None:
-        self.problem, self.composer, self.total_steps = problem, composer, total_steps
-        self.by_lambda, self.smoothing = by_lambda, smoothing
-        self.rows, self.seed = rows, seed
-        self.parameters = {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
-        followed = {} if composer.config.far else self.parameters
-        self.direction = {name: torch.zeros_like(parameter) for name, parameter in followed.items()}
-        # losses (T,) at the last pricing, for the rates of change in the context; not a number before the first one
-        self.previous = torch.full((2, len(problem.suite.tasks)), float("nan"), device=problem.device)
 
-    def mixtures(self) -> list[Mixture]:
-        """What every task is trained with at the next step."""
-        return self.composer.mixtures()
+def _batch(problem: Problem, split: str, index: Index) -> Batch:
+    """These rows of a split, in one pass through the model."""
+    inputs, objective = problem.batch(split, index)
+    if problem.suite.shared_input:
+        return _judged(objective, partial(problem.model.forward_shared, inputs[0]))
+    return _judged(objective, partial(problem.model.forward_joint, inputs))
 
-    @property
-    def follows(self) -> bool:
-        """Whether it reads the query gradient of every step."""
-        return not self.composer.config.far
 
-    def before(self, step: int) -> dict[str, Tensor] | None:
-        """The parameters as they are before ``step``, if it is to be priced from them."""
-        if not self.follows or not self.composer.due(step):
-            return None
-        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+def _kept(problem: Problem, objective: BatchObjective) -> Batch:
+    """The rows of a batch whose features the step has kept: only the heads run again."""
 
-    def after(
-        self,
-        old: dict[str, Tensor] | None,
-        support: Index,
-        query: Index,
-        record: StepRecord,
-        batch: BatchObjective | None = None,
-    ) -> None:
-        """Follow the query gradient; where ``old`` parameters are given, price every loss on the support batch at them.
-        With a longer horizon, price them by a look ahead when it is due.
+    def outputs() -> list[Outputs]:
+        leaves = [each.requires_grad_() for each in objective.features() or []]
+        return [Outputs(head(each), each) for head, each in zip(problem.model.heads, leaves, strict=True)]
 
-        batch: that of the query with its features kept, where the step has computed it. Then nothing of the query has
-        to be computed again: the record holds its gradient.
-        """
-        if not self.follows:
-            if self.composer.due(record.step):
-                self._look_ahead(record)
-            return
-        given = record.query_gradient if batch is not None and not self.by_lambda else None
-        if given is not None:
-            self._follow(given)
-        if old is None:
-            return
-        if given is None or batch is None:
-            compute, batch = self._outputs("query", query)
-            outputs = compute()
-        else:
-            outputs = self._heads(batch)
-        judged = self._judged(batch, outputs)
-        if given is None:
-            weights = record.lam if self.by_lambda and record.lam is not None else torch.ones_like(judged.losses)
-            total = (judged.losses * weights.to(judged.losses.dtype)).sum()
-            found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
-            self._follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in found])
-        self._price(old, support, judged, record)
+    return _judged(objective, outputs)
 
-    def _look_ahead(self, record: StepRecord) -> None:
-        seen = outlook(self.problem, self.rows, self.seed, record.step)
-        lenses = [each.lens for each in seen]
-        losses = torch.stack([each.query_loss for each in seen])
-        judged = _Judged(losses, [each.query.logits for each in seen], [each.query_targets for each in seen], [])
-        contexts = self._contexts(lenses, judged, record)
-        self.composer.judge(lenses, [each.view for each in seen], contexts, record.step)
-        self.previous = torch.stack([record.support_losses.detach(), losses]).to(self.previous)
 
-    def _follow(self, gradient: Sequence[Tensor | None]) -> None:
-        """The running mean of the query gradients, up to a factor: a batch has too few rows to judge losses by, and the
-        gradient on all of them moves slowly."""
-        for held, new in zip(self.direction.values(), gradient, strict=True):
-            held.mul_(self.smoothing)
-            if new is not None:
-                held.add_(new, alpha=1 - self.smoothing)
+def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Batch:
+    """Up to so many rows of a split for every task, drawn by (seed, step), in passes of a bounded size."""
+    index = []
+    for t, examples in enumerate(problem.suite.splits[split]):
+        chance = generator(seed, Stream.LOOK_AHEAD, step, 0 if problem.suite.shared_input else t)
+        index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
+    inputs, objective = problem.batch(split, index)
+    model = problem.model
 
-    def _heads(self, batch: BatchObjective) -> list[Outputs]:
-        features = batch.features()
-        assert features is not None
-        leaves = [each.requires_grad_() for each in features]
-        return [Outputs(head(each), each) for head, each in zip(self.problem.model.heads, leaves, strict=True)]
+    def outputs() -> list[Outputs]:
+        pieces = [torch.split(each, EVALUATION_ROWS) for each in inputs]
+        if problem.suite.shared_input:
+            by_task = zip(*(model.forward_shared(piece) for piece in pieces[0]), strict=True)
+            return [_joined(parts) for parts in by_task]
+        # a task's rows at a time: what is held does not grow with their number
+        return [_joined([model.outputs(piece, t) for piece in own]) for t, own in enumerate(pieces)]
 
-    def _judged(self, objective: BatchObjective, outputs: list[Outputs]) -> _Judged:
-        T = len(outputs)
-        objective = BatchObjective(objective.tasks, objective.mixtures, objective.targets, objective.by_class)
-        losses = torch.stack([objective.one(t, each) for t, each in enumerate(outputs)])
-        wanted = [each.logits for each in outputs] + [each.features for each in outputs]
-        at = torch.autograd.grad(losses.sum(), wanted, retain_graph=True)
-        ratio = [(at[t].norm() / at[T + t].norm().clamp(min=1e-12)).detach() for t in range(T)]
-        return _Judged(losses, [each.logits.detach() for each in outputs], objective.targets, ratio)
+    return _judged(objective, outputs)
 
-    def _price(self, old: dict[str, Tensor], support: Index, judged: _Judged, record: StepRecord) -> None:
-        compute, batch = self._outputs("support", support)
-        moved = push_forward(
-            self.problem.model, old, self.direction, lambda: [part for each in compute() for part in each]
-        )
-        lenses = [
-            Lens(*moved[2 * t], *moved[2 * t + 1], batch.targets[t], batch.mixtures[t].class_counts, ratio)
-            for t, ratio in enumerate(judged.per_feature)
-        ]
-        losses = judged.losses.detach()
-        contexts = self._contexts(lenses, judged, record)
-        self.composer.price(lenses, contexts, record.step)
-        self.previous = torch.stack([record.support_losses.detach(), losses]).to(self.previous)
 
-    def _outputs(self, split: str, index: Index) -> tuple[partial[list[Outputs]], BatchObjective]:
-        inputs, objective = self.problem.batch(split, index)
-        if self.problem.suite.shared_input:
-            return partial(self.problem.model.forward_shared, inputs[0]), objective
-        return partial(self.problem.model.forward_joint, inputs), objective
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts]))
 
-    def _contexts(self, lenses: Sequence[Lens], query: _Judged, record: StepRecord) -> list[Tensor]:
-        known = self.composer.pricings > 0
-        losses = query.losses.detach()
-        return [
-            context_vector(
-                TaskSignals(
-                    lens.logits,
-                    lens.targets,
-                    query.logits[t],
-                    query.targets[t],
-                    task.kind,
-                    record.support_losses[t],
-                    losses[t],
-                    lens.features,
-                    self.previous[0, t] if known else None,
-                    self.previous[1, t] if known else None,
-                    lens.class_counts,
-                    min(record.step / self.total_steps, 1.0),
-                )
-            )
-            for t, (task, lens) in enumerate(zip(self.problem.suite.tasks, lenses, strict=True))
-        ]
 
-    def save_bank(self, folder: Path) -> None:
-        """Write what the run remembers, if it retrieves."""
-        if isinstance(self.composer.retriever, BankRetriever):
-            self.composer.retriever.save(folder)
-
-    def resume_bank(self, folder: Path, step: int) -> None:
-        """Remember what the run did up to ``step``."""
-        if isinstance(self.composer.retriever, BankRetriever):
-            self.composer.retriever.resume(folder, step)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the composition."""
-        held = {f"direction/{name}": value for name, value in self.direction.items()}
-        return {**self.composer.state_dict(), "previous": self.previous, **held}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state_dict`."""
-        rest = dict(state)
-        self.previous = rest.pop("previous").to(self.previous)
-        for name, held in self.direction.items():
-            held.copy_(rest.pop(f"direction/{name}"))
-        self.composer.load_state_dict(rest)
+def _judged(objective: BatchObjective, outputs: Callable[[], list[Outputs]]) -> Batch:
+    # the scores of the step's own batch are not to be overwritten
+    apart = BatchObjective(objective.tasks, objective.mixtures, objective.targets, objective.by_class)
+    return Batch(outputs, objective.targets, lambda t, logits, features: apart.one(t, Outputs(logits, features)))

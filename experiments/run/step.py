@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import passes_route
-from lossrag.experiments.run.learned_losses import Composing
+from lossrag.experiments.run.learned_losses import end_step
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
+from lossrag.lossbank import LearnedLosses
 from lossrag.streams import step_seed
 from lossrag.tasks import query_index
 from lossrag.weighting import MultiTaskStep, StepRecord
@@ -38,20 +39,19 @@ class BatchStep:
     config: Config
     problem: Problem
     step: MultiTaskStep
-    composing: Composing | None
+    learned: LearnedLosses | None
     schedule: Schedule | None = None
 
     def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
-        config, problem, composing = self.config, self.problem, self.composing
+        config, problem, learned = self.config, self.problem, self.learned
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed(step_seed(config.seed, self.step.count))
         if self.schedule:
             self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
-        mixtures = composing.mixtures() if composing else None
-        old = composing.before(self.step.count + 1) if composing else None
+        mixtures = learned.begin(self.step.count + 1) if learned else None
         needs = config.weighting.options.needs
         keep = needs.representation is not None
         support, batch = problem.batch_losses(
@@ -62,10 +62,10 @@ class BatchStep:
         query = query_batch = None
         if needs.hypergradient is not None:
             query, query_batch = problem.batch_losses(
-                "query", query_rows, route=route, rows=rows, keep_features=composing is not None
+                "query", query_rows, route=route, rows=rows, keep_features=learned is not None
             )
         record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
-        if composing:
-            composing.after(old, index, query_rows, record, query_batch)
+        if learned:
+            end_step(learned, problem, record, index, query_rows, config.seed, query_batch)
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)

@@ -1,173 +1,185 @@
-"""Decides during training what every task's loss is made of, and explains what it decided."""
+"""Composer: decides during training what every task's loss is made of, and explains what it decided."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lossrag.checks import require
 from lossrag.errors import ConfigError
-from lossrag.lossbank.composing.candidates import TaskSpec, library, spread, suits
-from lossrag.lossbank.composing.composition import Composition, Event, Retriever
-from lossrag.lossbank.composing.look_ahead import HeadView, look_ahead, savings
-from lossrag.lossbank.composing.one_step import Lens, cosines, gradient_sizes, joint_contributions
-from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, price_due, review_due
+from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
+from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
+from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.library.batched import gradient_sizes
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 from lossrag.lossbank.shape.geometry import geometry
 
-TWIN = 0.995
-"""Cosine of geometries above which two losses are one lens twice."""
 ROTATION = 16
-"""Gradient sizes measured at a pricing besides those of the active losses: what is measured does not grow with L."""
-JUDGED = 64
-"""Losses that a look ahead judges for a task at a time."""
+"""Gradient sizes measured at a moment besides those of the active losses: what is measured does not grow with L."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A loss that was retrieved, dropped or switched off for a task at a step, and why."""
+
+    step: int
+    task: str
+    loss: str
+    what: str
+    reason: str
+
+
+class Retriever(Protocol):
+    """Predicts contributions from what is remembered."""
+
+    def remember(self, context: Tensor, names: Sequence[str], contributions: Tensor, task: str, step: int) -> None:
+        """Keep the contributions (n,) that losses made in a context (C,)."""
+
+    def predict(self, task: str, context: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Mean and uncertainty (n,) of the contributions to expect."""
 
 
 class Composer:
     """The composition of T tasks over the library, learned and reviewed as training goes on.
 
-    warm: the retriever remembers other runs, so candidates are retrieved right after the first pricing.
+    evidence: options of the evidence that measures contributions; they say how far to trust it.
+    warm: the retriever remembers other runs, so candidates are retrieved right after the first measurement.
 
-    Raises ConfigError for names that are unknown or do not fit a task, and for k larger than the library allows.
+    Raises ConfigError for names that are unknown or do not fit a task.
     """
 
     def __init__(
         self,
         tasks: Sequence[TaskSpec],
         config: ComposerConfig,
-        retriever: Retriever | None,
+        evidence: EvidenceOptions,
+        retriever: Retriever | None = None,
         seed: int = 0,
         warm: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        self.tasks, self.config, self.retriever, self.seed = tuple(tasks), config, retriever, seed
-        self.warm = warm and retriever is not None
+        self.tasks, self.config, self.evidence, self.seed = tuple(tasks), config, evidence, seed
         self.policy = POLICIES[config.policy]
-        if self.policy.candidates in ("knn", "two_tower") and retriever is None:
-            raise ConfigError(f"loss.policy={config.policy} needs a bank to retrieve from.")
-        self.names = library(self.tasks, config, self.policy.candidates)
+        require(
+            retriever is not None or not self.policy.retrieves,
+            config,
+            f"{{policy}}={config.policy} retrieves losses: give it a retriever to ask.",
+        )
+        self.retriever, self.warm = retriever, warm and retriever is not None
+        self.names = library(self.tasks, config, evidence)
         self.losses: list[Loss] = [LOSSES[name] for name in self.names]
         self.reference = [self.names.index(task.reference) for task in self.tasks]
+        named = config.candidates is not None
         self.fitting = [
-            [
-                i
-                for i, loss in enumerate(self.losses)
-                if suits(loss, task, config.candidates is not None) or loss.name == task.reference
-            ]
+            [i for i, loss in enumerate(self.losses) if suits(loss, task, named) or loss.name == task.reference]
             for task in self.tasks
         ]
-        counts = [task.class_counts for task in self.tasks if task.class_counts is not None]
-        device = counts[0].device if counts else torch.device("cpu")
-        self.composition = Composition.start(self._first(device))
-        self.pricings = self.reviews = 0
+        self.state = ShareState.start(self._first(device))
+        self.measurements = self.reviews = 0
         vectors = torch.nn.functional.normalize(torch.stack([geometry(loss) for loss in self.losses]), dim=1)
         self._likeness = vectors @ vectors.T
-        self.prices = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
+        self.contributions = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
         self.events: list[Event] = []
-        self._active = [self.composition.listed(t) for t in range(len(self.tasks))]
+        self._active = [self.state.listed(t) for t in range(len(self.tasks))]
 
     def mixtures(self) -> list[Mixture]:
-        """What every task is trained with at the next step."""
-        coefficients = self.composition.coefficients(self.reference)
+        """The mixture that every task is trained with at the next step."""
+        coefficients = self.state.coefficients(self.reference)
         return [
             Mixture(tuple(self.losses[i] for i in active), coefficients[t, active].float(), self.tasks[t].class_counts)
             for t, active in enumerate(self._active)
         ]
 
-    def due(self, step: int) -> bool:
-        """Whether the step of this number (from 1) is to be priced."""
-        return price_due(self.config, step)
+    def compositions(self) -> dict[str, dict[str, float]]:
+        """By task the shares of its active losses, largest first."""
+        shares = [dict(zip(self.names, row, strict=True)) for row in self.state.shares.tolist()]
+        return {
+            task.name: {name: own[name] for name in sorted(own, key=lambda n: (-own[n], n)) if own[name] > 0}
+            for task, own in zip(self.tasks, shares, strict=True)
+        }
 
-    def price(self, lenses: Sequence[Lens], contexts: Sequence[Tensor], step: int) -> None:
-        """Price the losses of every task at ``step``, move the shares, and review the candidates when it is time.
+    def observe(self, moment: Moment, contexts: Sequence[Tensor], step: int) -> None:
+        """Measure what losses contribute at ``step``, move the shares, and review the candidates when it is time.
 
-        lenses: one per task. contexts: one vector (C,) per task.
+        contexts: one vector (C,) per task.
         """
-        priced = [
-            [i for i in fitting if not self.losses[i].relational or i in active]
-            for fitting, active in zip(self.fitting, self._active, strict=True)
-        ]
-        raw = joint_contributions(lenses, [[self.losses[i] for i in each] for each in priced])
-        for t, lens in enumerate(lenses):
-            self._measure(t, lens, priced[t])
-            raw[t] = cosines(lens, raw[t], self.composition.sizes[t, priced[t]])
-        self._learn(priced, raw, contexts, step)
+        measured = [self._to_measure(t, context) for t, context in enumerate(contexts)]
+        for t, task in enumerate(moment.tasks):
+            self._measure_sizes(t, task, measured[t])
+        sizes = [self.state.sizes[t, losses] for t, losses in enumerate(measured)]
+        contributions = moment.contributions([[self.losses[i] for i in losses] for losses in measured], sizes)
+        for t, losses in enumerate(measured):
+            self.contributions[t] = 0
+            self.contributions[t, losses] = contributions[t]
+            read = self.evidence.read(self.state, t, losses, contributions[t])
+            self.state = self.evidence.moved(self.state, t, losses, read, self.learns)
+            if self.retriever is not None:
+                names = [self.names[i] for i in losses]
+                self.retriever.remember(contexts[t], names, read, self.tasks[t].name, step)
+        self.measurements += 1
+        if self._review_due():
+            self.reviews += 1
+            for t, context in enumerate(contexts):
+                self._review(t, context, step)
 
-    def judge(self, lenses: Sequence[Lens], views: Sequence[HeadView], contexts: Sequence[Tensor], step: int) -> None:
-        """As :meth:`price`, by what the losses make of the tasks' heads in the long run (composing/look_ahead.py)."""
-        priced = [self._to_judge(t, context) for t, context in enumerate(contexts)]
-        outer = look_ahead(views, [[self.losses[i] for i in each] for each in priced], self.config.horizon)
-        found = []
-        for t, view in enumerate(views):
-            self._measure(t, lenses[t], priced[t])
-            found.append(savings(view, outer[t], priced[t].index(self.reference[t])))
-        self._learn(priced, found, contexts, step)
+    @property
+    def learns(self) -> bool:
+        """True where contributions move the shares."""
+        return self.policy.learned and self.config.learn
 
-    def _to_judge(self, t: int, context: Tensor) -> list[int]:
-        """The losses that a look ahead judges: all that have something to say to a head; of a large library the
-        reference, the active ones, those that are retrieved, and the rest by turns."""
-        able = [i for i in self.fitting[t] if not self.losses[i].relational]
-        if len(able) <= JUDGED:
+    def _to_measure(self, t: int, context: Tensor) -> list[int]:
+        """The losses that the evidence can judge; of a large library the reference, the active ones, those that are
+        retrieved, and the rest by turns."""
+        able = [i for i in self.fitting[t] if self.evidence.judges(self.losses[i], i in self._active[t])]
+        most = self.evidence.most
+        if most is None or len(able) <= most:
             return able
         chosen = dict.fromkeys([self.reference[t], *(i for i in self._active[t] if i in able)])
         rest = [i for i in able if i not in chosen]
         if self.retriever is not None:
             mean, uncertainty = self.retriever.predict(self.tasks[t].name, context, [self.names[i] for i in rest])
             order = (mean + uncertainty).argsort(descending=True, stable=True).tolist()
-            chosen.update(dict.fromkeys(rest[o] for o in order[: max(JUDGED - len(chosen), 0) // 2]))
+            chosen.update(dict.fromkeys(rest[o] for o in order[: max(most - len(chosen), 0) // 2]))
             rest = [i for i in rest if i not in chosen]
-        room = max(JUDGED - len(chosen), 0)
-        start = self.pricings * room % len(rest)
+        room = max(most - len(chosen), 0)
+        start = self.measurements * room % len(rest)
         return sorted([*chosen, *(rest + rest)[start : start + min(room, len(rest))]])
 
-    def _learn(
-        self, priced: Sequence[list[int]], prices: Sequence[Tensor], contexts: Sequence[Tensor], step: int
-    ) -> None:
-        """From the prices (n_t,) of the losses ``priced[t]``."""
-        config = self.config
-        decay = config.pace.decay
-        gain, unit = (decay, config.temperature) if config.far else (config.step, None)
-        gain = gain if self.policy.learned and config.learn else 0.0
-        for t, (losses, found) in enumerate(zip(priced, prices, strict=True)):
-            self.prices[t] = 0
-            self.prices[t, losses] = found
-            state = self.composition
-            seen = found * state.worth(t, losses) if config.far else state.centred(t, losses, found)
-            self.composition = state.observe_prices(t, losses, seen, gain, decay, unit)
-            if self.retriever is not None:
-                names = [self.names[i] for i in losses]
-                self.retriever.remember(contexts[t], names, seen, self.tasks[t].name, step)
-        self.pricings += 1
-        if review_due(config, self.pricings, self.warm):
-            self.reviews += 1
-            for t, context in enumerate(contexts):
-                self._review(t, context, step)
-
-    def _measure(self, t: int, lens: Lens, priced: list[int]) -> None:
-        waiting = [i for i in priced if i not in self._active[t]]
-        start = self.pricings * ROTATION % max(len(waiting), 1)
-        turn = waiting if self.pricings == 0 else (waiting + waiting)[start : start + min(ROTATION, len(waiting))]
+    def _measure_sizes(self, t: int, task: TaskMoment, measured: list[int]) -> None:
+        waiting = [i for i in measured if i not in self._active[t]]
+        start = self.measurements * ROTATION % max(len(waiting), 1)
+        turn = waiting if self.measurements == 0 else (waiting + waiting)[start : start + min(ROTATION, len(waiting))]
         wanted = [*self._active[t], *turn]
-        sizes, coverage = gradient_sizes(lens, [self.losses[i] for i in [*wanted, self.reference[t]]])
+        losses = [self.losses[i] for i in [*wanted, self.reference[t]]]
+        sizes, coverage = gradient_sizes(task.support, losses, task.per_feature)
         beside = coverage[:-1] / coverage[-1].clamp(min=1e-12)
-        self.composition = self.composition.observe_sizes(t, wanted, sizes[:-1], sizes[-1], beside)
+        self.state = self.state.observe_sizes(t, wanted, sizes[:-1], sizes[-1], beside)
+
+    def _review_due(self) -> bool:
+        """After every so many measurements; in a run that begins with a guess after 4, 8 and 16 too, and after the
+        first where there is a memory of other runs."""
+        every, count = self.evidence.review, self.measurements
+        early = 4 <= count < every and count & (count - 1) == 0
+        return early or count % every == 0 or (count == 1 and self.warm)
 
     def _review(self, t: int, context: Tensor, step: int) -> None:
         """Switch off what harms, and choose the candidates anew where they are retrieved."""
-        learned = self.policy.learned and self.config.learn
-        if learned:
+        if self.learns:
             self._switch_off(t, step)
-        if self.policy.candidates in ("knn", "two_tower"):
+        if self.policy.retrieves:
             self._retrieve(t, context, step)
-        elif learned:
+        elif self.learns:
             self._retry(t, step)
-        self._active[t] = self.composition.listed(t)
+        self._active[t] = self.state.listed(t)
 
     def _switch_off(self, t: int, step: int) -> None:
-        state = self.composition
+        state = self.state
         advantage = state.advantage[t]
         limit = advantage + self.config.confidence * state.uncertainty[t]
         harmful = [i for i in self._active[t] if float(limit[i]) < 0 and int(state.count[t, i]) > 1]
@@ -179,11 +191,11 @@ class Composer:
             active[t, i] = False
             off[t, i] = self.reviews + self.config.retry
             less, error = float(advantage[i]), float(state.uncertainty[t, i])
-            self._tell(step, t, i, "off", f"price {less:+.3f} beside the mixture's, standard error {error:.3f}")
-        self.composition = replace(state, active=active, off_until=off)
+            self._tell(step, t, i, "off", f"contribution {less:+.3f} beside the mixture's, standard error {error:.3f}")
+        self.state = replace(state, active=active, off_until=off)
 
     def _retry(self, t: int, step: int) -> None:
-        state = self.composition
+        state = self.state
         off = [i for i in self._choices(t) if not state.active[t, i]]
         back = [i for i in off if 0 < int(state.off_until[t, i]) <= self.reviews]
         for i in back:
@@ -192,13 +204,10 @@ class Composer:
 
     def _retrieve(self, t: int, context: Tensor, step: int) -> None:
         assert self.retriever is not None
-        state = self.composition
+        state = self.state
         open_ = [i for i in self.fitting[t] if int(state.off_until[t, i]) <= self.reviews]
         mean, uncertainty = self.retriever.predict(self.tasks[t].name, context, [self.names[i] for i in open_])
-        if self.config.far:  # what was seen n times here weighs as n against what is remembered of elsewhere
-            seen = state.count[t, open_].double().cpu()
-            mean = (mean + seen * state.scores[t, open_].cpu() * self.config.temperature) / (1 + seen)
-        expected = dict(zip(open_, mean.tolist(), strict=True))
+        expected = dict(zip(open_, self.evidence.expected(state, t, open_, mean).tolist(), strict=True))
         doubt = dict(zip(open_, uncertainty.tolist(), strict=True))
         shares = state.shares[t].tolist()
         kept = [i for i in self._active[t] if state.active[t, i] and shares[i] >= 1 / self.config.k]
@@ -211,10 +220,10 @@ class Composer:
         chosen = {*kept, *promising, *explored}
         for i in self._active[t]:
             if state.active[t, i] and i not in chosen:
-                self.composition = self.composition.switched(t, i, False)
+                self.state = self.state.switched(t, i, False)
                 self._tell(step, t, i, "dropped", f"expected {expected.get(i, 0.0):+.3f}, share {shares[i]:.3f}")
         for i in [*promising, *explored]:
-            if not self.composition.active[t, i]:
+            if not self.state.active[t, i]:
                 self._enter(t, i, expected[i])
                 why = "explored" if i in explored else "retrieved"
                 self._tell(step, t, i, why, f"expected {expected[i]:+.3f} ± {doubt[i]:.3f}")
@@ -226,41 +235,19 @@ class Composer:
             self._tell(step, t, best[0], "ranked", "\n".join(lines))
 
     def _unlike(self, ranked: Sequence[int], chosen: Sequence[int], count: int) -> list[int]:
-        """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already. A look far ahead tells
-        twins apart."""
-        if self.config.far:
-            return list(ranked[:count])
-        found: list[int] = []
+        """The first ``count`` of ``ranked`` that are no near twin of one that is chosen already."""
+        unlike: list[int] = []
         for i in ranked:
-            if len(found) == count:
+            if len(unlike) == count:
                 break
-            if all(float(self._likeness[i, j]) <= TWIN for j in [*chosen, *found]):
-                found.append(i)
-        return found
+            if all(self.evidence.tells_apart(float(self._likeness[i, j])) for j in [*chosen, *unlike]):
+                unlike.append(i)
+        return unlike
 
     def _enter(self, t: int, i: int, expected: float) -> None:
-        """Let a loss in. It stands at its own score if it was priced long enough, else where one review of learning
-        at its expected price would have put it."""
-        state, config = self.composition, self.config
-        pace = config.pace
-        learned = self.policy.learned and config.learn
-        if int(state.count[t, i]) >= pace.review and (learned or not config.far):
-            self.composition = state.switched(t, i, True)
-            return
-        scores = state.scores.clone()
-        if config.far:
-            scores[t, i] = expected / config.temperature
-            self.composition = replace(state, scores=scores).switched(t, i, True)
-            return
-        shares = state.shares[t]
-        level = float((shares * state.scores[t]).sum())
-        better = (expected - float((shares * state.mean[t]).sum())) / float(state.typical(t))
-        lasting = pace.review if pace.decay == 0 else min(pace.review, 1 / pace.decay)
-        gain = config.step * lasting if learned else 1.0
-        scores[t, i] = level + gain * max(min(better, 2.0), -2.0)
-        self.composition = replace(state, scores=scores).switched(t, i, True)
+        self.state = self.evidence.entered(self.state, t, i, expected, self.learns)
 
-    def _first(self, device: torch.device) -> Tensor:
+    def _first(self, device: torch.device | None) -> Tensor:
         active = torch.zeros(len(self.tasks), len(self.names), dtype=torch.bool, device=device)
         for t in range(len(self.tasks)):
             active[t, self._choices(t)] = True
@@ -283,15 +270,16 @@ class Composer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""
-        counts = {"pricings": torch.tensor(self.pricings), "reviews": torch.tensor(self.reviews)}
-        return {**self.composition.state_dict(), **counts, "prices": self.prices}
+        # (names of the stored format, which checkpoints of older runs have)
+        counts = {"pricings": torch.tensor(self.measurements), "reviews": torch.tensor(self.reviews)}
+        return {**self.state.state_dict(), **counts, "prices": self.contributions}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`; raises ConfigError when it is of other tasks or another library."""
         own = self.state_dict()
         if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
             raise ConfigError("Composer: this state is of other tasks or another library of losses.")
-        self.pricings, self.reviews = int(state["pricings"]), int(state["reviews"])
-        tensors = {name: state[name].to(own[name]) for name in self.composition.state_dict()}
-        self.composition, self.prices = Composition(**tensors), state["prices"].to(self.prices)
-        self._active = [self.composition.listed(t) for t in range(len(self.tasks))]
+        self.measurements, self.reviews = int(state["pricings"]), int(state["reviews"])
+        tensors = {name: state[name].to(own[name]) for name in self.state.state_dict()}
+        self.state, self.contributions = ShareState(**tensors), state["prices"].to(self.contributions)
+        self._active = [self.state.listed(t) for t in range(len(self.tasks))]

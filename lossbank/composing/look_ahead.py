@@ -1,4 +1,4 @@
-"""What each loss of the library would make of a task's head in the long run: heads trained ahead on fixed features.
+"""Look ahead: what each loss would make of a task's head in the long run, by heads trained ahead on fixed features.
 
 The hypergradient of a share (lossbank/composing/one_step.py) looks one step ahead. Where the bias of that horizon
 matters (Wu, Ren, Liao, Grosse, Understanding Short-Horizon Bias in Stochastic Meta-Optimization, ICLR 2018) it takes
@@ -9,18 +9,159 @@ features of support rows as they are now, and is judged by what this head then k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lossrag.checks import check_least, check_positive, check_share
 from lossrag.errors import ConfigError
+from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
+from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.library.batched import LossInputs
 from lossrag.lossbank.library.contract import Loss
 from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003
 """Of Adam, on standardised features."""
+
+
+@dataclass(frozen=True)
+class LookAheadOptions:
+    """horizon: steps that the heads are trained ahead.
+    temperature: the contribution that changes the odds of a loss by a factor e.
+    rows: support and query rows of a task that a look ahead sees.
+    decay: share of the way to contribution / temperature that a score goes at each measurement, in [0, 1).
+    every: training steps between two measurements. review: measurements between two choices of candidates.
+
+    Raises OptionError for values out of range.
+    """
+
+    horizon: int = 20
+    temperature: float = 0.05
+    rows: int = 512
+    decay: float = 0.3
+    every: int = 32
+    review: int = 1
+    most: ClassVar[int | None] = 64
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "horizon", "rows", "every", "review")
+        check_positive(self, "temperature")
+        check_share(self, "decay")
+
+    def due(self, step: int) -> bool:
+        """At steps 1, 4, 8, 16 ... and then every so many: a look ahead changes the losses much at the start of a run
+        and little later.
+
+        >>> [step for step in range(1, 70) if LookAheadOptions(every=32).due(step)]
+        [1, 4, 8, 16, 32, 64]
+        """
+        early = step < self.every and step & (step - 1) == 0 and step != 2
+        return early or step % self.every == 0
+
+    def judges(self, loss: Loss, active: bool) -> bool:
+        """Those on pairs of samples have nothing to say to a head."""
+        return not loss.relational
+
+    def tells_apart(self, cosine: float) -> bool:
+        """Even twins: what they lead to differs."""
+        return True
+
+    def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
+        """As they are, where they are :meth:`ShareState.worth` anything."""
+        return contributions * state.worth(task, losses)
+
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
+        """Scores move towards contribution / temperature."""
+        return state.observe(task, losses, read, self.decay if learned else 0.0, self.decay, self.temperature)
+
+    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
+        """Mean of both: seen n times here weighs as n against what is remembered of elsewhere."""
+        seen = state.count[task, losses].double().cpu()
+        return (remembered + seen * state.scores[task, losses].cpu() * self.temperature) / (1 + seen)
+
+    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
+        """At its own score if it was measured long enough, else at its expected contribution / temperature."""
+        if not learned or int(state.count[task, loss]) < self.review:
+            scores = state.scores.clone()
+            scores[task, loss] = expected / self.temperature
+            state = replace(state, scores=scores)
+        return state.switched(task, loss, True)
+
+
+class LookAhead:
+    """Evidence by copies of the tasks' linear ``heads``, trained ahead on the features that ``model`` gives.
+
+    by_class: heads of classifications are judged by the mean over the classes of the query rows, not over the rows.
+    """
+
+    follows = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        heads: Sequence[nn.Linear],
+        options: LookAheadOptions | None = None,
+        by_class: bool = False,
+    ) -> None:
+        self.model, self.heads, self.by_class = model, heads, by_class
+        self.options = options or LookAheadOptions()
+        self.rows = self.options.rows
+
+    def begin(self, step: int) -> None:
+        """Needs nothing of the step."""
+
+    def follow(self, gradient: Sequence[Tensor | None]) -> None:
+        """Needs no gradient."""
+
+    def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
+        """See :meth:`Evidence.moment`; the model runs in evaluation mode."""
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            fits, held_out = support.outputs(), query.outputs()
+        self.model.train(training)
+        views, moments = [], []
+        for t, (task, (logits, features), (z, f)) in enumerate(zip(tasks, fits, held_out, strict=True)):
+            weight, bias = self.heads[t].weight.detach(), self.heads[t].bias.detach()
+            leaf = z.clone().requires_grad_()
+            with torch.enable_grad():
+                loss = query.outer_loss(t, task, leaf, f)
+            (at,) = torch.autograd.grad(loss, leaf)
+            ratio = at.norm() / (at @ weight).norm().clamp(min=1e-12)
+            inputs = LossInputs(logits, support.targets[t], features, task.class_counts)
+            moments.append(TaskMoment(inputs, z, query.targets[t], loss.detach(), ratio))
+            judge = self._judge(t, task, query, f)
+            views.append(HeadView(weight, bias, features, support.targets[t], f, judge, task.class_counts))
+
+        def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
+            outer = look_ahead(views, chosen, self.options.horizon)
+            names = [[loss.name for loss in losses] for losses in chosen]
+            places = [own.index(task.reference) for own, task in zip(names, tasks, strict=True)]
+            return [savings(*each) for each in zip(views, outer, places, strict=True)]
+
+        return Moment(moments, measured)
+
+    def _judge(self, t: int, task: TaskSpec, query: Batch, features: Tensor) -> Callable[[Tensor], Tensor]:
+        if task.target_kind != "classification":
+            return lambda logits: torch.stack([query.outer_loss(t, task, each, features) for each in logits])
+        targets = query.targets[t]
+        weights = torch.full((len(targets),), 1 / len(targets), dtype=torch.float64, device=targets.device)
+        if self.by_class:
+            counts = torch.bincount(targets)
+            weights = 1 / counts[targets].double() / (counts > 0).sum()
+        return partial(calibrated, targets=targets, weights=weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: it looks afresh each time."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Has nothing to load."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +201,8 @@ def calibrated(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def savings(view: HeadView, lost: Tensor, reference: int) -> Tensor:
-    """Prices (L,) in [-1, 1], float64, from what heads ``lost`` (L,): how much less than the ``reference``-th of them,
-    as a share of what the best of them saves beside a head that says nothing (logits 0). 0 where not a number.
+    """Contributions (L,) in [-1, 1], float64, from what heads ``lost`` (L,): how much less than the ``reference``-th of
+    them, as a share of what the best of them saves beside a head that says nothing (logits 0). 0 where not a number.
     """
     silent = view.weight.new_zeros(1, len(view.query_features), len(view.bias))
     known = torch.where(lost.isfinite(), lost, torch.full_like(lost, float("inf")))
@@ -158,5 +299,5 @@ class _Run:
         inputs = (self.view.query_features - self.mean) / self.spread
         logits = self._of(inputs, self.sums[0] / self.averaged, self.sums[1] / self.averaged)
         with torch.no_grad():
-            found = self.view.judge(logits).double()
-        return torch.where(self.moved, found, torch.full_like(found, float("nan")))
+            lost = self.view.judge(logits).double()
+        return torch.where(self.moved, lost, torch.full_like(lost, float("nan")))

@@ -1,4 +1,4 @@
-"""What every loss of the library would do to the outer objective: one tangent prices all of them.
+"""One step ahead: the hypergradient of a loss's share, by one forward-mode tangent for all losses.
 
 With v the weighted query gradient at the new parameters and u = J v the tangent of the support outputs at the old ones,
 the chain rule through the outputs gives for the loss l of a task
@@ -6,63 +6,206 @@ the chain rule through the outputs gives for the loss l of a task
 the derivative of the outer objective, up to -eta/T times the task's weight, with respect to the loss's share. It is
 taken as a central difference of l along u in float64: two evaluations, no graph, whatever the loss, to 1e-6 relative.
 
-Losses differ in scale, so a price is reported per unit of gradient on the logits: the cosine between the loss's
+Losses differ in scale, so a contribution is reported per unit of gradient on the logits: the cosine between the loss's
 gradient and u, less where few samples make up the gradient. A loss that works on features has its gradient there
-converted by what the reference loss shows.
+converted by what the outer loss shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values
+from lossrag.checks import check_choice, check_least, check_share
+from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
+from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.library.batched import LossInputs, loss_values
 from lossrag.lossbank.library.contract import Loss
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
+TWIN = 0.995
+"""Cosine of geometries above which two losses cannot be told apart one step ahead."""
 
 
 @dataclass(frozen=True)
-class Lens:
-    """The outputs of one task on its support batch, and how they move along v.
+class OneStepOptions:
+    """step: how far a contribution of typical size (root mean square over the task's losses) moves a score.
+    smoothing: share of the running query gradient that a new one leaves in place.
+    outer: losses contribute to the ``mean`` of the tasks' outer losses, or to their ``lambda``-weighted sum, as in the
+        direction d_c of MetaWeighting. Lambda is sparse: where it is 0, the losses of that task are judged by what they
+        do to other tasks through the shared parameters alone.
+    decay: share by which scores are drawn together at each measurement. every: training steps between two measurements.
+    review: measurements between two choices of candidates.
 
-    logits, logits_tangent (B, K); features, features_tangent (B, F); targets (B,) or (B, K).
-    per_feature: size of a reference gradient on the logits over its size on the features, (), to convert scales.
+    Raises OptionError for values out of range.
     """
 
+    step: float = 0.15
+    smoothing: float = 0.9
+    outer: str = "mean"
+    decay: float = 0.1
+    every: int = 2
+    review: int = 25
+    most: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        check_choice(self, "outer", ("mean", "lambda"))
+        check_share(self, "smoothing", "decay")
+        check_least(self, 0, "step")
+        check_least(self, 1, "every", "review")
+
+    def due(self, step: int) -> bool:
+        """At the first step and then every so many.
+
+        >>> [step for step in range(1, 7) if OneStepOptions(every=2).due(step)]
+        [1, 3, 5]
+        """
+        return (step - 1) % self.every == 0
+
+    def judges(self, loss: Loss, active: bool) -> bool:
+        """All; those on pairs of samples, which cost much, while they are active."""
+        return not loss.relational or active
+
+    def tells_apart(self, cosine: float) -> bool:
+        """Not those of the same shape."""
+        return cosine <= TWIN
+
+    def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
+        """Beside each other only: see :meth:`ShareState.centred`."""
+        return state.centred(task, losses, contributions)
+
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
+        """Scores move by ``step`` in units of the typical contribution."""
+        return state.observe(task, losses, read, self.step if learned else 0.0, self.decay)
+
+    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
+        """As remembered: what was seen here is in the memory as well."""
+        return remembered
+
+    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
+        """At its own score if it was measured long enough, else where one review of learning at its expected
+        contribution would have put it."""
+        if int(state.count[task, loss]) >= self.review:
+            return state.switched(task, loss, True)
+        shares, scores = state.shares[task], state.scores.clone()
+        level = float((shares * scores[task]).sum())
+        better = (expected - float((shares * state.mean[task]).sum())) / float(state.typical(task))
+        lasting = self.review if self.decay == 0 else min(self.review, 1 / self.decay)
+        gain = self.step * lasting if learned else 1.0
+        scores[task, loss] = level + gain * max(min(better, 2.0), -2.0)
+        return replace(state, scores=scores).switched(task, loss, True)
+
+
+class OneStep:
+    """Evidence by the hypergradient of ``model``, whose outputs a :class:`Batch` gives.
+
+    The direction v is a running mean of query gradients, up to a factor: a batch has too few rows to judge losses by,
+    and the gradient on all of them moves slowly.
+    """
+
+    rows: int | None = None
+
+    def __init__(self, model: nn.Module, options: OneStepOptions | None = None) -> None:
+        self.model, self.options = model, options or OneStepOptions()
+        self.follows = self.options.outer == "mean"
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.direction = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self._old: dict[str, Tensor] = {}
+        self._followed = False
+
+    def begin(self, step: int) -> None:
+        """Copies the parameters when ``step`` is due."""
+        due = self.options.due(step)
+        self._old = {name: p.detach().clone() for name, p in self.parameters.items()} if due else {}
+        self._followed = False
+
+    def follow(self, gradient: Sequence[Tensor | None]) -> None:
+        """Adds the gradient of the outer objective, by parameter, to the running mean."""
+        for held, new in zip(self.direction.values(), gradient, strict=True):
+            held.mul_(self.options.smoothing)
+            if new is not None:
+                held.add_(new, alpha=1 - self.options.smoothing)
+        self._followed = True
+
+    def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
+        """See :meth:`Evidence.moment`; ``support`` is the batch of the update. Where the query gradient of this step
+        was followed, the query outputs need a graph down to the features alone; else it is computed from them."""
+        outputs = query.outputs()
+        logits, features = zip(*outputs, strict=True)
+        T = len(tasks)
+        losses = torch.stack([query.outer_loss(t, task, logits[t], features[t]) for t, task in enumerate(tasks)])
+        at = torch.autograd.grad(losses.sum(), [*logits, *features], retain_graph=True)
+        if not self._followed:
+            weights = lam if self.options.outer == "lambda" and lam is not None else torch.ones_like(losses)
+            total = (losses * weights.to(losses.dtype)).sum()
+            gradient = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+            self.follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in gradient])
+        moved = push_forward(
+            self.model, self._old, self.direction, lambda: [part for task in support.outputs() for part in task]
+        )
+        tangents, moments = [], []
+        for t, task in enumerate(tasks):
+            (z, u), (f, uf) = moved[2 * t], moved[2 * t + 1]
+            tangents.append(Tangent(LossInputs(z, support.targets[t], f, task.class_counts), u, uf))
+            ratio = (at[t].norm() / at[T + t].norm().clamp(min=1e-12)).detach()
+            moments.append(
+                TaskMoment(tangents[t].inputs, logits[t].detach(), query.targets[t], losses[t].detach(), ratio)
+            )
+
+        def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
+            products = joint_contributions(tangents, chosen)
+            return [
+                cosines(tangent, *each)
+                for tangent, each in zip(tangents, zip(products, sizes, strict=True), strict=True)
+            ]
+
+        return Moment(moments, measured)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The direction, by parameter."""
+        return {f"direction/{name}": value for name, value in self.direction.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`."""
+        for name, held in self.direction.items():
+            held.copy_(state[f"direction/{name}"])
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The support rows of one task, and how its outputs move along v: logits (B, K) and features (B, F)."""
+
+    inputs: LossInputs
     logits: Tensor
-    logits_tangent: Tensor
     features: Tensor
-    features_tangent: Tensor
-    targets: Tensor
-    class_counts: Tensor | None
-    per_feature: Tensor
 
 
-def contributions(lens: Lens, losses: Sequence[Loss]) -> Tensor:
+def contributions(tangent: Tangent, losses: Sequence[Loss]) -> Tensor:
     """<v, grad of the mean of each loss> (L,), float64: positive where descending on the loss lowers the outer one."""
-    (values,) = joint_contributions([lens], [losses])
+    (values,) = joint_contributions([tangent], [losses])
     return values
 
 
-def joint_contributions(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]) -> list[Tensor]:
+def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[Loss]]) -> list[Tensor]:
     """:func:`contributions` of several tasks; ``losses[t]`` are those of task t.
 
     What works row by row is computed for all tasks of one shape in one call: a small loss costs what launching its
     operations costs, however many rows it gets.
     """
-    sides = [_sides(lens) for lens in lenses]
-    result = [lens.logits.new_empty(len(losses[t]), dtype=torch.float64) for t, lens in enumerate(lenses)]
+    sides = [_sides(tangent) for tangent in tangents]
+    result = [side.h.new_empty(len(losses[t])) for t, side in enumerate(sides)]
     with torch.no_grad():
-        for tasks, union, places in _joined(lenses, losses):
-            rows = Rows(torch.cat([sides[t].logits for t in tasks]), torch.cat([sides[t].targets for t in tasks]))
-            parts = torch.split(loss_values(union, rows), [2 * len(lenses[t].logits) for t in tasks], dim=1)
+        for tasks, union, places in _joined(tangents, losses):
+            inputs = [sides[t].inputs for t in tasks]
+            joint = LossInputs(torch.cat([i.logits for i in inputs]), torch.cat([i.targets for i in inputs]))
+            parts = torch.split(loss_values(union, joint), [len(i.logits) for i in inputs], dim=1)
             for t, part in zip(tasks, parts, strict=True):
                 own, of_union = places[t]
                 result[t][own] = _difference(part)[of_union]
@@ -84,11 +227,11 @@ Joined = tuple[list[int], list[Loss], dict[int, tuple[list[int], list[int]]]]
 these are, and where each is among all."""
 
 
-def _joined(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]) -> Iterator[Joined]:
+def _joined(tangents: Sequence[Tangent], losses: Sequence[Sequence[Loss]]) -> Iterator[Joined]:
     alike: dict[tuple[int, bool, torch.dtype], list[int]] = {}
-    for t, lens in enumerate(lenses):
-        kind = (lens.logits.shape[1], lens.targets.is_floating_point(), lens.logits.dtype)
-        alike.setdefault(kind, []).append(t)
+    for t, tangent in enumerate(tangents):
+        logits, targets = tangent.inputs.logits, tangent.inputs.targets
+        alike.setdefault((logits.shape[1], targets.is_floating_point(), logits.dtype), []).append(t)
     for tasks in alike.values():
         union = list(dict.fromkeys(loss for t in tasks for loss in losses[t] if _row_by_row(loss)))
         if not union:
@@ -109,12 +252,9 @@ def _difference(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Sides:
-    """The outputs a step ahead and a step behind along their tangent, one after the other, in float64."""
+    """The outputs a step ``h`` ahead and one behind along their tangent, one after the other (2 B, ...), in float64."""
 
-    logits: Tensor
-    features: Tensor
-    targets: Tensor
-    class_counts: Tensor | None
+    inputs: LossInputs
     h: Tensor
     moves: Tensor
 
@@ -122,79 +262,39 @@ class _Sides:
         """Values (L, 2 B) on both sides."""
         whole = [i for i, loss in enumerate(losses) if not loss.relational]
         apart = [i for i, loss in enumerate(losses) if loss.relational]
-        result = self.logits.new_empty(len(losses), len(self.logits))
+        at = self.inputs
+        result = at.logits.new_empty(len(losses), len(at.logits))
         if whole:
-            rows = Rows(self.logits, self.targets, self.features, self.class_counts)
-            result[whole] = loss_values([losses[i] for i in whole], rows)
+            result[whole] = loss_values([losses[i] for i in whole], at)
         if apart:
-            halves = zip(self.logits.chunk(2), self.targets.chunk(2), self.features.chunk(2), strict=True)
+            assert at.features is not None
+            halves = zip(at.logits.chunk(2), at.targets.chunk(2), at.features.chunk(2), strict=True)
             chosen = [losses[i] for i in apart]
-            values = [loss_values(chosen, Rows(z, y, f, self.class_counts)) for z, y, f in halves]
+            values = [loss_values(chosen, LossInputs(*half, at.class_counts)) for half in halves]
             result[apart] = torch.cat(values, dim=1)
         return result
 
 
-def _sides(lens: Lens) -> _Sides:
-    z, u = lens.logits.double(), lens.logits_tangent.double()
-    f, uf = lens.features.double(), lens.features_tangent.double()
+def _sides(tangent: Tangent) -> _Sides:
+    inputs = tangent.inputs
+    assert inputs.features is not None
+    z, u = inputs.logits.double(), tangent.logits.double()
+    f, uf = inputs.features.double(), tangent.features.double()
     size = torch.cat([z.flatten(), f.flatten()]).square().mean().sqrt().clamp(min=1e-3)
     speed = torch.cat([u.flatten(), uf.flatten()]).square().mean().sqrt()
     h = STEP * size / speed.clamp(min=torch.finfo(torch.float64).tiny)
     h = torch.where(speed > 0, h, torch.ones_like(h))
-    targets = lens.targets.double() if lens.targets.is_floating_point() else lens.targets
-    counts = None if lens.class_counts is None else lens.class_counts.double()
+    targets = inputs.targets.double() if inputs.targets.is_floating_point() else inputs.targets
+    counts = None if inputs.class_counts is None else inputs.class_counts.double()
     logits, features = torch.cat([z + h * u, z - h * u]), torch.cat([f + h * uf, f - h * uf])
-    return _Sides(logits, features, torch.cat([targets, targets]), counts, h, speed > 0)
+    return _Sides(LossInputs(logits, torch.cat([targets, targets]), features, counts), h, speed > 0)
 
 
-def gradient_sizes(lens: Lens, losses: Sequence[Loss]) -> tuple[Tensor, Tensor]:
-    """How strongly each loss pulls at the samples it acts on (L,), float64, in units of a gradient on the logits.
-
-    With g_i the gradient of the mean loss at sample i of B: sqrt(B) sum |g_i|^2 / sum |g_i|. That is the length of the
-    gradient for a loss that pulls at all samples alike, and more for one that acts on few (a truncated loss, say):
-    brought to the same length it would pull at these few beyond anything that a first-order price can speak of.
-
-    And the share of the samples that each acts on (L,), (sum |g_i|)^2 / (B sum |g_i|^2), in [0, 1]; 0 without gradient.
-    """
-    (found,) = joint_gradient_sizes([lens], [losses])
-    return found
-
-
-def joint_gradient_sizes(lenses: Sequence[Lens], losses: Sequence[Sequence[Loss]]) -> list[tuple[Tensor, Tensor]]:
-    """:func:`gradient_sizes` of several tasks; ``losses[t]`` are those of task t. As :func:`joint_contributions`,
-    with one backward pass for all losses that work row by row."""
-    pulls = [lens.logits.new_empty(len(losses[t]), len(lens.logits)) for t, lens in enumerate(lenses)]
-    for tasks, union, places in _joined(lenses, losses):
-        rows = Rows(torch.cat([lenses[t].logits for t in tasks]), torch.cat([lenses[t].targets for t in tasks]))
-        found, _ = loss_gradients(union, rows)
-        parts = torch.split(found.norm(dim=2), [len(lenses[t].logits) for t in tasks], dim=1)
-        for t, part in zip(tasks, parts, strict=True):
-            own, of_union = places[t]
-            pulls[t][own] = part[of_union]
-    for t, lens in enumerate(lenses):
-        own = [i for i, loss in enumerate(losses[t]) if not _row_by_row(loss)]
-        if own:
-            rows = Rows(lens.logits, lens.targets, lens.features, lens.class_counts)
-            on_logits, on_features = loss_gradients([losses[t][i] for i in own], rows)
-            pull = on_logits.norm(dim=2)
-            if on_features is not None:
-                pull = torch.hypot(pull, on_features.norm(dim=2) * lens.per_feature)
-            pulls[t][own] = pull.to(lens.logits.dtype)
-    return [_strength(pull.double() / pull.shape[1]) for pull in pulls]
-
-
-def _strength(pull: Tensor) -> tuple[Tensor, Tensor]:
-    """Size and coverage (L,), from the lengths (L, B) of the gradients of the mean."""
-    total, squares = pull.sum(dim=1), pull.square().sum(dim=1)
-    sizes = torch.where(total > 0, squares / total, total) * pull.shape[1] ** 0.5
-    return sizes, torch.where(squares > 0, total.square() / squares, total) / pull.shape[1]
-
-
-def cosines(lens: Lens, prices: Tensor, sizes: Tensor) -> Tensor:
-    """``prices`` (L,) per unit of :func:`gradient_sizes` and of tangent, in [-1, 1]: at most the cosine between
-    gradient and tangent; 0 where there is no gradient."""
-    reach = lens.logits_tangent.double().norm() * sizes
-    return torch.where(reach > 0, prices / reach, torch.zeros_like(prices)).clamp(-1, 1)
+def cosines(tangent: Tangent, products: Tensor, sizes: Tensor) -> Tensor:
+    """:func:`contributions` (L,) per unit of :func:`gradient_sizes` and of tangent, in [-1, 1]: at most the cosine
+    between gradient and tangent; 0 where there is no gradient."""
+    reach = tangent.logits.double().norm() * sizes
+    return torch.where(reach > 0, products / reach, torch.zeros_like(products)).clamp(-1, 1)
 
 
 class _Call(nn.Module):
@@ -228,8 +328,7 @@ def push_forward(
     """
     with torch.no_grad(), forward_ad.dual_level():
         duals = {f"model.{name}": _dual(value, direction[name]) for name, value in point.items()}
-        found = functional_call(_Call(model), duals, (function,))
-        return [_parts(value) for value in found]
+        return [_parts(value) for value in functional_call(_Call(model), duals, (function,))]
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The context of a task at a moment, as a vector: what a loss is retrieved by."""
+"""Context of a task at a moment, as a vector: what a loss is retrieved by."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def relative_change(before: Tensor, after: Tensor) -> Tensor:
 
 
 def class_part(logits: Tensor, targets: Tensor) -> Tensor:
-    """What logits (B, K) and classes (B,) say about the fit, (14,): see ``CLASS_NAMES``."""
+    """Fit of logits (B, K) to classes (B,), (14,): see ``CLASS_NAMES``."""
     classes = logits.shape[1]
     p = logits.softmax(dim=1)
     largest, predicted = p.max(dim=1)
@@ -63,7 +63,7 @@ def class_part(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def residual_part(outputs: Tensor, targets: Tensor) -> Tensor:
-    """What outputs (B, K) and targets (B, K) say about the residuals, (5,): see ``RESIDUAL_NAMES``."""
+    """Residuals of outputs (B, K) and targets (B, K), (5,): see ``RESIDUAL_NAMES``."""
     residual = outputs - targets
     # Every output in a unit of its own.
     deviation = residual.std(dim=0, correction=0, keepdim=True)
@@ -80,7 +80,7 @@ def residual_part(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def feature_part(features: Tensor | None, targets: Tensor, classes: int, like: Tensor) -> Tensor:
-    """What features (B, F) say about the encoder, (4,): see ``FEATURE_NAMES``; 0 without features."""
+    """Encoder as its features (B, F) show it, (4,): see ``FEATURE_NAMES``; 0 without features."""
     if features is None:
         return like.new_zeros(len(FEATURE_NAMES))
     features = features.detach().to(like)
@@ -110,12 +110,12 @@ CONTEXT_NAMES: tuple[str, ...] = (
     *FEATURE_NAMES,
     *("support_loss", "query_loss", "support_loss_fall", "query_loss_fall", "loss_gap"),
 )
-"""What each entry of :func:`context_vector` is; see there."""
+"""Names of the entries of :func:`context_vector`; see there."""
 
 
 @dataclass(frozen=True, eq=False)
 class TaskSignals:
-    """What is known of a task at a moment: K outputs, B support and Bq query samples, one at least of each.
+    """Signals of a task at a moment: K outputs, B support and Bq query samples, one at least of each.
 
     Targets are classes (B,) int64, or values (B, K) floats for ``target_kind`` "regression". ``features`` (B, F) are
     those of the support samples. ``class_counts`` (K,) are numbers of training samples; those of the support batch

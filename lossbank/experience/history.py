@@ -1,4 +1,4 @@
-"""What a memory has to say about losses: how they did so far, and at moments that looked like this one."""
+"""History of losses in a memory: how they did so far, and at moments that looked like this one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lossrag.lossbank.experience.records import Records
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """How losses (L) did so far: counts (L,) int64, means (L,) and population deviations (L,), 0 where unseen."""
+    """Past of losses (L): counts (L,) int64, means (L,) and population deviations (L,), 0 where unseen."""
 
     losses: tuple[str, ...]
     counts: NDArray[np.int64]
@@ -23,7 +23,7 @@ class History:
 
 
 def history(memory: Memory, losses: Sequence[str], task: str | None = None) -> History:
-    """How ``losses`` (L) did over all tasks, or in ``task``; a loss or task never seen has count 0.
+    """Past of ``losses`` (L) over all tasks, or in ``task``; a loss or task never seen has count 0.
 
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0]] * 2, ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])
@@ -38,26 +38,12 @@ def history(memory: Memory, losses: Sequence[str], task: str | None = None) -> H
     return _summary(records, rows, np.ones(len(rows)), losses)
 
 
-def knn_scores(
-    memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean contributions (L,) of ``losses`` at the k moments nearest to the context ``query`` (C,), and counts (L,).
+def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
+    """Past of ``losses`` (L) at the k moments nearest to the context ``query`` (C,).
 
-    Moments weigh by their similarity in (0, 1]. A loss that none of them has tried scores 0 with count 0.
+    Moments weigh by their similarity in (0, 1]. A loss that none of them has tried has mean 0 and count 0.
 
     Raises ConfigError for k < 1, or a query of another size or not finite.
-
-    >>> memory = Memory(1, "v1")
-    >>> memory.add([[0.0], [9.0]], ["mae", "mae"], [0.5, -0.5], run="r", task="REC", step=[0, 1])
-    >>> knn_scores(memory, [1.0], 1, ["mae", "brier"])
-    (array([0.5, 0. ]), array([1, 0]))
-    """
-    near = near_history(memory, query, k, losses)
-    return near.means, near.counts
-
-
-def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]) -> History:
-    """As :func:`knn_scores`, with the deviations from the means as well, weighted in the same way.
 
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0], [0.0]], ["mae", "mae"], [0.5, 1.5], run="r", task="REC", step=[0, 1])
@@ -69,7 +55,7 @@ def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]
 
 
 def _positions(records: Records, losses: Sequence[str]) -> NDArray[np.int64]:
-    """Where each of ``losses`` stands in the records' names, one past the end for those that do not."""
+    """Positions of ``losses`` in the records' names, one past the end for those that do not."""
     known = {name: code for code, name in enumerate(records.losses)}
     return np.array([known.get(name, len(known)) for name in losses], dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""Whether a bank would retrieve a loss that it has never seen: hide one, and ask where it was right."""
+"""Leave one out: would a bank retrieve a loss that it has never seen? Hide one, and ask where it was right."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The bank's memory: how much every loss contributed, in which context, over tasks and runs."""
+"""Memory of a bank: how much every loss contributed, in which context, over tasks and runs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
@@ -55,25 +54,12 @@ class Memory:
         run: str | Sequence[str],
         task: str | Sequence[str],
         step: int | ArrayLike,
-        weights: ArrayLike | None = None,
-        uncertainties: ArrayLike | None = None,
     ) -> None:
         """Remember that in ``contexts`` (n, C) the ``losses`` (n) made ``contributions`` (n,), in any one unit.
 
         The rest, and what raises ConfigError, is as in :func:`lossrag.lossbank.experience.records.make_records`.
         """
-        self.extend(
-            make_records(
-                contexts,
-                losses,
-                contributions,
-                run=run,
-                task=task,
-                step=step,
-                weights=weights,
-                uncertainties=uncertainties,
-            )
-        )
+        self.extend(make_records(contexts, losses, contributions, run=run, task=task, step=step))
 
     def extend(self, records: Records) -> None:
         """Remember ``records``. Raises ConfigError when their contexts have another size."""
@@ -90,7 +76,7 @@ class Memory:
 
     @property
     def records(self) -> Records:
-        """What is kept, sorted by (task, run, step, loss)."""
+        """The kept records, sorted by (task, run, step, loss)."""
         self._settle()
         return self._kept
 
@@ -102,17 +88,6 @@ class Memory:
         if self._space is None:
             self._space = ContextSpace(self.records)
         return self._space.nearest(context, k)
-
-    def fingerprint(self) -> str:
-        """The sha256 of all that the memory holds: equal if and only if two memories are, bit for bit."""
-        records = self.records
-        names = (records.runs, records.tasks, records.losses)
-        digest = hashlib.sha256(repr((self.context_size, self.embedding_version, self.capacity, names)).encode())
-        for column in (records.run, records.task, records.loss, records.step, records.context):
-            digest.update(column.tobytes())
-        for column in (records.contribution, records.weight, records.uncertainty):
-            digest.update(column.tobytes())
-        return digest.hexdigest()
 
     def _settle(self) -> None:
         if self._new:
@@ -128,24 +103,15 @@ def merge(first: Memory, second: Memory) -> Memory:
     >>> a, b = Memory(1, "v1"), Memory(1, "v1")
     >>> a.add([[0.0]], ["mae"], [0.5], run="a", task="REC", step=0)
     >>> b.add([[1.0]], ["mae"], [0.1], run="b", task="REC", step=0)
-    >>> merge(a, b).fingerprint() == merge(b, a).fingerprint()
-    True
+    >>> merge(a, b).records.contribution.tolist()
+    [0.5, 0.10000000149011612]
     """
     if first.embedding_version != second.embedding_version:
         raise ConfigError(
             f"Memories of the embeddings {first.embedding_version!r} and {second.embedding_version!r} do not merge: "
             "their contexts mean different things. Start from one of them."
         )
-    return _filled([first, second], min(first.capacity, second.capacity))
-
-
-def resized(memory: Memory, capacity: int) -> Memory:
-    """The same memory with another ``capacity``; what is over it goes. Raises ConfigError when it is out of range."""
-    return _filled([memory], capacity)
-
-
-def _filled(sources: Sequence[Memory], capacity: int) -> Memory:
-    result = Memory(sources[0].context_size, sources[0].embedding_version, capacity)
-    for source in sources:
+    result = Memory(first.context_size, first.embedding_version, min(first.capacity, second.capacity))
+    for source in (first, second):
         result.extend(source.records)
     return result

@@ -1,4 +1,4 @@
-"""The contexts of a memory as a space to search: what was tried at moments that looked like this one?"""
+"""Moments of a memory as a space to search by context: what was tried where it looked like here?"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ContextSpace:
 
     @property
     def moments(self) -> int:
-        """How many moments there are."""
+        """Number of moments."""
         return len(self._starts) - 1
 
     def nearest(self, context: ArrayLike, k: int) -> Neighbours:

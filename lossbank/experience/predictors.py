@@ -1,11 +1,10 @@
-"""What losses will contribute in a context: two ways to ask the memory, one contract."""
+"""Predictors of contributions in a context: two ways to ask the memory, one contract."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.lossbank.experience.history import near_history
-from lossrag.lossbank.experience.index import LossIndex
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.towers import Towers
 
@@ -29,14 +27,6 @@ class Prediction:
     uncertainty: Tensor
 
 
-class Predictor(Protocol):
-    """Anything that predicts from a context what losses will contribute."""
-
-    def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,)."""
-        ...
-
-
 def top(prediction: Prediction, names: Sequence[str], k: int) -> list[tuple[str, float]]:
     """The min(k, L) best of ``names`` (L) by their mean, best first, equal ones by name.
 
@@ -48,16 +38,13 @@ def top(prediction: Prediction, names: Sequence[str], k: int) -> list[tuple[str,
 
 
 class KnnPredictor:
-    """Means over the ``k`` moments of ``memory`` whose contexts are nearest; no training.
+    """Means over the moments of ``memory`` whose contexts are nearest; no training.
 
-    Without ``k`` it is the root of the number of moments, 4 to 64: few enough to tell contexts apart, ever more to
-    average over.
+    As many as the root of the number of moments, 4 to 64: few enough to tell contexts apart, ever more to average over.
 
     ``vectors`` are the geometries by name, of one size. A loss that was tried little or never at those moments
     borrows from losses of a geometry near to its own that were: Nadaraya-Watson regression with a Gaussian kernel,
     whose width is half the distance to the third nearest of them. Its own n records then weigh as n against one.
-
-    Raises ConfigError for k < 1.
 
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0]], ["mae"], [0.5], run="r", task="REC", step=0)
@@ -67,17 +54,15 @@ class KnnPredictor:
     [0.25, 0.24]
     """
 
-    def __init__(self, memory: Memory, vectors: Mapping[str, Tensor], *, k: int | None = None) -> None:
-        if k is not None and k < 1:
-            raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
-        self.memory, self.k = memory, k
+    def __init__(self, memory: Memory, vectors: Mapping[str, Tensor]) -> None:
+        self.memory = memory
         self._names = tuple(sorted(vectors))
         self._place = {name: place for place, name in enumerate(self._names)}
         rows = torch.stack([vectors[name].double().cpu() for name in self._names]) if vectors else torch.empty(0, 1)
         self._distance = torch.cdist(rows, rows)
 
     def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,).
+        """Prediction for the losses ``names`` (L) in ``context`` (C,).
 
         The uncertainty is the standard error of that mean: from the spread of the contributions and how many there
         are, its own or borrowed ones.
@@ -86,7 +71,7 @@ class KnnPredictor:
         wanted = torch.tensor([_place(self._place, name) for name in names], dtype=torch.long)
         if not len(self.memory) or not len(wanted):
             return Prediction(torch.zeros(len(wanted)), torch.ones(len(wanted)))
-        near = near_history(self.memory, context.detach().cpu().numpy(), self.k or self._usual(), self._names)
+        near = near_history(self.memory, context.detach().cpu().numpy(), self._usual(), self._names)
         n = torch.from_numpy(near.counts).double()
         # As if one more record had said 0, give or take 1.
         means = n * torch.from_numpy(near.means).clamp(-1, 1) / (n + 1)
@@ -125,48 +110,21 @@ _PRIOR = 0.05
 
 
 class TowerPredictor:
-    """The learned predictor: ``towers``, loss ``vectors`` (E,) by name, and an ``index`` that knows the losses.
+    """The learned predictor: ``towers`` and loss ``vectors`` (E,) by name."""
 
-    From ``index`` only the attributes of the names are read, so the index of geometries will do. The loss tower's
-    vectors go into an index of their own: make a new predictor after a fit, or when the vectors have changed.
-
-    Raises ConfigError for a name that ``index`` does not hold.
-    """
-
-    def __init__(self, towers: Towers, vectors: Mapping[str, Tensor], index: LossIndex) -> None:
+    def __init__(self, towers: Towers, vectors: Mapping[str, Tensor]) -> None:
         self.towers = towers
-        self._names = tuple(sorted(vectors))
-        self._place = {name: place for place, name in enumerate(self._names)}
-        self._rows = (
-            torch.stack([vectors[name].float().cpu() for name in self._names])
-            if vectors
-            else torch.empty(0, towers.shape.loss)
-        )
-        keys = towers.key_vectors(self._rows)
-        self.index = LossIndex(keys.shape[1])
-        self.index.add(self._names, keys.numpy(), [index.attributes(name) for name in self._names])
+        self._place = {name: place for place, name in enumerate(vectors)}
+        rows = [vector.float().cpu() for vector in vectors.values()]
+        self._rows = torch.stack(rows) if rows else torch.empty(0, towers.shape.loss)
 
     def predict(self, context: Tensor, names: Sequence[str]) -> Prediction:
-        """What the losses ``names`` (L) will contribute in ``context`` (C,), as :meth:`Towers.predict` has it.
+        """Prediction for the losses ``names`` (L) in ``context`` (C,), as :meth:`Towers.predict` has it.
 
         Raises ConfigError for a name without a vector, and for a context of another size.
         """
         wanted = torch.tensor([_place(self._place, name) for name in names], dtype=torch.long)
         return Prediction(*self.towers.predict(context.detach().cpu().float(), self._rows[wanted]))
-
-    def search(
-        self, context: Tensor, k: int, target_kind: str | None, family: str | None = None
-    ) -> list[tuple[str, float]]:
-        """The min(k, matching) losses with the highest prediction in ``context`` (C,), best first, with cosines.
-
-        The cosines are between tower vectors; their order is that of the predicted means, ties by name. Towers that
-        were never fitted find the losses in an order without meaning.
-
-        Raises ConfigError for k < 1 or a context of another size.
-        """
-        query = self.towers.query_vector(context.detach().cpu().float())
-        (found,) = self.index.search(query[None].numpy(), k, target_kind=target_kind, family=family)
-        return found
 
 
 def _place(places: Mapping[str, int], name: str) -> int:

@@ -22,8 +22,7 @@ class Records:
     """n scored triples, a column each.
 
     ``runs``, ``tasks`` and ``losses`` are sorted distinct names, and ``run``, ``task`` and ``loss`` (n,) int32
-    positions in them; ``step`` (n,) int64 from 0; ``context`` (n, C), ``contribution`` (n,), ``weight`` (n,) and
-    ``uncertainty`` (n,) are float32, the last two NaN where they are not known.
+    positions in them; ``step`` (n,) int64 from 0; ``context`` (n, C) and ``contribution`` (n,) are float32.
     """
 
     runs: tuple[str, ...]
@@ -35,8 +34,6 @@ class Records:
     step: NDArray[np.int64]
     context: Floats
     contribution: Floats
-    weight: Floats
-    uncertainty: Floats
 
     def __len__(self) -> int:
         return len(self.step)
@@ -50,13 +47,10 @@ def make_records(
     run: str | Sequence[str],
     task: str | Sequence[str],
     step: int | ArrayLike,
-    weights: ArrayLike | None = None,
-    uncertainties: ArrayLike | None = None,
 ) -> Records:
     """Records from ``contexts`` (n, C), the names ``losses`` (n) and ``contributions`` (n,), any unit.
 
-    ``run``, ``task`` and ``step`` hold for all, or are given one by one, (n). ``weights`` (n,) are those the losses
-    had in the composition, ``uncertainties`` (n,) >= 0 the standard errors of the contributions; NaN: not known.
+    ``run``, ``task`` and ``step`` hold for all, or are given one by one, (n).
 
     Raises ConfigError for sizes that do not match, numbers that float32 cannot hold, a negative step, or a
     name that is empty, longer than 200 characters or not printable.
@@ -74,9 +68,9 @@ def make_records(
     run_names, run_codes = _encode("run", run, count)
     task_names, task_codes = _encode("task", task, count)
     loss_names, loss_codes = _encode("loss", losses, count)
-    uncertainty = _column("uncertainties", uncertainties, count, optional=True)
-    if bool((uncertainty < 0).any()):
-        raise ConfigError("Uncertainties are standard errors, 0 or more: give NaN where one is not known.")
+    column = finite_floats("contributions", contributions)
+    if column.shape != (count,):
+        raise ConfigError(f"The contributions must be ({count},), one a record, got the shape {column.shape}.")
     return Records(
         runs=run_names,
         tasks=task_names,
@@ -86,9 +80,7 @@ def make_records(
         loss=loss_codes,
         step=_steps(step, count),
         context=context,
-        contribution=_column("contributions", contributions, count),
-        weight=_column("weights", weights, count, optional=True),
-        uncertainty=uncertainty,
+        contribution=column,
     )
 
 
@@ -112,8 +104,6 @@ def concatenate(parts: Sequence[Records]) -> Records:
         step=np.concatenate([part.step for part in parts]),
         context=np.concatenate([part.context for part in parts]),
         contribution=np.concatenate([part.contribution for part in parts]),
-        weight=np.concatenate([part.weight for part in parts]),
-        uncertainty=np.concatenate([part.uncertainty for part in parts]),
     )
 
 
@@ -132,8 +122,6 @@ def take(records: Records, rows: NDArray[np.int64]) -> Records:
         step=records.step[rows],
         context=records.context[rows],
         contribution=records.contribution[rows],
-        weight=records.weight[rows],
-        uncertainty=records.uncertainty[rows],
     )
 
 
@@ -144,8 +132,8 @@ def check_name(kind: str, name: object) -> None:
         raise ConfigError(f"The name of a {kind} is a printable string of 1 to {MAX_NAME} characters, not {shown}.")
 
 
-def finite_floats(what: str, values: ArrayLike, *, optional: bool = False) -> Floats:
-    """``values`` as float32, equal values with equal bits. NaN means not known where ``optional``.
+def finite_floats(what: str, values: ArrayLike) -> Floats:
+    """``values`` as float32, equal values with equal bits.
 
     Raises ConfigError for what is no number or not finite in float32.
     """
@@ -153,11 +141,9 @@ def finite_floats(what: str, values: ArrayLike, *, optional: bool = False) -> Fl
         wide = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The {what} must be numbers: {error}.") from None
-    fits = np.abs(wide) <= np.finfo(np.float32).max  # false for NaN
-    if not bool((fits | np.isnan(wide) if optional else fits).all()):
+    if not bool((np.abs(wide) <= np.finfo(np.float32).max).all()):  # false for NaN
         raise ConfigError(f"The {what} must be finite float32 numbers: leave out what diverged.")
-    # A NaN has many bit patterns and zero has two; equal records shall be equal bit for bit.
-    return np.where(np.isnan(wide), np.float32(np.nan), wide.astype(np.float32) + np.float32(0.0))
+    return wide.astype(np.float32) + np.float32(0.0)  # zero has two bit patterns
 
 
 def _encode(kind: str, names: str | Sequence[str], count: int) -> tuple[tuple[str, ...], Codes]:
@@ -186,13 +172,6 @@ def _used(names: tuple[str, ...], codes: Codes) -> tuple[tuple[str, ...], Codes]
     used = np.bincount(codes, minlength=len(names)) > 0
     positions = (np.cumsum(used) - 1).astype(np.int32)
     return tuple(name for name, kept in zip(names, used, strict=True) if kept), positions[codes]
-
-
-def _column(what: str, values: ArrayLike | None, count: int, *, optional: bool = False) -> Floats:
-    column = np.full(count, np.nan, np.float32) if values is None else finite_floats(what, values, optional=optional)
-    if column.shape != (count,):
-        raise ConfigError(f"The {what} must be ({count},), one a record, got the shape {column.shape}.")
-    return column
 
 
 def _steps(step: int | ArrayLike, count: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Which records a memory keeps: a pure function of the set of all records it was ever given.
+"""Retention: the records that a memory keeps, a pure function of the set of all records it was ever given.
 
 Keeping is order-free and can be done piecemeal: keep(keep(A) + B) = keep(A + B). Hence merging memories commutes
 and associates. Two properties carry that: a record's rank within its (task, loss) depends on names and step
@@ -22,7 +22,7 @@ def keep(records: Records, capacity: int) -> Records:
     """At most ``capacity`` of the records, one for each (task, run, step, loss), in that order.
 
     Of records with the same key the one with the smallest contribution stays, the cautious choice (then the
-    smallest uncertainty, weight and context). Over capacity every (task, loss) gives way evenly, so a rare loss is not
+    smallest context). Over capacity every (task, loss) gives way evenly, so a rare loss is not
     pushed out by frequent ones, and each keeps a sample spread evenly over its runs and steps, drawn by a hash
     of (run, task, step). Not the latest steps: steps of different runs have no common clock, and the start of a
     run is what the next run's start asks for. The hash leaves the loss out, so all losses of a
@@ -48,9 +48,7 @@ def _without_duplicates(records: Records, order: Rows) -> Rows:
     doubtful = np.flatnonzero(~first | np.concatenate([same, [False]]))
     rows = order[doubtful]
     contexts = np.unique(records.context[rows], axis=0, return_inverse=True)[1].reshape(-1)
-    ranked = np.lexsort(
-        (contexts, records.weight[rows], records.uncertainty[rows], records.contribution[rows], key[doubtful])
-    )
+    ranked = np.lexsort((contexts, records.contribution[rows], key[doubtful]))
     _, winners = np.unique(key[doubtful][ranked], return_index=True)
     kept: Rows = order[first]
     kept[key[doubtful][ranked][winners]] = rows[ranked][winners]

@@ -57,18 +57,6 @@ def flat_index(rows: Rows) -> Any:
     return index
 
 
-def graph_index(rows: Rows) -> Any:
-    """The approximate FAISS index (HNSW) of unit rows (n, D): the same for the same rows."""
-    index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several threads link the graph in the order in which they come by
-    try:
-        index.add(rows)
-    finally:
-        faiss.omp_set_num_threads(threads)
-    return index
-
-
 def exact_top_k(index: Any, rows: Rows, queries: Rows, k: int) -> list[Hits]:
     """The best min(k, n) of ``rows`` (n, D) for every query (q, D), both of unit length; n >= 1, k >= 1.
 
@@ -93,26 +81,6 @@ def exact_top_k(index: Any, rows: Rows, queries: Rows, k: int) -> list[Hits]:
             pending = pending[~settled]
             width = min(2 * width, count)
     return [hit for hit in hits if hit is not None]
-
-
-def graph_top_k(index: Any, rows: Rows, queries: Rows, k: int, allowed: NDArray[np.int64] | None = None) -> list[Hits]:
-    """As :func:`exact_top_k`, with a :func:`graph_index`: nearly always the best, and exactly as many.
-
-    ``allowed``: the positions (m,) to choose from, m >= 1; all when None.
-    """
-    k = min(k, len(rows) if allowed is None else len(allowed))
-    width = min(k + _SLACK, len(rows))
-    selector = None if allowed is None else faiss.IDSelectorBatch(allowed)
-    # (the type stubs of faiss 1.15 forget this class)
-    options = faiss.SearchParametersHNSW(sel=selector, efSearch=max(128, 2 * width))  # type: ignore[attr-defined]
-    _, found = index.search(queries, width, params=options)
-    hits = []
-    for query, row in zip(queries, found, strict=True):
-        candidates = row[row >= 0]
-        if len(candidates) < k:  # the walk through the graph got stuck among rows that are not allowed
-            candidates = np.arange(len(rows)) if allowed is None else allowed
-        hits.append(_rank(rows, query, candidates, k))
-    return hits
 
 
 def _rank(rows: Rows, query: NDArray[np.float32], candidates: NDArray[np.int64], k: int) -> Hits:

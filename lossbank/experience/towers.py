@@ -16,7 +16,7 @@ State = dict[str, Tensor]
 
 SIDES = ("context", "loss")
 REACH = 5.0
-"""How many deviations an input may be from the mean: beyond, the towers have seen nothing."""
+"""Deviations that an input may be from the mean: beyond, the towers have seen nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ _BATCH = 384
 _RATE = 0.01
 _DECAY = 0.02
 _HIDDEN_SHARE = 0.5
-"""How often what a loss only gets by running is hidden."""
+"""Share of the draws in which what a loss only gets by running is hidden."""
 
 _NOISE = 0.3
 """Of a loss vector, in its deviations: what makes losses alike that are near, the unseen ones among them."""
@@ -261,7 +261,7 @@ def _copy(parameters: Mapping[str, Tensor]) -> State:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went: R^2 and correlation on ``held_out`` triples (NaN when there are fewer than 8), its steps.
+    """Report on a fit: R^2 and correlation on ``held_out`` triples (NaN when there are fewer than 8), its steps.
 
     ``best_step`` is the step whose state was kept, 0 for the one before the fit.
     """
@@ -310,7 +310,7 @@ class Towers:
 
     @property
     def fitted(self) -> bool:
-        """Whether a fit was ever made."""
+        """True after a first fit."""
         return bool(self._state["fitted"])
 
     def fit(self, memory: Memory, loss_vectors: Mapping[str, Tensor], *, steps: int = 200, seed: int = 0) -> FitReport:
@@ -331,7 +331,7 @@ class Towers:
         return FitReport(r2, correlation, held_out, steps, best)
 
     def predict(self, context: Tensor, loss_vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """What losses (L, E) will contribute in ``context`` (C,): mean (L,) in [-1, 1] and uncertainty (L,) in [0, 1].
+        """Contributions of losses (L, E) to expect in ``context`` (C,): means (L,) in [-1, 1], uncertainties in [0, 1].
 
         The uncertainty is the root of the members' variance plus the squared error on held-out triples. Before the
         first fit the mean is 0 and the uncertainty 1. Raises ConfigError for other shapes.
@@ -355,27 +355,6 @@ class Towers:
         self._check(f"{side} inputs", tuple(inputs.shape), (len(inputs), self.shape.inputs(side)))
         inputs = inputs.detach().to("cpu", torch.float32)
         return tower(self._state, side, standardised(self._state, side, inputs))
-
-    def query_vector(self, context: Tensor) -> Tensor:
-        """Where to look for losses in ``context`` (C,): (D,), D = M (m + 1) + 1; see :meth:`key_vectors`."""
-        point, _ = self.embed("context", context[None])
-        return torch.cat([torch.cat([point[:, 0], torch.ones(len(point), 1)], dim=1).flatten(), torch.zeros(1)])
-
-    def key_vectors(self, loss_vectors: Tensor) -> Tensor:
-        """Unit vectors (L, D) whose order by cosine with a query is that of the predictions, bias included.
-
-        The members' scaled vectors and biases stand side by side. Losses with longer ones would lose their lead
-        to normalisation, so a last entry, which no query looks at, fills all up to the same length.
-        """
-        if not len(loss_vectors):
-            return torch.empty(0, self.shape.members * (self.shape.joint + 1) + 1)
-        vectors, bias = self.embed("loss", loss_vectors)
-        rows = torch.cat([self._state["scale"][:, None, None] * vectors, bias[..., None]], dim=-1)
-        rows = rows.transpose(0, 1).flatten(1).double()
-        square = rows.square().sum(dim=1)
-        longest = square.amax().clamp(min=1e-12)
-        filled = torch.cat([rows, (longest - square).clamp(min=0).sqrt()[:, None]], dim=1)
-        return (filled / longest.sqrt()).float()
 
     def state_dict(self) -> State:
         """Everything that was learnt, as copies of plain float32 tensors."""

@@ -1,4 +1,4 @@
-"""Many losses on one batch: those that differ in hyperparameters only are computed in one call.
+"""Batched evaluation of many losses: those that differ in hyperparameters only are computed in one call.
 
 A loss on a small batch costs what launching its operations costs. Variants of one function launch them once: its
 hyperparameters become tensors (V,) and torch.func.vmap goes over them, so that what does not depend on them (the
@@ -27,8 +27,9 @@ _KNOWN: dict[LossFunction, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A batch: logits (B, K), targets (B,) or (B, K), features (B, F) and class_counts (K,), where there are any."""
+class LossInputs:
+    """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
+    where there are any."""
 
     logits: Tensor
     targets: Tensor
@@ -36,15 +37,35 @@ class Rows:
     class_counts: Tensor | None = None
 
 
-def loss_values(losses: Sequence[Loss], rows: Rows) -> Tensor:
+def loss_values(losses: Sequence[Loss], inputs: LossInputs) -> Tensor:
     """Per-sample values (L, B) of ``losses`` (L, one or more); they differ from those of each loss by rounding."""
-    return _values(losses, _groups(losses, rows), rows)
+    return _values(losses, _groups(losses, inputs), inputs)
 
 
-def loss_gradients(losses: Sequence[Loss], rows: Rows) -> tuple[Tensor, Tensor | None]:
+def loss_gradients(losses: Sequence[Loss], inputs: LossInputs) -> tuple[Tensor, Tensor | None]:
     """Gradients of the summed values of each loss: on the logits (L, B, K), and on the features (L, B, F) where
-    ``rows`` has any and a loss reads them."""
-    return _gradients(losses, _groups(losses, rows), rows)
+    ``inputs`` has any and a loss reads them."""
+    return _gradients(losses, _groups(losses, inputs), inputs)
+
+
+def gradient_sizes(inputs: LossInputs, losses: Sequence[Loss], per_feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Strength of each loss's pull at the samples it acts on (L,), float64, in units of a gradient on the logits.
+
+    With g_i the gradient of the mean loss at sample i of B: sqrt(B) sum |g_i|^2 / sum |g_i|. That is the length of the
+    gradient for a loss that pulls at all samples alike, and more for one that acts on few (a truncated loss, say):
+    brought to the same length it would pull at these few beyond all measure. ``per_feature`` (): what a gradient on the
+    features counts, in units of one on the logits.
+
+    And the share of the samples that each acts on (L,), (sum |g_i|)^2 / (B sum |g_i|^2), in [0, 1]; 0 without gradient.
+    """
+    on_logits, on_features = loss_gradients(losses, inputs)
+    pull = on_logits.norm(dim=2)
+    if on_features is not None:
+        pull = torch.hypot(pull, on_features.norm(dim=2) * per_feature)
+    pull = pull.to(inputs.logits.dtype).double() / pull.shape[1]
+    total, squares = pull.sum(dim=1), pull.square().sum(dim=1)
+    sizes = torch.where(total > 0, squares / total, total) * pull.shape[1] ** 0.5
+    return sizes, torch.where(squares > 0, total.square() / squares, total) / pull.shape[1]
 
 
 def stackable(loss: Loss) -> frozenset[str]:
@@ -68,7 +89,7 @@ def stackable(loss: Loss) -> frozenset[str]:
     return known
 
 
-def _groups(losses: Sequence[Loss], rows: Rows) -> list[list[int]]:
+def _groups(losses: Sequence[Loss], inputs: LossInputs) -> list[list[int]]:
     """Positions of the losses that are computed together."""
     alike: dict[object, list[int]] = {}
     by_function: dict[LossFunction, int] = {}
@@ -81,7 +102,7 @@ def _groups(losses: Sequence[Loss], rows: Rows) -> list[list[int]]:
         may = stackable(loss)
         rest = tuple(sorted((name, value) for name, value in loss.hyperparameters.items() if name not in may))
         alike.setdefault((loss.function, rest), []).append(i)
-    B, K = rows.logits.shape
+    B, K = inputs.logits.shape
     groups = []
     for group in alike.values():
         most = max(1, AT_ONCE // max(B * max(K, B if losses[group[0]].relational else 1), 1))
@@ -89,30 +110,32 @@ def _groups(losses: Sequence[Loss], rows: Rows) -> list[list[int]]:
     return groups
 
 
-def _values(losses: Sequence[Loss], groups: Sequence[Sequence[int]], rows: Rows) -> Tensor:
+def _values(losses: Sequence[Loss], groups: Sequence[Sequence[int]], inputs: LossInputs) -> Tensor:
     parts = []
     for group in groups:
         members = [losses[i] for i in group]
-        stacked = _stacks(members, rows.logits)
+        stacked = _stacks(members, inputs.logits)
         if stacked:
-            parts.append(vmap(partial(_chosen, members[0], rows))(stacked))
+            parts.append(vmap(partial(_chosen, members[0], inputs))(stacked))
         else:
-            parts.append(members[0](**vars(rows))[None].expand(len(members), -1))
+            parts.append(members[0](**vars(inputs))[None].expand(len(members), -1))
     return _in_order(torch.cat(parts), groups)
 
 
-def _gradients(losses: Sequence[Loss], groups: Sequence[Sequence[int]], rows: Rows) -> tuple[Tensor, Tensor | None]:
-    wanted = [_copies(rows.logits, len(losses))]
-    if rows.features is not None and any("features" in loss.needs for loss in losses):
-        wanted.append(_copies(rows.features, len(losses)))
+def _gradients(
+    losses: Sequence[Loss], groups: Sequence[Sequence[int]], inputs: LossInputs
+) -> tuple[Tensor, Tensor | None]:
+    wanted = [_copies(inputs.logits, len(losses))]
+    if inputs.features is not None and any("features" in loss.needs for loss in losses):
+        wanted.append(_copies(inputs.features, len(losses)))
     total: list[Tensor] = []
     with torch.enable_grad():
         # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
         parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
         for number, group in enumerate(groups):
-            total.append(_summed([losses[i] for i in group], rows, *(part[number] for part in parts)))
-        found = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
-    on_logits, *rest = [_in_order(gradient, groups) for gradient in found]
+            total.append(_summed([losses[i] for i in group], inputs, *(part[number] for part in parts)))
+        gradients = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
+    on_logits, *rest = [_in_order(gradient, groups) for gradient in gradients]
     return on_logits, rest[0] if rest else None
 
 
@@ -123,16 +146,16 @@ def _stacks(members: Sequence[Loss], like: Tensor) -> dict[str, Tensor]:
     return {name: like.new_tensor([each.hyperparameters[name] for each in members]) for name in differ}
 
 
-def _chosen(loss: Loss, rows: Rows, chosen: dict[str, Tensor]) -> Tensor:
-    return loss(**vars(rows), chosen=chosen)
+def _chosen(loss: Loss, inputs: LossInputs, chosen: dict[str, Tensor]) -> Tensor:
+    return loss(**vars(inputs), chosen=chosen)
 
 
-def _summed(members: Sequence[Loss], rows: Rows, logits: Tensor, features: Tensor | None = None) -> Tensor:
+def _summed(members: Sequence[Loss], inputs: LossInputs, logits: Tensor, features: Tensor | None = None) -> Tensor:
     """The sum () over all values of V losses of one group, each with logits (V, B, K) and features of its own."""
     stacked = _stacks(members, logits)
 
     def one(chosen: dict[str, Tensor], z: Tensor, f: Tensor | None) -> Tensor:
-        return members[0](z, rows.targets, features=f, class_counts=rows.class_counts, chosen=chosen)
+        return members[0](z, inputs.targets, features=f, class_counts=inputs.class_counts, chosen=chosen)
 
     if len(members) == 1:
         return one({}, logits[0], None if features is None else features[0]).sum()
@@ -154,28 +177,30 @@ def _in_order(values: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _agrees(loss: Loss, names: Sequence[str]) -> bool:
-    """Whether the loss and one with other hyperparameters ``names`` come out of one call as they do of two."""
+    """True where the loss and one with other hyperparameters ``names`` come out of one call as they do of two."""
     other = {name: (0.9 * value or 0.1) if name in names else value for name, value in loss.hyperparameters.items()}
     pair = [loss, replace(loss, hyperparameters=other)]
     try:
         # what torch warns of is an operation that vmap has no rule for, which would be slow
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return all(_alike(pair, rows) for rows in _probe_rows(loss.target_kind))
+            return all(_alike(pair, inputs) for inputs in _probe_rows(loss.target_kind))
     except Exception:  # anybody's function: it may object to a tensor in any way
         return False
 
 
-def _alike(pair: Sequence[Loss], rows: Rows) -> bool:
-    joint, apart = [[_values(pair, groups, rows), *_gradients(pair, groups, rows)] for groups in ([[0, 1]], [[0], [1]])]
+def _alike(pair: Sequence[Loss], inputs: LossInputs) -> bool:
+    joint, apart = [
+        [_values(pair, groups, inputs), *_gradients(pair, groups, inputs)] for groups in ([[0, 1]], [[0], [1]])
+    ]
     return all(
         one is None or two is None or torch.allclose(one, two, rtol=1e-10, atol=1e-12, equal_nan=True)
         for one, two in zip(joint, apart, strict=True)
     )
 
 
-def _probe_rows(target_kind: str) -> Iterator[Rows]:
+def _probe_rows(target_kind: str) -> Iterator[LossInputs]:
     for probe in probes(target_kind):
         targets = probe.targets.double() if probe.targets.is_floating_point() else probe.targets
         features, counts = probe.features.detach().double(), probe.class_counts.double()
-        yield Rows(probe.logits.detach().double(), targets, features, counts)
+        yield LossInputs(probe.logits.detach().double(), targets, features, counts)

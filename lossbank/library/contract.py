@@ -1,4 +1,4 @@
-"""The contract of a loss: a per-sample function of (logits, targets[, features][, class_counts]) -> (B,)."""
+"""Contract of a loss: a per-sample function of (logits, targets[, features][, class_counts]) -> (B,)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Loss:
 
 
 def read_arguments(name: str, function: LossFunction) -> tuple[frozenset[str], dict[str, float]]:
-    """What a loss function asks for by the names of its arguments, and its hyperparameters with their defaults.
+    """Needs of a loss function, by the names of its arguments, and its hyperparameters with their defaults.
 
     Arguments whose default is no number are left alone.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.extras import load_extra
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES, register_loss
 
@@ -29,14 +29,9 @@ def from_metric_learning(
     Raises ConfigError when the package is not installed, when the loss holds trainable parameters (no optimiser of a
     run would see them), and when it only gives one number per batch.
     """
-    try:
-        base = importlib.import_module("pytorch_metric_learning.losses").BaseMetricLossFunction
-        reducers = importlib.import_module("pytorch_metric_learning.reducers")
-    except ImportError as error:
-        raise ConfigError(
-            f"Loss {name!r} needs pytorch-metric-learning, which is not installed: "
-            f'pip install "lossrag[metric-learning]"'
-        ) from error
+    purpose = f"Loss {name!r}"
+    base = load_extra("pytorch_metric_learning.losses", "metric-learning", purpose).BaseMetricLossFunction
+    reducers = load_extra("pytorch_metric_learning.reducers", "metric-learning", purpose)
     if not isinstance(loss_object, base):
         raise ConfigError(
             f"Loss {name!r}: expected a loss of pytorch_metric_learning.losses (a BaseMetricLossFunction), got "

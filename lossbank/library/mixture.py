@@ -1,4 +1,4 @@
-"""What a task is trained with: a weighted sum of losses, sample by sample."""
+"""Mixtures: weighted sums of losses, sample by sample, that tasks are trained with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossrag.lossbank.library.batched import Rows, loss_values
+from lossrag.lossbank.library.batched import LossInputs, loss_values
 from lossrag.lossbank.library.contract import Loss
 
 
@@ -24,8 +24,8 @@ class Mixture:
 
     @property
     def row_by_row(self) -> bool:
-        """Whether it may be computed on the joined rows of several tasks: no loss looks at other samples, at features
-        or at the classes of its task."""
+        """True where it may be computed on the joined rows of several tasks: no loss looks at other samples, at
+        features or at the classes of its task."""
         return not any(loss.relational or loss.needs for loss in self.losses)
 
     def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
@@ -37,10 +37,10 @@ class Mixture:
         >>> mixed(torch.zeros(1, 4), torch.tensor([2])).tolist()  # mae is 1.5, one_minus_p 0.75
         [2.25]
         """
-        rows = Rows(logits, targets, features, self.class_counts)
+        inputs = LossInputs(logits, targets, features, self.class_counts)
         if self.coefficients is None:
-            return self.losses[0](**vars(rows))
-        values = loss_values(self.losses, rows)
+            return self.losses[0](**vars(inputs))
+        values = loss_values(self.losses, inputs)
         return (self.coefficients.to(values.dtype)[:, None] * values).sum(dim=0)
 
 
@@ -57,4 +57,4 @@ def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, tas
     for row, mixture in enumerate(mixtures):
         places = [union.index(loss) for loss in mixture.losses]
         table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table.dtype)
-    return (table[task].T * loss_values(union, Rows(logits, targets))).sum(dim=0)
+    return (table[task].T * loss_values(union, LossInputs(logits, targets))).sum(dim=0)

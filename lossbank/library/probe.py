@@ -1,4 +1,4 @@
-"""Small batches on which a loss is tried before it enters the library."""
+"""Probes: small batches on which a loss is tried before it enters the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a loss gets into the library: read from its signature, probed, refused by name or added."""
+"""Registration of a loss: read from its signature, probed, refused by name or added to the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Squared distances and angles between what is predicted and the one-hot target."""
+"""Euclidean losses: squared distances and angles between what is predicted and the one-hot target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-entropy that knows how often each class occurs in the training data of the task."""
+"""Losses for imbalance: cross-entropy that knows how often each class occurs in the training data of the task."""
 
 from __future__ import annotations
 

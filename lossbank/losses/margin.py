@@ -1,4 +1,4 @@
-"""Losses that ask the logit of the class to lead by a margin."""
+"""Margin losses: the logit of the class has to lead by a margin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lossrag.lossbank.losses.parts import is_class, of_class
     formula="max(0, 1 + max_{k != y} z_k - z_y)",
 )
 def multiclass_hinge(logits: Tensor, targets: Tensor) -> Tensor:
-    """How far the class is from leading its closest rival by 1, in [0, inf).
+    """Distance of the class from leading its closest rival by 1, in [0, inf).
 
     >>> import torch
     >>> float(multiclass_hinge(torch.tensor([[2.0, 1.5, 1.25]]), torch.tensor([0])))

@@ -1,4 +1,4 @@
-"""Bounded functions of p_y: a wrong label can only cost so much."""
+"""Noise-robust losses, bounded functions of p_y: a wrong label can only cost so much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several losses are made of."""
+"""Parts of several losses."""
 
 from __future__ import annotations
 

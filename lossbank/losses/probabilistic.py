@@ -1,4 +1,4 @@
-"""Cross-entropy and its regularised forms."""
+"""Probabilistic losses: cross-entropy and its regularised forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses for real values: predictions (B, K), targets (B, K); the mean over K."""
+"""Regression losses: predictions (B, K), targets (B, K); the mean over K."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contrastive losses on the cosines between the features of a batch; class-mates are the positives.
+"""Relational losses: contrasts on the cosines between the features of a batch; class-mates are the positives.
 
 Each sample is an anchor. One without a class-mate in the batch costs nothing, so a batch of one sample costs nothing.
 """
@@ -34,7 +34,7 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     variants={f"supervised_contrastive_{t}": {"temperature": t} for t in TEMPERATURES},
 )
 def supervised_contrastive(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: float = 0.1) -> Tensor:
-    """How unlikely it is to draw a class-mate among all others, in [0, inf). The logits play no part.
+    """Unlikeliness of drawing a class-mate among all others, in [0, inf). The logits play no part.
 
     With two equal features of one class and an orthogonal one: log(1 + 1/e).
 
@@ -60,7 +60,7 @@ def supervised_contrastive(logits: Tensor, targets: Tensor, *, features: Tensor,
     variants={f"nt_xent_{t}": {"temperature": t} for t in TEMPERATURES},
 )
 def nt_xent(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: float = 0.1) -> Tensor:
-    """How unlikely each class-mate is against the samples of other classes only, in [0, inf).
+    """Unlikeliness of each class-mate against the samples of other classes only, in [0, inf).
 
     SimCLR has one positive, the other view of the same sample. Here each class-mate is one in turn, and class-mates
     never stand among the negatives; the logits play no part.
@@ -89,7 +89,7 @@ def nt_xent(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: f
     variants={f"triplet_{margin}": {"margin": margin} for margin in (0.2, 0.5)},
 )
 def triplet(logits: Tensor, targets: Tensor, *, features: Tensor, margin: float = 0.2) -> Tensor:
-    """How far the farthest class-mate is from being closer than the closest stranger, in [0, 2 + margin].
+    """Distance of the farthest class-mate from being closer than the closest stranger, in [0, 2 + margin].
 
     A sample without a class-mate or without a stranger in the batch costs nothing; the paper's batches have no such
     sample. The paper leaves the features unnormalised; the logits play no part.

@@ -1,4 +1,4 @@
-"""The geometry of a loss: its shape as a vector, from fixed probes alone, before anybody ever ran it."""
+"""Geometry of a loss: its shape as a vector, from fixed probes alone, before anybody ever ran it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def log_ratio(a: Tensor, b: Tensor) -> Tensor:
 
 
 def rarity(loss: Loss, scale: Tensor) -> Tensor:
-    """How much a rare label counts against a frequent one (3,), by p_y; 0 without class counts."""
+    """Weight of a rare label against a frequent one (3,), by p_y; 0 without class counts."""
     p = torch.tensor(FREQUENCIES)
     if "class_counts" not in loss.needs or loss.target_kind == "regression":
         return torch.zeros(len(p))
@@ -49,7 +49,7 @@ def rarity(loss: Loss, scale: Tensor) -> Tensor:
 
 
 def feature_use(loss: Loss, answer: Answer) -> Tensor:
-    """What the loss does with features (8,), 0 without; ``answer`` is the one to the grid."""
+    """Use that the loss makes of features (8,), 0 without; ``answer`` is the one to the grid."""
     if "features" not in loss.needs:
         return torch.zeros(4 + len(SPREADS))
     # Three classes of four; the logits are right, so a loss that reads both is seen where it has settled.
@@ -98,7 +98,7 @@ GEOMETRY_NAMES: tuple[str, ...] = (
     *(f"feature_spread_{spread}" for spread in SPREADS),
     *("feature_flip", "feature_concentration"),
 )
-"""What each entry of :func:`geometry` is; see there."""
+"""Names of the entries of :func:`geometry`; see there."""
 
 _STEP = 0.02
 
@@ -133,7 +133,7 @@ def geometry(loss: Loss) -> Tensor:
 
 
 def gradient_curve(loss: Loss, points: int = 101, *, classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Where (points,) and how large (points,) the gradient on the logits of a sample is, for drawing.
+    """Places (points,) and sizes (points,) of the gradient on the logits of a sample, for drawing.
 
     For classification over p_y in [0.001, 0.999] with the wrong classes equal and all classes equally frequent; for
     regression over residuals in [-5, 5]. Zero for a loss on features alone. Not scaled.

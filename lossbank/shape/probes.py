@@ -1,4 +1,4 @@
-"""Fixed batches on which a loss shows its shape, and the gradients it answers with."""
+"""Probes of a loss's shape: fixed batches, and the gradients that it answers with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST = 1e6
 
 @dataclass(frozen=True)
 class Answer:
-    """What a loss says to n samples: values (n,), gradients of their sum on the logits (n, K) and features (n, F)."""
+    """Answer of a loss to n samples: values (n,), gradients of their sum on the logits (n, K) and features (n, F)."""
 
     values: Tensor
     logits: Tensor

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +108,14 @@ def train(lossrag, tmp_path) -> Callable[..., Path]:
     return call
 
 
+@pytest.fixture
+def quick(train, monkeypatch) -> Callable[..., Path]:
+    """As ``train``, without TensorBoard and pictures, which take most of the time of a small run that composes."""
+    for picture in ("record.composition_log.draw_compositions", "train.plot_trajectories"):
+        monkeypatch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)
+    return partial(train, "log.tensorboard=false")
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The directory of one finished small run, to be read only."""
@@ -140,7 +149,7 @@ import sklearn.datasets
 from lossrag import MultiTaskStep
 from lossrag.experiments import train as training
 from lossrag.experiments.cli import run
-from lossrag.experiments.record import state
+from lossrag.experiments.record import composition_log, state
 from lossrag.experiments.record.jsonl import JsonLines
 from lossrag.tasks import SUITES, SuiteEntry
 
@@ -149,8 +158,8 @@ conftest = sys.modules[specification.name] = importlib.util.module_from_spec(spe
 specification.loader.exec_module(conftest)
 SUITES._entries["toy"] = SuiteEntry(conftest.ToyConfig, conftest.load_toy)
 
-# the picture is no part of what is compared, and takes half of a session's time
-training.plot_trajectories = lambda *_: None
+# pictures are no part of what is compared, and take half of a session's time
+training.plot_trajectories = composition_log.draw_compositions = lambda *_: None
 PLACES = {
     "step": (MultiTaskStep, "__call__"),
     "line": (JsonLines, "write"),

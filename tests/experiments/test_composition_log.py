@@ -24,7 +24,7 @@ LEARNED = [
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """Two epochs of five steps, priced at every second step, reviewed at every fourth."""
+    """Two epochs of five steps, measured at every second step, reviewed at every fourth."""
     from lossrag.experiments.cli import run
 
     root = tmp_path_factory.mktemp("learned")
@@ -47,15 +47,15 @@ def events(directory):
     return [json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines()]
 
 
-def test_shares_and_contributions_are_logged_at_priced_steps(learned):
+def test_shares_and_contributions_are_logged_at_measured_steps(learned):
     points = read_points(learned / "metrics.jsonl")
     for task in TASKS:
-        shares, prices = series(points, "composition", task), series(points, "contribution", task)
+        shares, contributions = series(points, "composition", task), series(points, "contribution", task)
         assert list(shares) == [1, 3, 5, 7, 9]
         assert all(0 <= share <= 1 for each in shares.values() for share in each.values())
         assert all(sum(each.values()) <= 1 + 1e-9 for each in shares.values())
-        assert all(-1 <= price <= 1 for each in prices.values() for price in each.values())
-        assert all(prices[step].keys() <= shares[step].keys() for step in prices)
+        assert all(-1 <= value <= 1 for each in contributions.values() for value in each.values())
+        assert all(contributions[step].keys() <= shares[step].keys() for step in contributions)
         assert all(name in LOSSES for each in shares.values() for name in each)
         counts = {p["step"]: p[f"composition_active/{task}"] for p in points if f"composition_active/{task}" in p}
         assert list(counts) == [1, 3, 5, 7, 9]
@@ -72,25 +72,22 @@ def test_a_series_goes_on_once_it_has_begun(learned):
             before = set(each)
 
 
-def test_other_logged_steps_hold_the_last_pricing(train):
-    """Every third step is logged, every second one priced from the first: the logged step tells what was priced."""
-    directory = train(
+def test_other_logged_steps_hold_the_last_measurement(quick):
+    """Every third step is logged, every second one measured from the first: the logged step tells what was measured."""
+    directory = quick(
         "loss.policy=gradient",
         "loss.horizon=1",
         "loss.candidates=[cross_entropy,mae,l1,squared_error]",
         "log.every_steps=3",
-        "log.tensorboard=false",
     )
     shares = series(read_points(directory / "metrics.jsonl"), "composition", "digit")
     assert list(shares) == [3, 6, 9]
     assert all(sum(each.values()) == pytest.approx(1) for each in shares.values())
 
 
-def test_few_series_begin_at_a_time(train):
+def test_few_series_begin_at_a_time(quick):
     """Fifty losses of a share of 0.02 each: the eight largest have a curve."""
-    directory = train(
-        "loss.policy=gradient", "loss.horizon=1", "train.epochs=1", "loss.every=99", "log.tensorboard=false"
-    )
+    directory = quick("loss.policy=gradient", "loss.horizon=1", "train.epochs=1", "loss.every=99")
     first = series(read_points(directory / "metrics.jsonl"), "composition", "digit")
     assert [len(each) for each in first.values()] == [8]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 
 import torch
@@ -59,3 +60,13 @@ def filled(seed: int, *, without: Collection[str] = (), count: int = 120) -> Mem
             step=step,
         )
     return memory
+
+
+def fingerprint(memory: Memory) -> str:
+    """Equal if and only if two memories are, bit for bit."""
+    records = memory.records
+    names = (records.runs, records.tasks, records.losses)
+    digest = hashlib.sha256(repr((memory.context_size, memory.embedding_version, memory.capacity, names)).encode())
+    for column in (records.run, records.task, records.loss, records.step, records.context, records.contribution):
+        digest.update(column.tobytes())
+    return digest.hexdigest()

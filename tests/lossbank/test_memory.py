@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossrag import ConfigError
-from lossrag.lossbank.experience.history import history, knn_scores
-from lossrag.lossbank.experience.memory import Memory, merge, resized
+from lossrag.lossbank.experience.history import history, near_history
+from lossrag.lossbank.experience.memory import Memory, merge
 from lossrag.lossbank.experience.records import MAX_NAME
+from tests.lossbank.simulated import fingerprint
 
 RECORD = st.tuples(
     st.sampled_from(["r1", "r2", "r3"]),
@@ -18,7 +19,6 @@ RECORD = st.tuples(
     st.sampled_from(["brier", "ce", "mae"]),
     st.integers(0, 6),
     st.sampled_from([-1.5, -0.0, 0.0, 2.5]),
-    st.sampled_from([None, 0.0, 0.5]),
     st.sampled_from([-1.0, 0.0, 3.0]),
 )
 RECORDS = st.lists(RECORD, max_size=40)
@@ -28,7 +28,7 @@ CAPACITY = st.integers(1, 30)
 def memory_of(records, capacity=1000, batch=7) -> Memory:
     memory = Memory(2, "v1", capacity)
     for start in range(0, len(records), batch):
-        runs, tasks, losses, steps, values, errors, features = zip(*records[start : start + batch], strict=True)
+        runs, tasks, losses, steps, values, features = zip(*records[start : start + batch], strict=True)
         memory.add(
             [[feature, step] for feature, step in zip(features, steps, strict=True)],
             losses,
@@ -36,7 +36,6 @@ def memory_of(records, capacity=1000, batch=7) -> Memory:
             run=runs,
             task=tasks,
             step=steps,
-            uncertainties=[np.nan if error is None else error for error in errors],
         )
     return memory
 
@@ -54,22 +53,22 @@ def test_what_is_kept_is_a_function_of_the_set(records, capacity, batch, random)
     shuffled = [*records, *records[: len(records) // 2]]
     random.shuffle(shuffled)
     one, two = memory_of(records, capacity), memory_of(shuffled, capacity, batch)
-    assert one.fingerprint() == two.fingerprint()
+    assert fingerprint(one) == fingerprint(two)
     # reading in between forces it to sort and to evict early
     stepwise = Memory(2, "v1", capacity)
     for start in range(0, len(shuffled), batch):
         stepwise.extend(memory_of(shuffled[start : start + batch]).records)
         assert len(stepwise) <= capacity
-    assert stepwise.fingerprint() == one.fingerprint()
+    assert fingerprint(stepwise) == fingerprint(one)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(RECORDS, CAPACITY), min_size=3, max_size=3))
 def test_merge_commutes_associates_and_is_idempotent(sources):
     a, b, c = (memory_of(records, capacity) for records, capacity in sources)
-    assert merge(a, b).fingerprint() == merge(b, a).fingerprint()
-    assert merge(merge(a, b), c).fingerprint() == merge(a, merge(b, c)).fingerprint()
-    assert merge(a, a).fingerprint() == a.fingerprint()
+    assert fingerprint(merge(a, b)) == fingerprint(merge(b, a))
+    assert fingerprint(merge(merge(a, b), c)) == fingerprint(merge(a, merge(b, c)))
+    assert fingerprint(merge(a, a)) == fingerprint(a)
     assert len(merge(a, b)) <= min(a.capacity, b.capacity)
 
 
@@ -112,10 +111,10 @@ def test_losses_keep_the_same_moments():
 
 def test_conflicting_values_the_cautious_one_stays():
     memory = Memory(1, "v1")
-    for value, error in ((0.5, 0.1), (0.2, 0.3), (0.2, 0.2), (0.9, 0.0)):
-        memory.add([[1.0]], ["ce"], [value], run="r", task="REC", step=0, uncertainties=[error])
+    for value, place in ((0.5, 1.0), (0.2, 2.0), (0.2, 1.0), (0.9, 0.0)):
+        memory.add([[place]], ["ce"], [value], run="r", task="REC", step=0)
     assert memory.records.contribution.tolist() == [np.float32(0.2)]
-    assert memory.records.uncertainty.tolist() == [np.float32(0.2)]
+    assert memory.records.context.tolist() == [[1.0]]
 
 
 @settings(deadline=None)
@@ -137,9 +136,10 @@ def test_history_by_loss_and_by_task(records, task):
 
 @settings(deadline=None)
 @given(RECORDS, st.tuples(st.floats(-9, 9), st.floats(-9, 9)), st.integers(1, 20))
-def test_knn_scores_are_finite_means_of_what_was_seen(records, query, k):
+def test_near_histories_are_finite_means_of_what_was_seen(records, query, k):
     memory = memory_of(records)
-    scores, counts = knn_scores(memory, query, k, ["ce", "mae", "never", "brier"])
+    near = near_history(memory, query, k, ["ce", "mae", "never", "brier"])
+    scores, counts = near.means, near.counts
     assert np.isfinite(scores).all()
     assert (counts[2], scores[2]) == (0, 0.0)
     assert (scores[counts == 0] == 0).all()
@@ -157,8 +157,8 @@ def test_nearest_moments_whatever_the_units():
         memory.add([[a, b, 7.0]] * 2, ["ce", "mae"], [step, -step], run="r", task="REC", step=step)
     found = memory.nearest([1.1e-6, 9e5, 123.0], 1)  # the third feature never varied
     assert memory.records.step[found.positions].tolist() == [3, 3]
-    scores, counts = knn_scores(memory, [1e-6, 0.0, 7.0], 1, ["mae", "ce"])
-    assert (scores.tolist(), counts.tolist()) == ([-2.0, 2.0], [1, 1])
+    near = near_history(memory, [1e-6, 0.0, 7.0], 1, ["mae", "ce"])
+    assert (near.means.tolist(), near.counts.tolist()) == ([-2.0, 2.0], [1, 1])
     exact = memory.nearest(memory.records.context[0], 4)
     assert exact.similarities[0] == 1.0
     assert (np.diff(exact.similarities) <= 0).all()
@@ -168,20 +168,19 @@ def test_nearest_moments_whatever_the_units():
 def test_extreme_but_finite_numbers_stay_finite():
     memory, top = Memory(2, "v1"), float(np.finfo(np.float32).max)
     memory.add([[top, 1e-45], [-top, 0.0]], ["ce", "ce"], [top, -top], run="r", task="REC", step=[0, 1])
-    scores, _ = knn_scores(memory, [top, top], 2, ["ce"])
-    assert np.isfinite(scores).all()
+    assert np.isfinite(near_history(memory, [top, top], 2, ["ce"]).means).all()
     assert np.isfinite(history(memory, ["ce"]).deviations).all()
-    assert knn_scores(Memory(2, "v1"), [0.0, 0.0], 3, ["ce"])[1].tolist() == [0]
+    assert near_history(Memory(2, "v1"), [0.0, 0.0], 3, ["ce"]).counts.tolist() == [0]
     lone = Memory(2, "v1")
     lone.add([[0.0, 0.0]], ["ce"], [0.5], run="r", task="REC", step=0)
-    assert knn_scores(lone, [5.0, 5.0], 3, ["ce"])[0].tolist() == [0.5]
+    assert near_history(lone, [5.0, 5.0], 3, ["ce"]).means.tolist() == [0.5]
 
 
 def test_refusals():
     memory = Memory(2, "v1")
 
-    def add(contexts=((0.0, 1.0),), losses=("ce",), contributions=(0.5,), run="r", task="REC", step=0, **rest):
-        memory.add(contexts, losses, contributions, run=run, task=task, step=step, **rest)
+    def add(contexts=((0.0, 1.0),), losses=("ce",), contributions=(0.5,), run="r", task="REC", step=0):
+        memory.add(contexts, losses, contributions, run=run, task=task, step=step)
 
     for changes, message in [
         ({"contributions": [np.nan]}, "contributions must be finite"),
@@ -198,8 +197,6 @@ def test_refusals():
         ({"task": ["a", "b"]}, "1 expected, got 2"),
         ({"step": -1}, "count from 0"),
         ({"step": 0.5}, "whole numbers"),
-        ({"uncertainties": [-0.1]}, "0 or more"),
-        ({"weights": [np.inf]}, "weights must be finite"),
     ]:
         with pytest.raises(ConfigError, match=message):
             add(**changes)
@@ -224,10 +221,3 @@ def _with_one_record(size: int) -> Memory:
     memory = Memory(size, "v1")
     memory.add(np.zeros((1, size)), ["ce"], [0.0], run="r", task="REC", step=0)
     return memory
-
-
-def test_resized_drops_what_is_over():
-    memory = memory_of([("r1", "REC", "ce", step, 0.0, None, 0.0) for step in range(20)])
-    small = resized(memory, 5)
-    assert (len(small), small.capacity, len(memory)) == (5, 5, 20)
-    assert resized(resized(memory, 10), 5).fingerprint() == small.fingerprint()

@@ -19,7 +19,8 @@ def _library_stays_as_it_is(monkeypatch):
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
+    monkeypatch.delitem(sys.modules, "pytorch_metric_learning.losses", raising=False)
     with pytest.raises(ConfigError, match=r"my_pml.*pip install .*\[metric-learning\]"):
         from_metric_learning("my_pml", object())
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from lossrag import ConfigError
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.embedding import GEOMETRY_SIZE, VECTOR_SIZE, loss_vectors
-from lossrag.lossbank.experience.index import Attributes, LossIndex
+from lossrag.lossbank.experience.embedding import VECTOR_SIZE, loss_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor, top
 from lossrag.lossbank.experience.towers import Towers
@@ -22,22 +21,14 @@ TWINS = 0.995
 """Cosine of geometries from which on two losses are one lens."""
 
 
-@pytest.fixture(scope="module")
-def index() -> LossIndex:
-    index = LossIndex(GEOMETRY_SIZE)
-    kinds = [Attributes(LOSSES[name].target_kind, LOSSES[name].family) for name in NAMES]
-    index.add(NAMES, torch.stack(list(GEOMETRIES.values())).numpy(), kinds)
-    return index
-
-
-def learnt(memory: Memory, index: LossIndex, steps: int = 200) -> TowerPredictor:
+def learnt(memory: Memory, steps: int = 200) -> TowerPredictor:
     vectors = dict(zip(NAMES, loss_vectors([LOSSES[name] for name in NAMES], memory), strict=True))
     towers = Towers(C, VECTOR_SIZE)
     towers.fit(memory, vectors, steps=steps)
-    return TowerPredictor(towers, vectors, index)
+    return TowerPredictor(towers, vectors)
 
 
-def test_a_loss_left_out_of_the_memory_is_retrieved_where_it_is_right(index):
+def test_a_loss_left_out_of_the_memory_is_retrieved_where_it_is_right():
     """Among the best 8 of 50 wherever it is truly among the best 4; chance finds it in 16 % of the trials."""
     contexts, contributions, _ = moments(40, seed=777)
     best = contributions.argsort(dim=1, descending=True)[:, :4]
@@ -52,19 +43,19 @@ def test_a_loss_left_out_of_the_memory_is_retrieved_where_it_is_right(index):
         done |= twins
         memory = filled(place, without=twins)
         assert name not in memory.records.losses
-        knn, towers = KnnPredictor(memory, GEOMETRIES), learnt(memory, index)
+        knn, towers = KnnPredictor(memory, GEOMETRIES), learnt(memory)
         for context in contexts[(best == place).any(dim=1)][:8]:
-            found["knn"].append(name in dict(top(knn.predict(context, NAMES), NAMES, K)))
-            found["towers"].append(name in dict(towers.search(context, K, "classification")))
+            for kind, predictor in (("knn", knn), ("towers", towers)):
+                found[kind].append(name in dict(top(predictor.predict(context, NAMES), NAMES, K)))
     for trials in found.values():
         assert len(trials) >= 50
         assert np.mean(trials) >= 0.8, {kind: np.mean(each) for kind, each in found.items()}
 
 
-def test_both_predict_what_is_true_and_how_sure_they_are(index):
+def test_both_predict_what_is_true_and_how_sure_they_are():
     memory = filled(1)
     contexts, truth, _ = moments(30, seed=50)
-    for predictor in (KnnPredictor(memory, GEOMETRIES), learnt(memory, index)):
+    for predictor in (KnnPredictor(memory, GEOMETRIES), learnt(memory)):
         found = [predictor.predict(context, NAMES) for context in contexts]
         means, uncertainties = (
             torch.stack([getattr(each, part) for each in found]) for part in ("mean", "uncertainty")
@@ -84,9 +75,9 @@ def test_a_new_loss_like_those_that_help_is_predicted_to_help_and_less_surely():
         assert with_it.uncertainty[0] < without_it.uncertainty[0] < 0.9
 
 
-def test_an_empty_memory_says_nothing(index):
+def test_an_empty_memory_says_nothing():
     memory = Memory(C, "v1")
-    for predictor in (KnnPredictor(memory, GEOMETRIES), learnt(memory, index)):
+    for predictor in (KnnPredictor(memory, GEOMETRIES), learnt(memory)):
         found = predictor.predict(torch.zeros(C), NAMES)
         assert found.mean.tolist() == [0.0] * len(NAMES)
         assert found.uncertainty.tolist() == [1.0] * len(NAMES)
@@ -97,13 +88,12 @@ def test_an_empty_memory_says_nothing(index):
 @given(
     st.lists(st.tuples(st.sampled_from(NAMES[:6]), st.integers(0, 5), st.floats(-1e3, 1e3)), min_size=1, max_size=20),
     st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2),
-    st.integers(1, 40),
 )
-def test_predictions_stay_in_their_range(records, context, k):
+def test_predictions_stay_in_their_range(records, context):
     memory = Memory(2, "v1")
     losses, steps, values = zip(*records, strict=True)
     memory.add([[s, -s] for s in steps], losses, values, run="r", task="t", step=steps)
-    found = KnnPredictor(memory, GEOMETRIES, k=k).predict(torch.tensor(context), NAMES)
+    found = KnnPredictor(memory, GEOMETRIES).predict(torch.tensor(context), NAMES)
     assert float(found.mean.abs().max()) <= 1
     assert 0 <= float(found.uncertainty.min()) <= float(found.uncertainty.max()) <= 1
 
@@ -126,31 +116,13 @@ def test_losses_of_the_memory_without_a_vector_play_no_part():
     assert (found.mean.tolist(), found.uncertainty.tolist()) == ([0.0], [1.0])
 
 
-def test_search_goes_by_prediction_and_filters(index):
-    predictor = learnt(filled(2), index, steps=60)
-    for context in moments(4, seed=5)[0]:
-        names = [name for name, _ in predictor.search(context, len(NAMES), None)]
-        means = predictor.predict(context, names).mean
-        assert sorted(names) == sorted(NAMES)
-        assert bool((means[:-1] >= means[1:] - 1e-4).all())
-        robust = predictor.search(context, 5, "classification", family="noise-robust")
-        assert [LOSSES[name].family for name, _ in robust] == ["noise-robust"] * 5
-        assert predictor.search(context, 5, "regression") == []
-
-
-def test_refusals(index):
+def test_refusals():
     memory = filled(2, count=5)
-    knn, towers = KnnPredictor(memory, GEOMETRIES), learnt(memory, index, steps=1)
+    knn, towers = KnnPredictor(memory, GEOMETRIES), learnt(memory, steps=1)
     for predictor in (knn, towers):
         with pytest.raises(ConfigError, match="did you mean 'mae'"):
             predictor.predict(torch.zeros(C), ["mea"])
         with pytest.raises(ConfigError):
             predictor.predict(torch.zeros(2), ["mae"])
-    with pytest.raises(ConfigError, match="from 1 up"):
-        KnnPredictor(memory, GEOMETRIES, k=0)
-    with pytest.raises(ConfigError, match="from 1 up"):
-        towers.search(torch.zeros(C), 0, None)
-    with pytest.raises(ConfigError, match="holds no 'mine'"):
-        TowerPredictor(towers.towers, {"mine": torch.zeros(VECTOR_SIZE)}, index)
     assert KnnPredictor(memory, {}).predict(torch.zeros(C), []).mean.shape == (0,)
     assert top(Prediction(torch.zeros(2), torch.ones(2)), ["b", "a"], 5) == [("a", -0.0), ("b", -0.0)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -78,19 +77,6 @@ def test_new_records_do_not_make_it_forget(vectors):
     torch.testing.assert_close(model.predict(context, rows)[0], before, rtol=0, atol=0.05)
 
 
-def test_keys_and_queries_order_losses_as_the_predictions_do(memory, vectors):
-    model = towers()
-    model.fit(memory, vectors, steps=60)
-    rows = torch.stack(list(vectors.values()))
-    keys = model.key_vectors(rows)
-    torch.testing.assert_close(keys.norm(dim=1), torch.ones(len(rows)))
-    for context in moments(5, 8)[0]:
-        scores = (keys @ model.query_vector(context)).double()
-        means = torch.stack([model.predict(context, row[None])[0][0] for row in rows]).double()
-        inside = means.abs() < 1  # the prediction is clamped, the score is not
-        assert float(torch.corrcoef(torch.stack([scores[inside], means[inside]]))[0, 1]) > 0.99999
-
-
 def test_uncertainty_is_larger_where_nothing_was_seen(memory, vectors):
     model = towers()
     rows = torch.stack(list(vectors.values()))
@@ -100,20 +86,6 @@ def test_uncertainty_is_larger_where_nothing_was_seen(memory, vectors):
     near = model.predict(moments(1, 5)[0][0], rows)[1].mean()
     far = model.predict(torch.linspace(-40, 40, C), rows)[1].mean()
     assert 0 < float(near) < float(far) <= 1
-
-
-def test_speed():
-    memory, generator = Memory(C, "v"), torch.Generator().manual_seed(0)
-    contexts = torch.randn(5000, C, generator=generator).numpy()
-    names = [f"loss{i % 64}" for i in range(5000)]
-    memory.add(contexts, names, np.tanh(contexts[:, 0]), run="r", task="t", step=np.arange(5000))
-    vectors = {name: torch.randn(VECTOR_SIZE, generator=generator) for name in set(names)}
-    model = towers()
-    len(memory)
-    model.fit(memory, vectors, steps=2)
-    start = time.process_time()
-    model.fit(memory, vectors, steps=200)
-    assert time.process_time() - start < 3.0  # 0.8 s on an idle core
 
 
 def test_little_or_nothing_to_learn_from(vectors):

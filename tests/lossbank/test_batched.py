@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossrag.lossbank import LOSSES, Lens, Mixture, contributions, gradient_sizes, joined_mixture
-from lossrag.lossbank.library.batched import Rows, loss_gradients, loss_values, stackable
+from lossrag.lossbank import LOSSES, LossInputs, Mixture, Tangent, contributions, gradient_sizes, joined_mixture
+from lossrag.lossbank.library.batched import loss_gradients, loss_values, stackable
 from lossrag.lossbank.library.contract import Loss
 from tests.lossbank.oracles import batch_for, built_in, normal
 
@@ -27,7 +27,7 @@ ONE_BY_ONE = {  # hyperparameters that a function decides by, or computes with o
 
 def rows_for(name):
     batch = batch_for(name)
-    return Rows(batch.logits, batch.targets, batch.features, batch.class_counts)
+    return LossInputs(batch.logits, batch.targets, batch.features, batch.class_counts)
 
 
 def own_loss(function, name="my_own", **hyperparameters):
@@ -147,7 +147,7 @@ def test_variants_cost_one_call_and_the_check_is_made_once():
 
 
 def test_what_is_found_does_not_depend_on_the_grad_mode():
-    """Prices are computed without graphs, and the first of them asks."""
+    """Contributions are computed without graphs, and the first of them asks."""
     with torch.no_grad():
         assert stackable(own_loss(counted(smooth)[0], gamma=2.0)) == {"gamma"}
         on_logits = loss_gradients([LOSSES["focal_1"], LOSSES["focal_2"]], rows_for("cross_entropy"))[0]
@@ -173,16 +173,17 @@ def test_many_variants_go_through_in_pieces(monkeypatch):
     assert_same(losses, rows_for("cross_entropy"))
 
 
-def test_prices_and_sizes_are_those_of_each_loss_alone():
+def test_contributions_and_sizes_are_those_of_each_loss_alone():
     """Float32 outputs; losses on logits, on features, on class counts and on pairs of samples."""
     counts = torch.tensor([40.0, 10.0, 3.0, 1.0])
     z, u, f, uf = (normal(12, n, dtype=torch.float32, seed=s) for s, n in enumerate((4, 4, 7, 7)))
-    lens = Lens(z, u, f, uf, torch.arange(12) % 4, counts, torch.tensor(0.5))
+    inputs, half = LossInputs(z, torch.arange(12) % 4, f, counts), torch.tensor(0.5)
+    tangent = Tangent(inputs, u, uf)
     losses = [LOSSES[name] for name in NAMES if LOSSES[name].target_kind == "classification"]
-    alone = torch.cat([contributions(lens, [loss]) for loss in losses])
-    torch.testing.assert_close(contributions(lens, losses), alone, rtol=1e-6, atol=1e-8)
-    sizes = [gradient_sizes(lens, [loss]) for loss in losses]
-    joint = gradient_sizes(lens, losses)
+    alone = torch.cat([contributions(tangent, [loss]) for loss in losses])
+    torch.testing.assert_close(contributions(tangent, losses), alone, rtol=1e-6, atol=1e-8)
+    sizes = [gradient_sizes(inputs, [loss], half) for loss in losses]
+    joint = gradient_sizes(inputs, losses, half)
     for part in (0, 1):
         torch.testing.assert_close(joint[part], torch.cat([each[part] for each in sizes]), rtol=1e-5, atol=1e-7)
 

@@ -12,8 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lossrag import ConfigError
-from lossrag.lossbank import LOSSES, Composer, ComposerConfig, HeadView, Lens, TaskSpec, calibrated, look_ahead, savings
-from lossrag.lossbank.composing.composer import JUDGED
+from lossrag.lossbank import (
+    LOSSES,
+    Batch,
+    Composer,
+    ComposerConfig,
+    HeadView,
+    LookAhead,
+    LookAheadOptions,
+    Moment,
+    TaskSpec,
+    calibrated,
+    look_ahead,
+    savings,
+)
 from lossrag.lossbank.library.registration import register_loss
 
 RATE = 0.01
@@ -101,8 +113,7 @@ def test_a_loss_on_features_says_nothing_to_a_head() -> None:
     view = view_of([9, 9], [5, 5])
     (found,) = look_ahead([view], [[LOSSES["cross_entropy"], LOSSES["centre"]]], 3)
     assert found.isnan().tolist() == [False, True]
-    prices = savings(view, found, 0)
-    assert prices.tolist() == [0.0, 0.0]
+    assert savings(view, found, 0).tolist() == [0.0, 0.0]
 
 
 def test_savings_by_hand() -> None:
@@ -117,34 +128,42 @@ def test_less_than_one_step_is_refused() -> None:
         look_ahead([view_of([9, 9], [5, 5])], [[LOSSES["mae"]]], 0)
 
 
-def composer(policy: str = "gradient", **options: object) -> Composer:
+def composer(policy: str = "gradient", evidence: LookAheadOptions | None = None, **options: object) -> Composer:
     spec = [TaskSpec("only", "classification", "cross_entropy", torch.tensor([400.0, 60.0, 20.0]))]
-    return Composer(spec, ComposerConfig(policy=policy, relational=False, **options), None)  # type: ignore[arg-type]
+    config = ComposerConfig(policy=policy, relational=False, **options)  # type: ignore[arg-type]
+    return Composer(spec, config, evidence or LookAheadOptions())
 
 
-def lens_of(view: HeadView) -> Lens:
-    logits = view.features @ view.weight.T + view.bias
-    still = torch.zeros_like(logits), torch.zeros_like(view.features)
-    return Lens(logits, still[0], view.features, still[1], view.targets, view.class_counts, torch.tensor(1.0))
+def moment_of(learner: Composer, counts: list[int], query: list[int], spread: float = 1.0) -> Moment:
+    """What a look ahead sees of one task whose features are its inputs."""
+    head = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        head.weight.copy_(0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(2)))
+        head.bias.zero_()
+    rows = [clusters(each, seed, spread) for seed, each in enumerate((counts, query))]
+    batches = [Batch(lambda f=f: [(head(f), f)], [y]) for f, y in rows]  # type: ignore[misc]
+    assert isinstance(learner.evidence, LookAheadOptions)
+    return LookAhead(head, [head], learner.evidence).moment(learner.tasks, *batches, None)
 
 
 def test_a_composer_finds_it_at_the_first_look() -> None:
-    view, learner = view_of([400, 60, 20], [150, 150, 150], spread=2.5), composer(horizon=100)
-    learner.judge([lens_of(view)], [view], [torch.zeros(3)], 1)
-    shares = dict(zip(learner.names, learner.composition.shares[0].tolist(), strict=True))
-    assert max(shares, key=shares.__getitem__) in ("logit_adjusted_1", "vector_scaling")
+    learner = composer(evidence=LookAheadOptions(horizon=100))
+    learner.observe(moment_of(learner, [400, 60, 20], [150, 150, 150], 2.5), [torch.zeros(3)], 1)
+    (shares,) = learner.compositions().values()
+    assert next(iter(shares)) in ("logit_adjusted_1", "vector_scaling")
     assert shares["logit_adjusted_1"] > 5 * shares["cross_entropy"]
 
 
-def test_scores_move_towards_the_price_by_decay() -> None:
-    view = view_of([400, 60, 20], [150, 150, 150], spread=2.5)
-    learner = composer(horizon=20, decay=0.25, temperature=0.1)
+def test_scores_move_towards_the_contribution_by_decay() -> None:
+    learner = composer(evidence=LookAheadOptions(horizon=20, decay=0.25, temperature=0.1))
+    moment = moment_of(learner, [400, 60, 20], [150, 150, 150], 2.5)
     for times in (1, 2):
-        learner.judge([lens_of(view)], [view], [torch.zeros(3)], times)
-        worth = learner.composition.worth(0, list(range(len(learner.names))))
-        want = learner.prices[0] * worth / 0.1 * (1 - 0.75**times)
-        judged = learner.prices[0] != 0
-        assert torch.allclose(learner.composition.scores[0][judged], want[judged])
+        learner.observe(moment, [torch.zeros(3)], times)
+        worth = learner.state.worth(0, list(range(len(learner.names))))
+        want = learner.contributions[0] * worth / 0.1 * (1 - 0.75**times)
+        judged = learner.contributions[0] != 0
+        assert judged.any()
+        assert torch.allclose(learner.state.scores[0][judged], want[judged])
 
 
 def test_a_large_library_is_judged_by_turns() -> None:
@@ -156,22 +175,16 @@ def test_a_large_library_is_judged_by_turns() -> None:
             return factor * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     try:
-        learner = composer(candidates=("cross_entropy", *names), policy="random", k=4)
-        view, seen = view_of([20, 20, 20], [9, 9, 9]), set()
+        learner, seen = composer("random", candidates=("cross_entropy", *names), k=4), set()
+        moment = moment_of(learner, [20, 20, 20], [9, 9, 9])
         for step in range(3):
-            judged = learner._to_judge(0, torch.zeros(3))
-            assert len(judged) == JUDGED
+            judged = learner._to_measure(0, torch.zeros(3))
+            assert len(judged) == LookAheadOptions.most
             assert learner.reference[0] in judged
             assert set(learner._active[0]) <= set(judged)
             seen |= set(judged)
-            learner.judge([lens_of(view)], [view], [torch.zeros(3)], step)
+            learner.observe(moment, [torch.zeros(3)], step)
         assert len(seen) == 101
     finally:
         for name in names:
             LOSSES.remove(name)
-
-
-def test_a_reference_on_pairs_of_samples_is_refused() -> None:
-    relational = next(name for name, loss in LOSSES.items() if loss.relational and loss.target_kind == "classification")
-    with pytest.raises(ConfigError, match=r"loss\.horizon=1"):
-        Composer([TaskSpec("only", "classification", relational)], ComposerConfig(policy="gradient"), None)

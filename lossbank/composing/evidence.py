@@ -1,0 +1,161 @@
+"""Evidence: what losses contribute at a moment of training, whichever way it is found out.
+
+A loss contributes what it brings the outer objective, the loss on held-out (query) rows. Two kinds of evidence say how
+much: the hypergradient (composing/one_step.py) and heads trained ahead (composing/look_ahead.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.library.batched import LossInputs
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.registration import LOSSES
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as its losses see it: ``reference`` is the loss that gives the scale, ``class_counts`` (K,)."""
+
+    name: str
+    target_kind: str
+    reference: str
+    class_counts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of T tasks, for evidence to look at.
+
+    outputs: runs the model on them; logits (B, K) and features (B, F), what the head reads, of every task.
+    targets: (B,) classes or (B, K) values of every task.
+    loss: outer loss () of a task, by its number, from its logits and features; the mean of its reference without one.
+    """
+
+    outputs: Callable[[], Sequence[tuple[Tensor, Tensor]]]
+    targets: Sequence[Tensor]
+    loss: Callable[[int, Tensor, Tensor], Tensor] | None = None
+
+    def outer_loss(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> Tensor:
+        """Outer loss () of task t on these rows."""
+        if self.loss is not None:
+            return self.loss(t, logits, features)
+        values = LOSSES[task.reference](logits, self.targets[t], features=features, class_counts=task.class_counts)
+        return values.mean()
+
+
+@dataclass(frozen=True)
+class TaskMoment:
+    """A task at a moment, without any graph.
+
+    support: the support rows; query_logits (B, K), query_targets and query_loss (), the outer loss.
+    per_feature: size of the outer loss's gradient on the logits over its size on the features, (), to convert scales.
+    """
+
+    support: LossInputs
+    query_logits: Tensor
+    query_targets: Tensor
+    query_loss: Tensor
+    per_feature: Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """T tasks at a moment, and what losses contribute to them there.
+
+    contributions: of the losses (L_t,) of every task, given the sizes (L_t,) of their gradients: (L_t,) in [-1, 1],
+        float64, positive where a loss helps.
+    """
+
+    tasks: Sequence[TaskMoment]
+    contributions: Callable[[Sequence[Sequence[Loss]], Sequence[Tensor]], list[Tensor]]
+
+
+class EvidenceOptions(Protocol):
+    """Options of a kind of evidence: when it is due, which losses it can judge, and how it moves their shares."""
+
+    @property
+    def review(self) -> int:
+        """Measurements between two reviews of the candidates."""
+        ...
+
+    @property
+    def most(self) -> int | None:
+        """Losses that it judges for a task at a time; None for all."""
+        ...
+
+    def due(self, step: int) -> bool:
+        """True when contributions are measured at the step of this number, from 1."""
+        ...
+
+    def judges(self, loss: Loss, active: bool) -> bool:
+        """True for a loss that it has anything to say of, be it part of the task's mixture or not."""
+        ...
+
+    def tells_apart(self, cosine: float) -> bool:
+        """True where losses of so similar a geometry get contributions that differ."""
+        ...
+
+    def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
+        """Contributions (n,) of some losses of a task as they count for their shares and for the memory."""
+        ...
+
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
+        """The state after contributions (n,) that were :meth:`read`; shares stay unless they are ``learned``."""
+        ...
+
+    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
+        """Contributions (n,) to expect, from those that are ``remembered`` of elsewhere and those seen here."""
+        ...
+
+    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
+        """The state with a loss let in, which stands where its expected contribution puts it."""
+        ...
+
+
+class Evidence(Protocol):
+    """A kind of evidence at work on a model. Its calls come in this order: begin, update of the model, follow, moment.
+
+    follows: whether it reads the query gradient of every step.
+    """
+
+    model: nn.Module
+    follows: bool
+
+    @property
+    def rows(self) -> int | None:
+        """Support and query rows of a task that it wants to see; None: those of the step itself."""
+        ...
+
+    @property
+    def options(self) -> EvidenceOptions:
+        """Its options."""
+        ...
+
+    def begin(self, step: int) -> None:
+        """Before the update of ``step``: keep what is needed of the parameters as they are."""
+        ...
+
+    def follow(self, gradient: Sequence[Tensor | None]) -> None:
+        """After an update: the gradient of the outer objective, by parameter."""
+        ...
+
+    def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
+        """After the update of a step that is due: the tasks, and their losses' contributions.
+
+        lam: (T,) weights of the tasks in the outer objective, where a method found any.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that it remembers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`."""
+        ...
