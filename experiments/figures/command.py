@@ -17,7 +17,7 @@ from lossrag.experiments.figures.evolution import draw_weights
 from lossrag.experiments.figures.gaps import draw_gaps
 from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped, save
-from lossrag.experiments.record.finished import FinishedRun, load_runs, run_directories
+from lossrag.experiments.record.finished import FinishedRun, is_begun, load_runs, run_directories
 
 NAMES = ("gaps", "accuracy", "rho", "alpha", "weights")
 
@@ -59,7 +59,8 @@ def figures(arguments: Sequence[str], console: Console) -> int:
     if tuning:
         say(f"left out: {tuning} runs by which a comparison chose its settings")
     for path in unfinished:
-        say(f"left out: {path} is not finished; the command that started it resumes it")
+        state = "is not finished; the command that started it resumes it" if is_begun(path) else "was never begun"
+        say(f"left out: {path} {state}")
     if not runs:
         raise ConfigError("None of these runs is finished: wait for them, or resume them with the same commands.")
     for drawing in _drawings(runs, options):

@@ -29,14 +29,17 @@ def draw_weights(runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
     drawn: list[Drawing | Skipped] = []
     for problem, group in by_problem(runs).items():
         name = f"weights-{title_of(problem)}"
-        methods = {method: main_setting(each)[0] for method, each in by_method(group).items() if method not in STILL}
+        moving = {name: own for name, own in by_method(group).items() if name not in STILL}
+        logged = [run for own in moving.values() for run in own if _has_weights(run)]
+        methods = {name: main_setting(own)[0] for name, own in by_method(logged).items()}
         lacking = [method for method in PAPER if not _has(method, methods)]
         if not methods:
-            drawn.append(
-                Skipped(name, f"no run of a method that moves its weights; run `lossrag train weighting={PAPER[-1]}`")
-            )
+            reason = "no run of a method that moves its weights has logged them"
+            drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting={PAPER[-1]}`"))
             continue
         notes = [f"runs: {', '.join(f'{method} {len(each)}' for method, each in methods.items())}"]
+        if silent := sum(map(len, moving.values())) - len(logged):
+            notes.append(f"left out: {silent} of {silent + len(logged)} runs that logged no weights")
         if lacking:
             commands = ", ".join(f"weighting={method}" for method in lacking)
             notes.append(f"no panel for {', '.join(LABELS[m] for m in lacking)}: run `lossrag train` with {commands}")
@@ -93,6 +96,10 @@ def weights_over_epochs(run: FinishedRun) -> Lines:
     windows = [points[start : start + width] for start in range(0, len(points), width)]
     epochs = [scale * mean(point["step"] for point in window) for window in windows]
     return epochs, [[mean(point[f"weight/{task}"] for point in window) for window in windows] for task in run.tasks]
+
+
+def _has_weights(run: FinishedRun) -> bool:
+    return any(f"weight/{run.tasks[0]}" in point for point in run.points)
 
 
 def _panel(axes: Axes, method: str, runs: Sequence[Lines], group: range, tasks: Sequence[str]) -> None:

@@ -34,22 +34,25 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
             continue
         held = [run for run in uniform if any(f"query/loss/{run.tasks[0]}" in point for point in run.points)]
         if not held:
-            drawn.append(Skipped(name, f"the uniform runs trained on their query split; run `{HINT}`"))
+            silent = not any(run.points for run in uniform)
+            reason = "logged nothing" if silent else "trained on their query split"
+            drawn.append(Skipped(name, f"the uniform runs {reason}; run `{HINT}`"))
             continue
         drawn.append(_draw(name, main_setting(held)[0], epochs))
     return drawn
 
 
 def losses_at(run: FinishedRun, epoch: int) -> Losses:
-    """Of one epoch (from 1): support losses are means over its logged steps, query and validation losses those of the
-    whole splits after it; test losses are there for the epoch that validation chose."""
+    """Of one epoch (from 1): support losses are means over its logged steps, if any; query and validation losses those
+    of the whole splits after it; test losses are there for the epoch that validation chose."""
     points = [point for point in run.points if point["epoch"] == epoch]
     found = {}
     for split in SPLITS[:3]:
         series = [
             [point[f"{split}/loss/{task}"] for point in points if f"{split}/loss/{task}" in point] for task in run.tasks
         ]
-        found[split] = [mean(values) for values in series]
+        if all(series):
+            found[split] = [mean(values) for values in series]
     if epoch == run.summary["best_epoch"] and not run.summary["refit"]:
         found["test"] = [float(run.summary["test_loss"][task]) for task in run.tasks]
     return found

@@ -21,7 +21,8 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
     """One figure: a panel for every set of MetaWeighting runs that differ in this key and their seeds alone. Boxes are
     quartiles, the line in them the median, whiskers minimum and maximum, dots the runs."""
     key, label = KEYS[name]
-    sweeps = _sweeps(key, [run for run in runs if run.settings["weighting"]["name"] == "metaweighting"])
+    scored = [run for run in runs if run.summary["test_accuracy_mean"] is not None]
+    sweeps = _sweeps(key, [run for run in scored if run.settings["weighting"]["name"] == "metaweighting"])
     if not sweeps:
         return [
             Skipped(

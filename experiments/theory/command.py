@@ -51,8 +51,8 @@ def theory(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag theory` with these arguments; the exit code."""
     options: TheoryOptions = build(TheoryOptions, plain_values(arguments), "theory")
     path = Path(options.run)
-    runs, unfinished = load_runs([path])
-    if unfinished:
+    runs, _ = load_runs([path])
+    if not runs:
         raise ConfigError(f"{path} is not finished: resume it with the command that started it.")
     (run,) = runs
     config = build_config(run.settings)

@@ -10,6 +10,7 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
+from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -278,6 +279,44 @@ def test_nothing_finished(lossrag, write):
     assert "None of these runs is finished" in lossrag("figures", "root=runs").error
 
 
-def test_damaged_summary(lossrag, write):
-    (write() / "summary.json").write_text("{")
-    assert "cannot be read" in lossrag("figures", "root=runs").error
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml", "metrics.jsonl"])
+def test_damaged_file(lossrag, write, name):
+    (write() / name).write_text("{")
+    assert f"{name} is damaged" in lossrag("figures", "root=runs").error
+
+
+def test_a_folder_in_which_nothing_was_begun_is_no_run(lossrag, write):
+    """As one that was made before its data were found missing: a configuration, and at most an empty log."""
+    abandoned = write(seed=1)
+    (abandoned / "summary.json").unlink()
+    (abandoned / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="There is no run"):
+        run_directories(abandoned.parent)
+    write()
+    result = lossrag("figures", "root=runs", "only=[rho]")
+    assert result.code == 0
+    assert str(abandoned.name) not in result.out
+    assert f"{abandoned} was never begun" in lossrag("figures", f"runs=[{abandoned}]", "root=runs", "only=[rho]").out
+
+
+def test_a_run_without_a_logged_step(write):
+    """With log.every_steps beyond its length a run logs its epochs alone; a log may be lost altogether."""
+    runs = []
+    for method in ("uniform", "metaweighting"):
+        path = write(method) / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "support/loss" not in line))
+        runs.append(path.parent)
+    (gaps,) = draw_gaps(load_runs(runs)[0])
+    chart = {axes.get_title().splitlines()[0]: axes for axes in gaps.figure.axes}["epoch 2"]
+    assert [line.get_label() for line in chart.get_lines()] == ["query", "validation"]
+    (weights,) = draw_weights(load_runs(runs)[0])
+    assert "has logged them" in weights.reason
+    (both,) = draw_weights(load_runs([*runs, write("metaweighting", seed=1)])[0])
+    assert "left out: 1 of 2 runs that logged no weights" in both.notes
+    for path in runs:
+        (path / "metrics.jsonl").unlink()
+    (gaps,), (weights,) = (draw(load_runs(runs)[0]) for draw in (draw_gaps, draw_weights))
+    assert "logged nothing" in gaps.reason
+    assert "has logged them" in weights.reason
+    assert len(draw_accuracy(load_runs(runs)[0])) == 1

@@ -26,6 +26,7 @@ def test_a_finished_run_is_shown_not_repeated(copied, lossrag):
     assert "finished" in result.out
     assert "run.again=true" in result.out
     assert "mean" in result.out
+    assert f"results   {directory}/summary.json" in result.out, "it was moved: where it is now"
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
     after.pop(directory / ".lock"), before.pop(directory / ".lock")
     assert before == after
