@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lossrag.experiments.record.series import COMPOSITION
+
 # Okabe and Ito's colour-blind safe palette; black is left for text and grey for the rest.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 REST = "#BBBBBB"
@@ -15,7 +17,6 @@ MOST = 400
 """Steps drawn at most: more than a picture has pixels for."""
 
 Points = Sequence[Mapping[str, Any]]
-COMPOSITION = "composition/"
 
 
 def shares_over_steps(points: Points) -> dict[str, tuple[list[int], dict[str, list[float]]]]:

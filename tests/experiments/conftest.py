@@ -70,9 +70,8 @@ class RunHere:
 
     def __init__(self, line: list[str], stdout: Any, **_: Any) -> None:
         self.stdin = io.BytesIO()
-        marker = line.index("lossrag.experiments.studies.worker")
         with Path(stdout.name).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            self.returncode = run(line[marker + 1 :])
+            self.returncode = run(line[line.index("train") :])
 
     def poll(self) -> int:
         return self.returncode

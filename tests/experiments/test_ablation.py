@@ -8,8 +8,9 @@ import math
 import pytest
 
 from lossrag.experiments.config.compose import load_config
-from lossrag.experiments.studies.ablation_plan import load_plan, plan_names
-from lossrag.experiments.studies.ablation_table import as_csv, rows_of
+from lossrag.experiments.studies.ablate import ablation_rows
+from lossrag.experiments.studies.plan import Run, load_plan, plan_names
+from lossrag.experiments.studies.results import Results
 from lossrag.experiments.studies.statistics import interval
 
 TASKS = {"a": "accuracy", "b": "accuracy"}
@@ -38,6 +39,7 @@ def test_a_plan_run_twice(lossrag, tmp_path, runs_here):
     assert report["failed"] == []
     runs = (tmp_path / "ablation/smoke/runs.csv").read_text()
     assert len(runs.splitlines()) == 1 + 2
+    assert runs.startswith("row,seed,run_id,best_epoch,validation,test,digit,parity,loops,centre,seconds\n")
     logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/smoke/logs").iterdir()}
     assert lossrag(*call).code == 0
     assert {path: path.stat().st_mtime_ns for path in logs} == logs, "nothing ran again"
@@ -45,14 +47,14 @@ def test_a_plan_run_twice(lossrag, tmp_path, runs_here):
 
 
 def test_table_by_hand():
-    plan = load_plan("smoke", seeds=[0, 1])
+    plan = load_plan("ablation", "smoke", seeds=[0, 1])
     found = {
         ("fixed", 0): summary("fixed", 0, (0.5, 0.6)),
         ("fixed", 1): summary("fixed", 1, (0.7, 0.8)),
         ("lossrag", 0): summary("lossrag", 0, (0.6, 0.7)),
         ("lossrag", 1): summary("lossrag", 1, (0.7, 0.9)),
     }
-    fixed, learned = rows_of(plan, found)
+    fixed, learned = ablation_rows(plan, Results(list(plan.rows), plan.seeds, found))
     assert fixed["mean"] == pytest.approx(0.65)
     assert "vs reference" not in fixed
     assert learned["a"] == pytest.approx(0.65)
@@ -60,25 +62,25 @@ def test_table_by_hand():
     assert learned["vs reference"]["mean"] == pytest.approx(0.075)
     assert learned["vs reference"]["half"] == pytest.approx(12.706 * 0.025, rel=1e-4)
     assert learned["vs best fixed"]["row"] == "fixed"
-    assert as_csv(found).splitlines()[0] == "row,seed,run_id,best_epoch,validation,test,a,b,seconds"
 
 
 def test_a_row_without_all_its_seeds_is_left_out():
-    plan = load_plan("smoke", seeds=[0, 1])
-    assert rows_of(plan, {("fixed", 0): summary("fixed", 0, (0.5, 0.6))}) == []
+    plan = load_plan("ablation", "smoke", seeds=[0, 1])
+    found = {("fixed", 0): summary("fixed", 0, (0.5, 0.6))}
+    assert ablation_rows(plan, Results(list(plan.rows), plan.seeds, found)) == []
 
 
 def test_one_seed_has_no_interval():
     assert math.isinf(interval([0.1]).half)
 
 
-@pytest.mark.parametrize("name", plan_names())
-def test_every_row_composes(name, tmp_path):
-    plan = load_plan(name)
+@pytest.mark.parametrize("name", plan_names("ablation"))
+def test_every_row_composes(name):
+    plan = load_plan("ablation", name)
     assert plan.reference in plan.rows
     assert set(plan.fixed) <= set(plan.rows)
     for row in plan.rows:
-        load_config(plan.command(row, plan.seeds[0], tmp_path))
+        load_config(plan.command(Run(plan.suites[0], row, (), plan.seeds[0])))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import load_config
-from lossrag.experiments.studies.plan import label, load_plan, plan_names
+from lossrag.experiments.studies.plan import Run, label, load_plan, plan_names
 from lossrag.lossbank.composing.policies import POLICIES
 from lossrag.weighting import WEIGHTINGS
 
@@ -27,18 +27,19 @@ SMOKE = ["compare", "experiment=smoke", "methods=[tchebycheff]"]
 # -- plans
 
 
-@pytest.mark.parametrize("name", plan_names())
+@pytest.mark.parametrize("name", plan_names("compare"))
 def test_every_method_composes_and_gets_equal_tuning(name):
-    plan = load_plan(name)
-    assert {len(method.settings) for method in plan.methods.values()} == {plan.tuning_runs}
-    assert not plan.tuning_runs or plan.tuning_seed not in plan.seeds
-    for method in plan.methods.values():
-        load_config(plan.command(plan.suites[-1], method.name, (method.settings or [()])[-1], plan.seeds[0]))
+    plan = load_plan("compare", name)
+    tuning = plan.tuning
+    assert {len(method.settings) for method in plan.rows.values()} == {tuning.runs if tuning else 0}
+    assert tuning is None or tuning.seed not in plan.seeds
+    for row, method in plan.rows.items():
+        load_config(plan.command(Run(plan.suites[-1], row, (method.settings or [()])[-1], plan.seeds[0])))
 
 
 def test_every_method_has_all_of_them_on_both_corpora():
-    plan = load_plan("every_method")
-    chosen = {override for method in plan.methods.values() for override in method.overrides}
+    plan = load_plan("compare", "every_method")
+    chosen = {override for method in plan.rows.values() for override in method.overrides}
     assert {f"weighting={name}" for name in WEIGHTINGS} <= chosen
     assert {f"loss.policy={name}" for name in POLICIES if name != "fixed"} <= chosen
     assert {"model.sharing=none", "model.sharing=shared_private"} <= chosen
@@ -47,10 +48,10 @@ def test_every_method_has_all_of_them_on_both_corpora():
 
 
 def test_topic_small_is_what_it_says():
-    plan = load_plan("topic_small")
-    assert (len(plan.methods), plan.seeds, plan.suites) == (9, (0, 1, 2), ("topic_small",))
-    assert "model.sharing=none" in plan.methods["single_task"].overrides
-    assert load_plan("topic_small", methods=["dwa"]).methods.keys() == {"uniform", "dwa"}
+    plan = load_plan("compare", "topic_small")
+    assert (len(plan.rows), plan.seeds, plan.suites) == (9, (0, 1, 2), ("topic_small",))
+    assert "model.sharing=none" in plan.rows["single_task"].overrides
+    assert load_plan("compare", "topic_small", rows=["dwa"]).rows.keys() == {"uniform", "dwa"}
 
 
 def test_labels_tell_learning_rates_apart():
@@ -119,7 +120,7 @@ def test_mistakes(lossrag, tmp_path, arguments, message):
 def test_help(lossrag, arguments):
     shown = lossrag("compare", *arguments)
     assert shown.code == 0
-    for name in plan_names():
+    for name in plan_names("compare"):
         assert f"experiment={name} " in shown.out
 
 
