@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.plotting import (
+    COLOURS,
+    LOOK,
+    PAGE,
+    STYLES,
+    Drawing,
+    Skipped,
+    legend_below,
+    new_panels,
+    title_of,
+)
 from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
 
 STILL = ("STL", "Uniform", "Fixed", "AdvMTL")
@@ -58,28 +68,16 @@ def _figure(methods: dict[str, list[FinishedRun]]) -> Figure:
     groups = [range(start, min(start + size, len(tasks))) for start in range(0, len(tasks), size)]
     columns = parts if parts > 1 else min(2, len(methods))
     panels = [(method, group) for method in methods for group in groups]
-    lines = -(-len(panels) // columns)
     with rc_context(LOOK):
-        figure = new_figure(PAGE, 1.6 * lines + 0.5)
-        grid = figure.subplots(lines, columns, squeeze=False, sharey="row" if parts > 1 else False)
+        figure, grid = new_panels(len(panels), columns, PAGE, 1.6, 0.5, sharey="row" if parts > 1 else False)
         series = {method: [weights_over_epochs(run) for run in runs] for method, runs in methods.items()}
-        for axes, (method, group) in zip(grid.flat, panels, strict=False):
+        for axes, (method, group) in zip(grid, panels, strict=True):
             _panel(axes, method, series[method], group, tasks)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        if parts > 1:
-            for axes in grid[-1]:
-                axes.legend(
-                    loc="upper center",
-                    bbox_to_anchor=(0.5, -0.42),
-                    ncols=_legend_columns(tasks, PAGE / parts),
-                    frameon=False,
-                )
-        else:
-            handles, labels = grid.flat[0].get_legend_handles_labels()
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=_legend_columns(tasks, PAGE), frameon=False
-            )
+        if parts == 1:
+            legend_below(figure, _legend_columns(tasks, PAGE))
+        for axes in grid[-parts:] if parts > 1 else ():
+            across = _legend_columns(tasks, PAGE / parts)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42), ncols=across, frameon=False)
     return figure
 
 

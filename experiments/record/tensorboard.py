@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lossrag.experiments.config.identity import flatten
+from lossrag.experiments.plotting import new_figure
 from lossrag.experiments.record.series import layout
 from lossrag.tasks import Task
 
@@ -63,7 +64,7 @@ class TensorBoard:
 
 def matrix_figure(matrix: Tensor, names: Sequence[str]) -> Figure:
     """D (T, T) as a picture: row t, column j is d L_t^query / d w_j; red rises, blue falls."""
-    figure = Figure(figsize=(1.6 + 0.55 * len(names), 1.2 + 0.5 * len(names)), layout="constrained")
+    figure = new_figure(1.6 + 0.55 * len(names), 1.2 + 0.5 * len(names))
     axes = figure.subplots()
     bound = float(matrix.abs().max()) or 1.0
     image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
