@@ -17,9 +17,9 @@ COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a two-column page, and both."""
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of lines and points: without yellow, which thin lines on white do not show."""
+"""Colours of lines and points: without yellow, which thin lines on white do not show."""
 AREAS = (*COLOURS[:-1], "#F0E442")
-"""Of areas: yellow in the place of black, which is left for text."""
+"""Colours of areas: yellow in the place of black, which is left for text."""
 GREY, LIGHT_GREY = "#777777", "#BBBBBB"
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 """One per colour, so that lines differ in grey, too."""
@@ -97,7 +97,7 @@ class Skipped:
 
 
 def title_of(problem: tuple[str, ...]) -> str:
-    """How figures and files call a problem.
+    """Name of a problem in figures and files.
 
     >>> title_of(("newsgroups", "raw", "textcnn"))
     'newsgroups-raw-textcnn'

@@ -82,7 +82,7 @@ def _figure(methods: dict[str, list[FinishedRun]]) -> Figure:
 
 
 def _legend_columns(tasks: Sequence[str], width: float) -> int:
-    """How many names fit side by side into so many inches: a sample of the line, and about 0.075 inches a letter."""
+    """The number of names that fit side by side into so many inches: a line's sample, and .075 inches a letter."""
     return max(1, int(width / (0.55 + 0.075 * max(map(len, tasks)))))
 
 

@@ -54,8 +54,8 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
 
 
 def losses_at(run: FinishedRun, epoch: int) -> Losses:
-    """Of one epoch (from 1): support losses are means over its logged steps, if any; query and validation losses those
-    of the whole splits after it; test losses are there for the epoch that validation chose."""
+    """The losses of one epoch (from 1): on support means over its logged steps, if any; on query and validation those
+    of the whole splits after it; on test only where it is the epoch that validation chose."""
     points = [point for point in run.points if point["epoch"] == epoch]
     found = {}
     for split in SPLITS[:3]:

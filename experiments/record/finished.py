@@ -17,8 +17,10 @@ from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
 
+Summary = Mapping[str, Any]
+"""Content of a summary.json."""
 CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
-"""What scripts may rely on in every summary.json."""
+"""Keys that scripts may rely on in every summary.json."""
 LABELS = {
     "single_task": "STL",
     "uniform": "Uniform",
@@ -37,7 +39,7 @@ LABELS = {
     "multi_dds": "MultiDDS",
     "metaweighting": "MetaWeighting",
 }
-"""How figures call the methods, in the order of the paper's legends; others stand before MetaWeighting."""
+"""Names of the methods in figures, in the order of the paper's legends; others stand before MetaWeighting."""
 ADVERSARIAL = {"Uniform": "AdvMTL", "Tchebycheff": "TchebycheffAdv"}
 
 
@@ -84,7 +86,7 @@ class FinishedRun:
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
-        """What decides its results, by dotted key, but for its seeds."""
+        """The settings that decide its results, by dotted key, but for its seeds."""
         return {key: value for key, value in flatten(identity(self.settings)).items() if not _is_seed(key)}
 
     @property
@@ -98,7 +100,7 @@ class FinishedRun:
 
     @property
     def method(self) -> str:
-        """What figures call it: the weighting, and what else makes it a method of its own."""
+        """Its name in figures: the weighting, and what else makes it a method of its own."""
         name = str(self.settings["weighting"]["name"])
         label = LABELS.get(name, name)
         if self.settings["model"].get("adversarial", 0):
@@ -148,7 +150,7 @@ def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether anything was trained in a run directory; one that broke off before has its config.yaml alone."""
+    """True where anything was trained in a run directory; a run that broke off before left its config.yaml alone."""
     metrics = directory / "metrics.jsonl"
     return (directory / "summary.json").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
@@ -194,10 +196,10 @@ def by_method(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def main_setting(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], dict[str, Any], int]:
-    """Of runs of one method those of one setting, for figures that compare methods: that with most runs and, if there
-    are several, that whose values the others share most often, as the middle of a sweep does.
+    """The runs of one setting among those of one method, for figures that compare methods: the setting with most runs
+    and, if there are several, that whose values the others share most often, as the middle of a sweep does.
 
-    Also returned: the values of that setting in which others differ, and how many runs are left out.
+    Also returned: the values of that setting in which others differ, and the number of runs left out.
     """
     keys = varying(runs)
     groups: dict[str, list[FinishedRun]] = {}

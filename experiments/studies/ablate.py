@@ -9,12 +9,12 @@ from statistics import mean
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.studies.plan import Plan, Run, load_plan
-from lossrag.experiments.studies.results import Grid, Results, interval_text, runs_csv
+from lossrag.experiments.studies.report import Report, rich_table, suite_report
+from lossrag.experiments.studies.results import Results, interval_text, runs_csv
 from lossrag.experiments.studies.statistics import differences
 from lossrag.experiments.studies.study import Study, StudyOptions
 from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
@@ -51,7 +51,9 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
             summaries |= study.run({run: job for run, job in jobs.items() if run.row == warm.row})
     found = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
     failed = [f"{run.row}, seed {run.seed}" for run in jobs if (run.row, run.seed) not in found]
-    rows = ablation_rows(plan, Results(list(plan.rows), plan.seeds, found))
+    results = Results(list(plan.rows), plan.seeds, found)
+    compared = suite_report(plan, suite, dict.fromkeys(plan.rows, ()), {}, results)
+    rows = ablation_rows(plan, compared, results)
     report: dict[str, Any] = {"ablation": plan.name, "experiment": suite, "rows": rows, "failed": failed}
     if warm is not None:
         cold, started = (
@@ -67,48 +69,32 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
         "ablation.json": json.dumps(report, indent=2) + "\n",
         "runs.csv": runs_csv(["row", "seed"], lines, seconds=True),
     }
-    return study.end(texts, [rich_table(plan, rows)])
-
-
-def ablation_rows(plan: Plan, results: Results) -> list[dict[str, Any]]:
-    """The rows of ablation.json: those with a finished run of every seed, each beside the reference, the best fixed row
-    and others that the plan names."""
-    scores = {row: results.scores[row] for row in results.complete}
-    against = {other: differences(scores, other) for other in scores}
-    best = results.best(plan.fixed)
-    rows = []
-    for row, by_seed in scores.items():
-        entry: dict[str, Any] = {"row": row, "seeds": list(plan.seeds), "scores": list(by_seed.values())}
-        entry["mean"] = mean(by_seed.values())
-        entry |= {task: mean(results.of_task(row, task)) for task in results.tasks}
-        also = [(f"row {other}", other) for one, other in plan.also if one == row]
-        for what, other in (("reference", plan.reference), ("best fixed", best), *also):
-            if other in scores and other != row:
-                difference = against[other][row]
-                entry[f"vs {what}"] = {"row": other, "mean": difference["mean"], "half": difference["half"]}
-        entry["seconds"] = mean(float(results.runs[row, seed]["seconds"]) for seed in plan.seeds)
-        rows.append(entry)
-    return rows
-
-
-def rich_table(plan: Plan, rows: Sequence[dict[str, Any]]) -> Table:
-    """For the terminal."""
-    other = {"row", "seeds", "scores", "mean", "seconds"}
-    tasks = [key for key in (rows[0] if rows else ()) if key not in other and not key.startswith("vs ")]
-    lines = [
-        [
-            row["row"],
-            *(f"{row[task]:.4f}" for task in (*tasks, "mean")),
-            *(interval_text(row.get(f"vs {what}"), "+") for what in ("reference", "best fixed")),
-        ]
-        for row in rows
-    ]
     also = [
-        f"{row['row']} vs {key.removeprefix('vs row ')}: {interval_text(row[key], '+')}"
+        f"{row['row']} minus {row[key]['row']}: {interval_text(row[key], '+')}"
         for row in rows
         for key in row
         if key.startswith("vs row ")
     ]
-    grid = Grid(["row", *tasks, "mean", f"minus {plan.reference}", "minus best fixed"], lines)
-    title = f"ablation {plan.name}: mean test score over {len(plan.seeds)} seeds, 95 % intervals"
-    return grid.rich(title, "  ".join(also) or None)
+    return study.end(texts, [rich_table(compared, plan.seeds, console.width, "; ".join(also))])
+
+
+def ablation_rows(plan: Plan, report: Report, results: Results) -> list[dict[str, Any]]:
+    """The rows of ablation.json: those with a finished run of every seed, each beside the reference, the best fixed row
+    and others that the plan names."""
+    complete = {row: results.scores[row] for row in results.complete}
+    rows = []
+    for row in report["rows"]:
+        name = row["method"]
+        if name not in complete:
+            continue
+        entry = {"row": name, "seeds": list(plan.seeds), "scores": list(row["scores"].values())}
+        entry |= {"mean": row["test"]["mean"], **{task: found["mean"] for task, found in row["tasks"].items()}}
+        pairs = {"vs reference": plan.reference, "vs best fixed": report["best"]}
+        pairs |= {f"vs row {other}": other for one, other in plan.also if one == name}
+        for key, other in pairs.items():
+            if other in complete and other != name:
+                found = differences(complete, other)[name]
+                entry[key] = {"row": other, "mean": found["mean"], "half": found["half"]}
+        entry["seconds"] = mean(float(results.runs[name, seed]["seconds"]) for seed in plan.seeds)
+        rows.append(entry)
+    return rows

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
-from lossrag.experiments.studies.jobs import Summary
+from lossrag.experiments.record.finished import Summary
 from lossrag.experiments.studies.plan import Plan, Run, Setting, label, load_plan, plan_names
 from lossrag.experiments.studies.report import (
     TEST,
@@ -68,7 +68,8 @@ def compare(arguments: Sequence[str], console: Console) -> int:
             chosen = {row: choose(_of(tried, *row)) for row in rows}
             jobs = study.jobs(_tests(plan, chosen))
         tested = study.run(jobs)
-    return study.end(*_files(plan, chosen, tried, tested))
+    texts, reports = _files(plan, chosen, tried, tested)
+    return study.end(texts, [rich_table(report, plan.seeds, console.width) for report in reports])
 
 
 def _trials(plan: Plan) -> list[Run]:
@@ -91,8 +92,10 @@ def _of(tried: Summaries, suite: str, method: str) -> Trials:
     return {run.setting: summary for run, summary in tried.items() if (run.suite, run.row) == (suite, method)}
 
 
-def _files(plan: Plan, chosen: Chosen, tried: Summaries, tested: Summaries) -> tuple[dict[str, str], list[Table]]:
-    """The files of a comparison, and what the terminal shows of it."""
+def _files(
+    plan: Plan, chosen: Chosen, tried: Summaries, tested: Summaries
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The texts of a comparison's files, and the report on each suite."""
     reports = []
     lines: list[tuple[list[object], Summary | None]] = []
     for suite in plan.suites:
@@ -119,4 +122,4 @@ def _files(plan: Plan, chosen: Chosen, tried: Summaries, tested: Summaries) -> t
         "table.md": markdown(plan.name, reports, plan.seeds),
         "table.tex": latex(reports, plan.seeds),
     }
-    return texts, [rich_table(report, plan.seeds) for report in reports]
+    return texts, reports

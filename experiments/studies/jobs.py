@@ -13,12 +13,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -27,15 +26,11 @@ from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
-from lossrag.experiments.record.finished import read_summary
+from lossrag.experiments.record.finished import Summary, read_summary
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0
-"""How long a run may take to write its checkpoint after SIGTERM."""
-
-
-Summary = Mapping[str, Any]
-"""What a finished run left in its summary.json."""
+"""Time that a run has to write its checkpoint after SIGTERM."""
 WORKER = """
 import sys
 if sys.path[0] == "":
@@ -60,7 +55,7 @@ class Job:
 
 
 Ended = Callable[[Job, Summary | None], None]
-"""Told of every job that ended, with its summary, or None when it failed."""
+"""Callback for every job that ended, with its summary, or None when it failed."""
 
 
 def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:

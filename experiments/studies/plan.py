@@ -62,8 +62,8 @@ class PlanFile:
 
 @dataclass(frozen=True)
 class AblationFile(PlanFile):
-    """A file in experiments/conf/ablation. fixed: rows with a single given loss, of which the best in hindsight is the
-    second thing to compare with. also: further pairs of rows to compare."""
+    """A file in experiments/conf/ablation, or of one's own, with one experiment. fixed: rows with a single given loss,
+    of which the best in hindsight is the second thing to compare with. also: further pairs of rows to compare."""
 
     fixed: list[str] = field(default_factory=list)
     also: list[list[str]] = field(default_factory=list)
@@ -97,7 +97,8 @@ class Run:
 @dataclass(frozen=True)
 class Plan:
     """folder: where runs and tables go. suites: experiment presets; "" is the default one. reference: the row that
-    others are compared with. fixed, also, warm: as in an :class:`AblationFile`."""
+    others are compared with. rivals: the rows of which the best is the second thing to compare with. also, warm: as in
+    an :class:`AblationFile`."""
 
     name: str
     folder: Path
@@ -107,7 +108,7 @@ class Plan:
     reference: str = ""
     overrides: tuple[str, ...] = ()
     tuning: Tuning | None = None
-    fixed: Sequence[str] = ()
+    rivals: Sequence[str] = ()
     also: Sequence[Sequence[str]] = ()
     warm: Warm | None = None
 
@@ -192,8 +193,8 @@ def load_plan(
         folder=Path(root) / path.stem,
         rows=kept,
         seeds=distinct_seeds(plan.seeds if seeds is None else seeds),
-        fixed=tuple(row for row in plan.fixed if row in kept),
-        also=tuple((row, other) for row, other in plan.also if row in kept and other in kept),
+        rivals=[row for row in plan.rivals if row in kept],
+        also=[pair for pair in plan.also if set(pair) <= kept.keys()],
         warm=plan.warm if plan.warm and {plan.warm.row, plan.warm.source} <= kept.keys() else None,
     )
 
@@ -222,8 +223,10 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
         known = {"overrides": entry} if isinstance(entry, list) else {"weighting": str(name), **(entry or {})}
         rows[str(name)] = _row(name, build(RowFile, known, f"{where}: {name}"), file, tuning, path)
     suites, seeds, overrides = tuple(file.experiments), tuple(file.seeds), tuple(file.overrides)
-    plan = Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning)
-    return replace(plan, fixed=file.fixed, also=file.also, warm=warm) if isinstance(file, AblationFile) else plan
+    if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
+        raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
+    rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
+    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also, warm)
 
 
 def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:

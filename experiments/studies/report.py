@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lossrag.experiments.record.finished import task_score
-from lossrag.experiments.studies.jobs import Summary
+from lossrag.experiments.record.finished import Summary, task_score
 from lossrag.experiments.studies.plan import Plan, Setting, label
 from lossrag.experiments.studies.results import Grid, Results, csv_text, interval_text, mean_text
 from lossrag.experiments.studies.statistics import differences, interval, mean_ranks
@@ -35,10 +34,10 @@ def suite_report(
 ) -> dict[str, Any]:
     """The part of compare.json on a suite: the rows in the order of the plan, and the tuning behind them.
 
-    settings: by method, None when its tuning failed altogether. tuning: by method, empty without tuning. best: the
-    method of the highest mean test score among those whose runs all finished.
+    settings: by method, None when its tuning failed altogether. tuning: by method, empty without tuning. best: of
+    the plan's rivals the one with the highest mean test score among those whose runs all finished.
     """
-    best = results.best(plan.rows)
+    best = results.best(plan.rivals)
     cells = {
         method: [_cell(results, method, seed, task) for seed in plan.seeds for task in results.tasks]
         for method in plan.rows
@@ -93,6 +92,12 @@ def _tried(trials: Trials) -> list[dict[str, Any]]:
     ]
 
 
+def _trials(report: Report) -> list[tuple[str, Report]]:
+    """Every setting that was tried, with its method."""
+    methods = report["tuning"]["methods"] if report["tuning"] else {}
+    return [(method, trial) for method, trials in methods.items() for trial in trials]
+
+
 def tuning_csv(reports: Sequence[Report]) -> str:
     """A line per setting of every method and suite; failed ones without a score."""
     rows = [
@@ -106,9 +111,7 @@ def tuning_csv(reports: Sequence[Report]) -> str:
             trial["run_id"] or "",
         ]
         for report in reports
-        if report["tuning"]
-        for method, trials in report["tuning"]["methods"].items()
-        for trial in trials
+        for method, trial in _trials(report)
     ]
     return csv_text(("suite", "method", "setting", "seed", "validation", "chosen", "run_id"), rows)
 
@@ -138,17 +141,10 @@ def _p(difference: Report | None) -> str:
 
 
 def _tuning_grid(report: Report) -> Grid:
-    """Every setting that was tried."""
-    rows = [
-        [
-            method,
-            label(trial["setting"]),
-            "failed" if trial["validation"] is None else f"{trial['validation']:.4f}",
-            "chosen" if trial["chosen"] else "",
-        ]
-        for method, trials in report["tuning"]["methods"].items()
-        for trial in trials
-    ]
+    rows = []
+    for method, trial in _trials(report):
+        score = "failed" if trial["validation"] is None else f"{trial['validation']:.4f}"
+        rows.append([method, label(trial["setting"]), score, "chosen" if trial["chosen"] else ""])
     return Grid(["method", "setting", "validation", ""], rows)
 
 
@@ -192,9 +188,10 @@ def latex(reports: Sequence[Report], seeds: Sequence[int]) -> str:
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)
 
 
-def rich_table(report: Report, seeds: Sequence[int]) -> Table:
-    """For the terminal."""
+def rich_table(report: Report, seeds: Sequence[int], width: int, caption: str = "") -> Table:
+    """The table of a suite for a terminal of so many columns; on a narrow one without those of the tasks."""
     what = "test score of one seed"
     if len(seeds) > 1:
         what = f"mean test score over {len(seeds)} seeds, 95 % intervals, p of Holm"
-    return results_grid(report, tasks=False).rich(f"{report['suite']}: {what}")
+    wide = width >= 100 + 9 * len(report["rows"][0]["tasks"])
+    return results_grid(report, tasks=wide).rich(f"{report['suite']}: {what}", caption or None)

@@ -10,12 +10,11 @@ from typing import Any
 
 from rich.table import Table
 
-from lossrag.experiments.record.finished import task_score
-from lossrag.experiments.studies.jobs import Summary
+from lossrag.experiments.record.finished import Summary, task_score
 from lossrag.experiments.studies.statistics import interval
 
 RUN_COLUMNS = ("run_id", "best_epoch", "validation", "test")
-"""Of a finished run, before a column for each task."""
+"""Columns of a finished run, before one for each task."""
 
 
 @dataclass(frozen=True)

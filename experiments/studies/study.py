@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from lossrag.checks import check_least
-from lossrag.experiments.studies.jobs import Job, Summary, claimed, make_job, run_jobs, why_failed
+from lossrag.experiments.record.finished import Summary
+from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.plan import Plan, Run, label
 from lossrag.files import write_atomic
 

@@ -1,4 +1,4 @@
-"""What a bank carries over: runs that start from what another run learned on other tasks, beside cold ones."""
+"""Transfer: runs that start from a bank that another run filled on other tasks, beside cold ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lossrag.lossbank.shape.geometry import geometry
 LAST = 3
 """The last of so many parts of a cold run is where its composition is taken to have arrived."""
 SHARES = (0.5, 0.25)
-"""Of the way that are left when a run counts as half, and as three quarters there."""
+"""Shares of the way that are left when a run counts as half, and as three quarters there."""
 
 
 def keep_tasks(source: Path, tasks: Sequence[str], target: Path) -> None:

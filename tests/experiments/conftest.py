@@ -80,7 +80,7 @@ class RunHere:
 @pytest.fixture(scope="session")
 def runs_here() -> Callable[[], AbstractContextManager[None]]:
     """While its context lasts, comparisons and ablations do their runs in this process, one after the other: what is
-    not about processes need not wait for them. test_killed_thrice has real ones, and ends with the same files."""
+    not about processes need not wait for them. test_killed_on_the_way has real ones, and ends with the same files."""
 
     @contextmanager
     def patched() -> Iterator[None]:

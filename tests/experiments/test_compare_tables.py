@@ -153,7 +153,7 @@ def test_one_seed_has_no_interval_and_no_test():
     assert "Test score of one seed: no intervals" in table
     assert "Not tuned" in table
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(rich_table(report, plan.seeds))
+    console.print(rich_table(report, plan.seeds, width=80))
     assert "digits: test score of one seed" in console.export_text()
 
 

@@ -1,10 +1,45 @@
-"""Workers: beside files of a user's own with the names of ours, and started by hand."""
+"""Jobs and their workers: told to stop, beside files of a user's own with the names of ours, started by hand."""
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from lossrag.experiments.exits import Stopped
+from lossrag.experiments.studies.jobs import Job, run_jobs
+
+
+class Endless:
+    """Stands in for the process of a run that goes on until it is told to stop; how it is asked, a test says."""
+
+    told = 0
+
+    def __init__(self, _line, **_options):
+        self.stdin = io.BytesIO()
+
+    def terminate(self):
+        Endless.told += 1
+
+    def wait(self, timeout):
+        return 143
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_runs_are_told_to_stop(monkeypatch, tmp_path, number, code):
+    jobs = [Job(name, (), tmp_path / name) for name in "abc"]
+    monkeypatch.setattr(Endless, "told", 0)
+    monkeypatch.setattr(Endless, "poll", lambda _: os.kill(os.getpid(), number), raising=False)
+    monkeypatch.setattr("lossrag.experiments.studies.jobs.subprocess.Popen", Endless)
+    with pytest.raises(Stopped, match="the same command goes on") as stopped:
+        run_jobs(jobs, 2, tmp_path / "logs", lambda job, summary: None)
+    assert stopped.value.code == code
+    assert Endless.told == 2
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"a.log", "b.log"}
 
 
 def test_files_of_the_current_folder_are_not_imported(lossrag, tmp_path):
