@@ -219,9 +219,10 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
     file = build(kind, values, where)
     rows = {}
     for name, entry in entries.items():
-        # a row of an ablation is a list of overrides; a method has a weighting, which mostly has its name
-        known = {"overrides": entry} if isinstance(entry, list) else {"weighting": str(name), **(entry or {})}
-        rows[str(name)] = _row(name, build(RowFile, known, f"{where}: {name}"), file, tuning, path)
+        own = entry if isinstance(entry, dict) else {"overrides": entry or []}
+        # a method has a weighting, most often the one that it is called by
+        full = own if kind is AblationFile else {"weighting": str(name), **own}
+        rows[str(name)] = _row(name, build(RowFile, full, f"{where}: {name}"), file, tuning, path)
     suites, seeds, overrides = tuple(file.experiments), tuple(file.seeds), tuple(file.overrides)
     if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
         raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")

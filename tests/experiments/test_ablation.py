@@ -37,7 +37,7 @@ reference: plain
 seeds: [0, 1]
 overrides: [log.tensorboard=false, train.epochs=1, train.batch_size=256, weighting=uniform]
 rows:
-  plain: []
+  plain:
   faster: [optimizer.lr=0.01]
 fixed: [plain]
 also: [[faster, plain]]
