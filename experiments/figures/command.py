@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -39,8 +40,7 @@ class FigureOptions:
         if not self.runs and self.root is None:
             raise ConfigError("lossrag figures needs runs: say root=FOLDER, e.g. root=runs, or runs=[DIR,...].")
         for name in self.only or ():
-            if name not in NAMES:
-                raise ConfigError(f"Unknown figure {name!r}: {did_you_mean(name, NAMES)}")
+            one_of("only", name, NAMES)
 
 
 def figures(arguments: Sequence[str], console: Console) -> int:

@@ -124,8 +124,9 @@ def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> d
 def why_failed(job: Job, logs: Path) -> str:
     """The last words of a run that failed: its error message, or where to look."""
     path = _log(job, logs)
-    errors = [line for line in path.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-    return errors[-1].removeprefix("error: ") if errors else f"see {path}"
+    text = path.read_text(errors="replace") if path.exists() else ""  # a job of the same directory may have the log
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else f"see {path if path.exists() else logs}"
 
 
 def _log(job: Job, logs: Path) -> Path:

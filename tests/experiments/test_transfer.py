@@ -1,4 +1,4 @@
-"""What a bank carries over: half a bank, and the steps by hand."""
+"""Transfer by a bank: half a bank, and the steps by hand."""
 
 from __future__ import annotations
 
