@@ -12,6 +12,7 @@ from lossrag import __version__
 from lossrag.errors import ConfigError, LossRAGError, did_you_mean
 from lossrag.experiments import exits
 from lossrag.experiments.help import (
+    ABLATE_HELP,
     BANK_HELP,
     COMPARE_HELP,
     FIGURES_HELP,
@@ -90,6 +91,8 @@ def _benchmark(arguments: list[str]) -> int:
 
 
 def _ablate(arguments: list[str]) -> int:
+    if _asks_for_help(arguments, ABLATE_HELP):
+        return 0
     from lossrag.experiments.studies.ablate import ablate  # noqa: PLC0415
 
     return ablate(arguments, Console())

@@ -107,6 +107,17 @@ with every seed at the setting that they chose. The same command goes on after a
 Tables: NAME/table.md, table.tex, compare.json, runs.csv, tuning.csv (every setting tried), seconds.csv.
 """
 
+ABLATE_HELP = """\
+lossrag ablate NAME [rows=[a,b]] [seeds=[0,1]] [processes=2] [root=runs/ablation]
+
+Rows of settings by seeds, with paired differences. Finished runs are not repeated, half ones resume.
+
+  smoke                                a minute on the digits
+  noise, imbalance, clean              learned losses beside fixed ones where labels are wrong, classes rare, or neither
+  transfer                             does a bank that another run filled spare a run its search?
+
+Tables: root/NAME/ablation.json, runs.csv (docs/losses.md).
+"""
 
 FIGURES_HELP = """\
 lossrag figures runs=[DIR,...] | root=FOLDER [output=figures] [only=[accuracy,...]] [epochs=[1,2]]

@@ -1,4 +1,7 @@
-"""The look of all figures: sizes of a printed page, 8-point text, colours that the colour-blind can tell apart."""
+"""Palette, sizes and panels of all figures, and the look of those for print: 8-point text, one or two columns wide.
+
+No pyplot: a figure is an object of its own, and nothing of it is global.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a two-column page, and both."""
-# Okabe and Ito's palette without its yellow, which thin lines on white do not show.
+# Okabe and Ito's palette, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours of lines and points: without yellow, which thin lines on white do not show."""
+AREAS = (*COLOURS[:-1], "#F0E442")
+"""Colours of areas: yellow in the place of black, which is left for text."""
+GREY, LIGHT_GREY = "#777777", "#BBBBBB"
 STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)))
 """One per colour, so that lines differ in grey, too."""
-GREY = "#777777"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 LOOK: Any = {
     "font.size": 8,
@@ -36,8 +44,29 @@ LOOK: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches; to be made and filled inside ``rc_context(LOOK)``."""
+    """An empty figure of so many inches; one for print is made and filled inside ``rc_context(LOOK)``."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_panels(
+    number: int, columns: int, width: float, line: float, below: float = 0, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in so many columns; ``line`` and ``below`` are the heights of a line of panels and of
+    what stands under them, in inches; ``options`` are those of ``Figure.subplots``."""
+    lines = -(-number // columns)
+    figure = new_figure(width, line * lines + below)
+    every = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
+    for axes in every[number:]:
+        axes.set_visible(False)
+    return figure, every[:number]
+
+
+def legend_below(figure: Figure, columns: int, title: str | None = None) -> None:
+    """One legend under all panels, in so many columns, with every label of any of them."""
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -68,7 +97,7 @@ class Skipped:
 
 
 def title_of(problem: tuple[str, ...]) -> str:
-    """How figures and files call a problem.
+    """Name of a problem in figures and files.
 
     >>> title_of(("newsgroups", "raw", "textcnn"))
     'newsgroups-raw-textcnn'

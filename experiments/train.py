@@ -23,6 +23,7 @@ from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
 from lossrag.experiments.record.directory import RunDirectory, open_run
+from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.jsonl import JsonLines, read_points
 from lossrag.experiments.record.progress import RunProgress
 from lossrag.experiments.record.series import D_TAG, Values, split_values, step_values
@@ -52,7 +53,7 @@ def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
     directory = open_run(settings, config.run)
     resume = "the same command" + (f" with run.dir={directory.path} instead of run.again" if config.run.again else "")
     try:
-        summary = directory.finished()
+        summary = read_summary(directory.path)
         if summary is not None:
             console.print(
                 f"This run is finished; its results are shown. Add run.again=true to repeat it.\n{directory.path}",

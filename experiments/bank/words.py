@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.figure import Figure
 
-from lossrag.experiments.plotting import COLOURS
+from lossrag.experiments.plotting import COLOURS, GREY, new_figure
 from lossrag.lossbank import GEOMETRY_NAMES, Loss, gradient_curve
 from lossrag.lossbank.shape.geometry import geometry
 
@@ -66,12 +66,10 @@ def sparkline(loss: Loss, width: int = 48) -> str:
 
 def curve_figure(loss: Loss, reference: Loss) -> Figure:
     """Size of the gradient on a sample's logits, beside that of a ``reference`` for the same kind of target."""
-    figure = Figure(figsize=(6.2, 4.0), layout="constrained")
+    figure = new_figure(6.2, 4.0)
     axes = figure.subplots()
     if loss.name != reference.name:
-        axes.plot(
-            *(each.numpy() for each in gradient_curve(reference, 201)), "--", color="#888888", label=reference.name
-        )
+        axes.plot(*(each.numpy() for each in gradient_curve(reference, 201)), "--", color=GREY, label=reference.name)
     axes.plot(*(each.numpy() for each in gradient_curve(loss, 201)), color=COLOURS[0], linewidth=2, label=loss.name)
     if loss.target_kind == "regression":
         axes.set_xlabel("residual: prediction - target")

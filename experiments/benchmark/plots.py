@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.record.trajectory_plot import COLOURS
+from lossrag.experiments.plotting import COLOURS, MARKERS, legend_below, new_panels
 
 AXES = {"tasks": "tasks T", "batch": "support rows per step, all tasks", "parameters": "trained parameters"}
-MARKERS = ("o", "s", "^", "D")
 Row = dict[str, Any]
 
 
@@ -28,13 +26,12 @@ def plot_costs(files: Sequence[Path], target: Path) -> None:
             f"No rows of the subject scaling in {', '.join(map(str, files))}: "
             "write them with `lossrag benchmark scaling output=scaling.json`."
         )
-    figure = Figure(figsize=(4.3 * len(swept), 4.1), layout="constrained")
+    figure, grid = new_panels(len(swept), len(swept), 4.3 * len(swept), 4.1, sharey=True)
     figure.suptitle("A MetaWeighting step beside a uniform step: medians of paired ratios, bars: quartile distance")
-    for axes, sweep in zip(figure.subplots(1, len(swept), squeeze=False, sharey=True).flat, swept, strict=True):
+    for axes, sweep in zip(grid, swept, strict=True):
         _panel(axes, sweep, [row for row in rows if row.get("sweep") == sweep])
-    figure.axes[0].set_ylim(bottom=0)  # shared, and fixed from here on: not before all panels are drawn
-    lines, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False)
+    grid[0].set_ylim(bottom=0)  # shared, and fixed from here on: not before all panels are drawn
+    legend_below(figure, 2)
     try:
         figure.savefig(target, dpi=150)
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.groups import GROUPS, experiment_names
+from lossrag.experiments.config.identity import flatten
 
 _MISSING = object()
 OPEN = "tasks.corrupt"
@@ -86,7 +87,7 @@ def is_open(override: Override) -> bool:
 
 def _hint(key: str, known: DictConfig) -> str:
     section, _, option = key.partition(".")
-    keys = flat_keys(OmegaConf.to_container(known))
+    keys = [*flatten(OmegaConf.to_container(known)), OPEN]  # type: ignore[arg-type]
     same_leaf = [full for full in keys if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     if same_leaf:
         return f"did you mean {same_leaf[0]!r}?"
@@ -101,17 +102,6 @@ def _hint(key: str, known: DictConfig) -> str:
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"choose from {', '.join(sections)}; `lossrag train --cfg` prints every key."
-
-
-def flat_keys(tree: Any, prefix: str = "") -> list[str]:
-    """The dotted keys of all leaves.
-
-    >>> flat_keys({"seed": 0, "train": {"epochs": 1}})
-    ['seed', 'train.epochs']
-    """
-    if not isinstance(tree, dict) or (prefix and not tree):
-        return [prefix]
-    return [key for name, value in tree.items() for key in flat_keys(value, f"{prefix}.{name}" if prefix else name)]
 
 
 def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
@@ -155,16 +145,16 @@ def check_lists(cls: Any, values: Mapping[str, Any], where: str, form: str) -> N
         item = get_args(found[0])[0]
         deep = get_origin(item) is list
         if not isinstance(value, (list, tuple)):
-            shown = "[...]" if value is None else f"[{_text(value)}]"
+            shown = "[...]" if value is None else f"[{written(value)}]"
             shown = f"[{shown}]" if deep else shown
         elif deep and not all(isinstance(each, list) for each in value):
-            shown = f"[{_text(value)}]"
+            shown = f"[{written(value)}]"
         elif item in KINDS and any(isinstance(each, list) for each in value):
-            shown = _text([part for each in value for part in (each if isinstance(each, list) else [each])])
+            shown = written([part for each in value for part in (each if isinstance(each, list) else [each])])
         else:
             continue
-        written = form.format(key=key, value=shown)
-        raise ConfigError(f"{where}.{key} must be {_described(item)}, got {_text(value)}: write {written}")
+        advice = form.format(key=key, value=shown)
+        raise ConfigError(f"{where}.{key} must be {_described(item)}, got {written(value)}: write {advice}")
 
 
 def _described(item: Any) -> str:
@@ -173,8 +163,8 @@ def _described(item: Any) -> str:
     return f"a list of {KINDS[item]}" if item in KINDS else "a list"
 
 
-def _text(value: Any) -> str:
-    """As it is written on the command line."""
+def written(value: Any) -> str:
+    """A value as it is written on the command line."""
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(written, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

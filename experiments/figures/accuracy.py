@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_figure, title_of
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_panels, title_of
 from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
 from lossrag.experiments.studies.statistics import interval
 
@@ -39,15 +39,11 @@ def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
     counts = {name: len(group) for name, group in methods.items()}
     notes.append("runs: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     panels = [*runs[0].tasks, "mean"]
-    columns = min(COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
     with rc_context(LOOK):
-        figure = new_figure(PAGE, lines * (0.62 + 0.17 * len(methods)))
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-        for axes, task in zip(grid.flat, panels, strict=False):
+        columns, line = min(COLUMNS, len(panels)), 0.62 + 0.17 * len(methods)
+        figure, grid = new_panels(len(panels), columns, PAGE, line, sharey=True)
+        for axes, task in zip(grid, panels, strict=True):
             _panel(axes, task, methods)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
     return Drawing(f"accuracy-{title_of(problem)}", figure, tuple(notes))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -17,7 +18,7 @@ from lossrag.experiments.figures.evolution import draw_weights
 from lossrag.experiments.figures.gaps import draw_gaps
 from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped, save
-from lossrag.experiments.record.finished import FinishedRun, load_runs, run_directories
+from lossrag.experiments.record.finished import FinishedRun, is_begun, load_runs, run_directories
 
 NAMES = ("gaps", "accuracy", "rho", "alpha", "weights")
 
@@ -39,8 +40,7 @@ class FigureOptions:
         if not self.runs and self.root is None:
             raise ConfigError("lossrag figures needs runs: say root=FOLDER, e.g. root=runs, or runs=[DIR,...].")
         for name in self.only or ():
-            if name not in NAMES:
-                raise ConfigError(f"Unknown figure {name!r}: {did_you_mean(name, NAMES)}")
+            one_of("only", name, NAMES)
 
 
 def figures(arguments: Sequence[str], console: Console) -> int:
@@ -59,7 +59,8 @@ def figures(arguments: Sequence[str], console: Console) -> int:
     if tuning:
         say(f"left out: {tuning} runs by which a comparison chose its settings")
     for path in unfinished:
-        say(f"left out: {path} is not finished; the command that started it resumes it")
+        state = "is not finished; the command that started it resumes it" if is_begun(path) else "was never begun"
+        say(f"left out: {path} {state}")
     if not runs:
         raise ConfigError("None of these runs is finished: wait for them, or resume them with the same commands.")
     for drawing in _drawings(runs, options):

@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.plotting import (
+    COLOURS,
+    LOOK,
+    PAGE,
+    STYLES,
+    Drawing,
+    Skipped,
+    legend_below,
+    new_panels,
+    title_of,
+)
 from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
 
 STILL = ("STL", "Uniform", "Fixed", "AdvMTL")
@@ -29,14 +39,17 @@ def draw_weights(runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
     drawn: list[Drawing | Skipped] = []
     for problem, group in by_problem(runs).items():
         name = f"weights-{title_of(problem)}"
-        methods = {method: main_setting(each)[0] for method, each in by_method(group).items() if method not in STILL}
+        moving = {name: own for name, own in by_method(group).items() if name not in STILL}
+        logged = [run for own in moving.values() for run in own if _has_weights(run)]
+        methods = {name: main_setting(own)[0] for name, own in by_method(logged).items()}
         lacking = [method for method in PAPER if not _has(method, methods)]
         if not methods:
-            drawn.append(
-                Skipped(name, f"no run of a method that moves its weights; run `lossrag train weighting={PAPER[-1]}`")
-            )
+            reason = "no run of a method that moves its weights has logged them"
+            drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting={PAPER[-1]}`"))
             continue
         notes = [f"runs: {', '.join(f'{method} {len(each)}' for method, each in methods.items())}"]
+        if silent := sum(map(len, moving.values())) - len(logged):
+            notes.append(f"left out: {silent} of {silent + len(logged)} runs that logged no weights")
         if lacking:
             commands = ", ".join(f"weighting={method}" for method in lacking)
             notes.append(f"no panel for {', '.join(LABELS[m] for m in lacking)}: run `lossrag train` with {commands}")
@@ -55,33 +68,21 @@ def _figure(methods: dict[str, list[FinishedRun]]) -> Figure:
     groups = [range(start, min(start + size, len(tasks))) for start in range(0, len(tasks), size)]
     columns = parts if parts > 1 else min(2, len(methods))
     panels = [(method, group) for method in methods for group in groups]
-    lines = -(-len(panels) // columns)
     with rc_context(LOOK):
-        figure = new_figure(PAGE, 1.6 * lines + 0.5)
-        grid = figure.subplots(lines, columns, squeeze=False, sharey="row" if parts > 1 else False)
+        figure, grid = new_panels(len(panels), columns, PAGE, 1.6, 0.5, sharey="row" if parts > 1 else False)
         series = {method: [weights_over_epochs(run) for run in runs] for method, runs in methods.items()}
-        for axes, (method, group) in zip(grid.flat, panels, strict=False):
+        for axes, (method, group) in zip(grid, panels, strict=True):
             _panel(axes, method, series[method], group, tasks)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        if parts > 1:
-            for axes in grid[-1]:
-                axes.legend(
-                    loc="upper center",
-                    bbox_to_anchor=(0.5, -0.42),
-                    ncols=_legend_columns(tasks, PAGE / parts),
-                    frameon=False,
-                )
-        else:
-            handles, labels = grid.flat[0].get_legend_handles_labels()
-            figure.legend(
-                handles, labels, loc="outside lower center", ncols=_legend_columns(tasks, PAGE), frameon=False
-            )
+        if parts == 1:
+            legend_below(figure, _legend_columns(tasks, PAGE))
+        for axes in grid[-parts:] if parts > 1 else ():
+            across = _legend_columns(tasks, PAGE / parts)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.42), ncols=across, frameon=False)
     return figure
 
 
 def _legend_columns(tasks: Sequence[str], width: float) -> int:
-    """How many names fit side by side into so many inches: a sample of the line, and about 0.075 inches a letter."""
+    """The number of names that fit side by side into so many inches: a line's sample, and .075 inches a letter."""
     return max(1, int(width / (0.55 + 0.075 * max(map(len, tasks)))))
 
 
@@ -93,6 +94,10 @@ def weights_over_epochs(run: FinishedRun) -> Lines:
     windows = [points[start : start + width] for start in range(0, len(points), width)]
     epochs = [scale * mean(point["step"] for point in window) for window in windows]
     return epochs, [[mean(point[f"weight/{task}"] for point in window) for window in windows] for task in run.tasks]
+
+
+def _has_weights(run: FinishedRun) -> bool:
+    return any(f"weight/{run.tasks[0]}" in point for point in run.points)
 
 
 def _panel(axes: Axes, method: str, runs: Sequence[Lines], group: range, tasks: Sequence[str]) -> None:

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import mean
+from typing import cast
 
 from matplotlib import rc_context
 from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, new_figure, title_of
+from lossrag.experiments.plotting import (
+    COLOURS,
+    LOOK,
+    PAGE,
+    STYLES,
+    Drawing,
+    Skipped,
+    legend_below,
+    new_panels,
+    title_of,
+)
 from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
 
 SPLITS = ("support", "query", "validation", "test")
@@ -34,22 +45,25 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
             continue
         held = [run for run in uniform if any(f"query/loss/{run.tasks[0]}" in point for point in run.points)]
         if not held:
-            drawn.append(Skipped(name, f"the uniform runs trained on their query split; run `{HINT}`"))
+            silent = not any(run.points for run in uniform)
+            reason = "logged nothing" if silent else "trained on their query split"
+            drawn.append(Skipped(name, f"the uniform runs {reason}; run `{HINT}`"))
             continue
         drawn.append(_draw(name, main_setting(held)[0], epochs))
     return drawn
 
 
 def losses_at(run: FinishedRun, epoch: int) -> Losses:
-    """Of one epoch (from 1): support losses are means over its logged steps, query and validation losses those of the
-    whole splits after it; test losses are there for the epoch that validation chose."""
+    """The losses of one epoch (from 1): on support means over its logged steps, if any; on query and validation those
+    of the whole splits after it; on test only where it is the epoch that validation chose."""
     points = [point for point in run.points if point["epoch"] == epoch]
     found = {}
     for split in SPLITS[:3]:
         series = [
             [point[f"{split}/loss/{task}"] for point in points if f"{split}/loss/{task}" in point] for task in run.tasks
         ]
-        found[split] = [mean(values) for values in series]
+        if all(series):
+            found[split] = [mean(values) for values in series]
     if epoch == run.summary["best_epoch"] and not run.summary["refit"]:
         found["test"] = [float(run.summary["test_loss"][task]) for task in run.tasks]
     return found
@@ -66,18 +80,13 @@ def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> D
     charts[f"chosen epoch ({among})"] = [losses_at(run, int(run.summary["best_epoch"])) for run in runs]
     tasks = runs[0].tasks
     columns = len(charts) if max(map(len, tasks)) <= SHORT and len(charts) <= 4 else 2
-    lines = -(-len(charts) // columns)
-    means = {title: _mean(each) for title, each in charts.items()}
+    unit = f"loss of each task, 0 at the centre ({_unit(runs[0])})"
     with rc_context(LOOK):
-        figure = new_figure(PAGE, lines * (1.9 if columns > 2 else 2.38) + 0.5)
-        grid = figure.subplots(lines, columns, squeeze=False, subplot_kw={"projection": "polar"})
-        for axes, (title, losses) in zip(grid.flat, means.items(), strict=False):
-            _chart(axes, title, tasks, losses)
-        for axes in grid.flat[len(charts) :]:
-            axes.set_visible(False)
-        handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-        unit = f"loss of each task, 0 at the centre ({_unit(runs[0])})"
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, title=unit)
+        line = 1.9 if columns > 2 else 2.38
+        figure, grid = new_panels(len(charts), columns, PAGE, line, 0.5, subplot_kw={"projection": "polar"})
+        for axes, (title, each) in zip(grid, charts.items(), strict=True):
+            _chart(cast(PolarAxes, axes), title, tasks, _mean(each))
+        legend_below(figure, 4, unit)
     notes = [
         f"{len(runs)} uniform runs; test losses are known at the chosen epoch alone, elsewhere validation stands in",
         "support losses are means over an epoch's steps, with dropout if there is any; the others are taken after it",

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, COLUMN, GREY, LOOK, PAGE, Drawing, Skipped, new_figure
+from lossrag.experiments.plotting import COLOURS, COLUMN, GREY, LOOK, PAGE, Drawing, Skipped, new_panels
 from lossrag.experiments.record.finished import FinishedRun
 
 KEYS = {
@@ -21,7 +21,8 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
     """One figure: a panel for every set of MetaWeighting runs that differ in this key and their seeds alone. Boxes are
     quartiles, the line in them the median, whiskers minimum and maximum, dots the runs."""
     key, label = KEYS[name]
-    sweeps = _sweeps(key, [run for run in runs if run.settings["weighting"]["name"] == "metaweighting"])
+    scored = [run for run in runs if run.summary["test_accuracy_mean"] is not None]
+    sweeps = _sweeps(key, [run for run in scored if run.settings["weighting"]["name"] == "metaweighting"])
     if not sweeps:
         return [
             Skipped(
@@ -30,14 +31,10 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
             )
         ]
     columns = min(2, len(sweeps))
-    lines = -(-len(sweeps) // columns)
     with rc_context(LOOK):
-        figure = new_figure(PAGE if columns == 2 else COLUMN, 2.4 * lines)
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes, sweep in zip(grid.flat, sweeps, strict=False):
+        figure, grid = new_panels(len(sweeps), columns, PAGE if columns == 2 else COLUMN, 2.4)
+        for axes, sweep in zip(grid, sweeps, strict=True):
             _panel(axes, sweep, label)
-        for axes in grid.flat[len(sweeps) :]:
-            axes.set_visible(False)
     notes = [f"{next(iter(sweep.values()))[0].method} on {_name(sweep)}: {_counts(sweep)}" for sweep in sweeps]
     return [Drawing(name, figure, tuple(notes))]
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
-from lossrag.experiments.record.composition_plot import COMPOSITION, compositions_figure, last_shares
+from lossrag.experiments.record.composition_plot import compositions_figure, last_shares
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.jsonl import JsonLines, read_points
 from lossrag.experiments.record.loss_map import loss_map_figure
 from lossrag.experiments.record.projector import write_projector
-from lossrag.experiments.record.series import Values
+from lossrag.experiments.record.series import COMPOSITION, Values
 from lossrag.experiments.record.state import Progress
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard

@@ -8,16 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossrag.experiments.plotting import COLOURS as LINE_COLOURS
+from lossrag.experiments.plotting import AREAS, LIGHT_GREY, new_figure
+from lossrag.experiments.record.series import COMPOSITION
 
-COLOURS = (*LINE_COLOURS[:-1], "#F0E442")
-"""Those of lines, but yellow for black, which is left for text; grey is for the rest."""
-REST = "#BBBBBB"
 MOST = 400
 """Steps drawn at most: more than a picture has pixels for."""
 
 Points = Sequence[Mapping[str, Any]]
-COMPOSITION = "composition/"
 
 
 def shares_over_steps(points: Points) -> dict[str, tuple[list[int], dict[str, list[float]]]]:
@@ -66,7 +63,7 @@ def compositions_figure(points: Points) -> Figure | None:
     colours = _colours(series)
     columns = min(len(series), 2)
     lines = -(-len(series) // columns)
-    figure = Figure(figsize=(5.6 * columns + 0.4, 2.9 * lines + 0.4), layout="constrained")
+    figure = new_figure(5.6 * columns + 0.4, 2.9 * lines + 0.4)
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, (task, (steps, shares)) in zip(grid.flat, series.items(), strict=False):
         _panel(axes, task, steps, shares, colours[task])
@@ -82,19 +79,19 @@ def _mass(shares: Mapping[str, Sequence[float]]) -> list[tuple[float, str]]:
 
 def _colours(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, dict[str, str]]:
     """Per task the colours of its largest losses: the same for a loss everywhere, unless two of a task would clash."""
-    largest = {task: [name for _, name in _mass(shares)[: len(COLOURS)]] for task, (_, shares) in series.items()}
+    largest = {task: [name for _, name in _mass(shares)[: len(AREAS)]] for task, (_, shares) in series.items()}
     weight: dict[str, float] = {}
     for _, shares in series.values():
-        for value, name in _mass(shares)[: len(COLOURS)]:
+        for value, name in _mass(shares)[: len(AREAS)]:
             weight[name] = min(weight.get(name, 0.0), value)
     preferred = {
-        name: COLOURS[place % len(COLOURS)] for place, name in enumerate(sorted(weight, key=lambda n: (weight[n], n)))
+        name: AREAS[place % len(AREAS)] for place, name in enumerate(sorted(weight, key=lambda n: (weight[n], n)))
     }
     chosen: dict[str, dict[str, str]] = {}
     for task, names in largest.items():
         own: dict[str, str] = {}
         for name in names:
-            free = [colour for colour in COLOURS if colour not in own.values()]
+            free = [colour for colour in AREAS if colour not in own.values()]
             own[name] = preferred[name] if preferred[name] in free else free[0]
         chosen[task] = own
     return chosen
@@ -113,7 +110,7 @@ def _panel(
     if len(at) == 1:  # a single moment has no width
         at, drawn = [at[0], at[0] + 1.0], [values * 2 for values in drawn]
     axes.stackplot(
-        at, drawn, labels=labels, colors=[*colours.values(), REST][: len(drawn)], edgecolor="white", linewidth=0.4
+        at, drawn, labels=labels, colors=[*colours.values(), LIGHT_GREY][: len(drawn)], edgecolor="white", linewidth=0.4
     )
     axes.set_title(task, fontsize=11, loc="left", fontweight="bold")
     axes.set_xlim(at[0], at[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,6 @@ from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.identity import differing_keys, run_id
 from lossrag.experiments.config.schema import RunConfig
 from lossrag.files import write_atomic
-
-CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
-"""What scripts may rely on in every summary.json."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,6 @@ class RunDirectory:
     @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.safetensors"
-
-    def finished(self) -> dict[str, Any] | None:
-        """The summary of a finished run, or None."""
-        if not self.summary.exists():
-            return None
-        try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
-        except ValueError:
-            summary = None
-        if not isinstance(summary, dict) or not all(key in summary for key in CONTRACT):
-            raise RunDirectoryError(
-                f"{self.summary} is damaged: delete it, and the same command writes it anew from the last checkpoint."
-            )
-        return summary
 
     def release(self) -> None:
         """Let other processes use the directory."""

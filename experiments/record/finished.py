@@ -1,4 +1,4 @@
-"""Finished runs on disk, and which of them belong together in a figure."""
+"""Finished runs on disk: the one reader of summary.json, and the groups that belong together in a figure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
-from lossrag.experiments.record.directory import CONTRACT
 from lossrag.experiments.record.jsonl import read_points
 
+Summary = Mapping[str, Any]
+"""Content of a summary.json."""
+CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
+"""Keys that scripts may rely on in every summary.json."""
 LABELS = {
     "single_task": "STL",
     "uniform": "Uniform",
@@ -36,8 +39,32 @@ LABELS = {
     "multi_dds": "MultiDDS",
     "metaweighting": "MetaWeighting",
 }
-"""How figures call the methods, in the order of the paper's legends; others stand before MetaWeighting."""
+"""Names of the methods in figures, in the order of the paper's legends; others stand before MetaWeighting."""
 ADVERSARIAL = {"Uniform": "AdvMTL", "Tchebycheff": "TchebycheffAdv"}
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """The summary.json of a run directory, None where its run has not finished; ``directory`` is where it lies now.
+
+    Raises RunDirectoryError for a damaged one.
+    """
+    path = directory / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict) or not all(key in summary for key in CONTRACT):
+        raise RunDirectoryError(
+            f"{path} is damaged: delete it, and the same command writes it anew from the last checkpoint."
+        )
+    return {**summary, "directory": str(directory)}
+
+
+def task_score(summary: Mapping[str, Any], task: str) -> float:
+    """The test score of a task: accuracy in [0, 1] or, for a regression, R^2."""
+    return float({**summary["test_accuracy"], **summary["test_r2"]}[task])
 
 
 @dataclass(frozen=True)
@@ -50,12 +77,16 @@ class FinishedRun:
 
     @cached_property
     def points(self) -> list[dict[str, Any]]:
-        """All logged points of metrics.jsonl, oldest first."""
-        return read_points(self.path / "metrics.jsonl")
+        """All logged points of metrics.jsonl, oldest first; none without the file."""
+        path = self.path / "metrics.jsonl"
+        try:
+            return read_points(path) if path.exists() else []
+        except ValueError:
+            raise RunDirectoryError(f"{path} is damaged: restore it, or leave its run out.") from None
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
-        """What decides its results, by dotted key, but for its seeds."""
+        """The settings that decide its results, by dotted key, but for its seeds."""
         return {key: value for key, value in flatten(identity(self.settings)).items() if not _is_seed(key)}
 
     @property
@@ -69,7 +100,7 @@ class FinishedRun:
 
     @property
     def method(self) -> str:
-        """What figures call it: the weighting, and what else makes it a method of its own."""
+        """Its name in figures: the weighting, and what else makes it a method of its own."""
         name = str(self.settings["weighting"]["name"])
         label = LABELS.get(name, name)
         if self.settings["model"].get("adversarial", 0):
@@ -84,8 +115,8 @@ class FinishedRun:
         return tuple(str(part) for part in parts if part)
 
     def score(self, task: str) -> float:
-        """Test accuracy in [0, 1] or, for a regression, R^2."""
-        return float({**self.summary["test_accuracy"], **self.summary["test_r2"]}[task])
+        """Its test score: accuracy in [0, 1] or, for a regression, R^2."""
+        return task_score(self.summary, task)
 
 
 def _is_seed(key: str) -> bool:
@@ -93,38 +124,41 @@ def _is_seed(key: str) -> bool:
 
 
 def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
-    """The finished runs among run directories, one of each configuration, and the directories of unfinished ones.
+    """The finished runs among run directories, one of each configuration, and the directories of the others.
 
     Raises ConfigError for a folder that is no run directory, RunDirectoryError for a damaged one.
     """
-    found: dict[str, FinishedRun] = {}
+    runs: dict[str, FinishedRun] = {}
     unfinished = []
     for path in directories:
         if not (path / "config.yaml").exists():
             raise ConfigError(
                 f"{path} is no run directory: it has no config.yaml. For a folder of runs say root={path}"
             )
-        if not (path / "summary.json").exists():
+        summary = read_summary(path)
+        if summary is None:
             unfinished.append(path)
             continue
         try:
             settings: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-            if missing := [key for key in CONTRACT if key not in summary]:
-                raise ValueError(f"no {missing[0]}")
         except Exception as error:  # YAML and OmegaConf have many ways to stumble over a damaged file
             raise RunDirectoryError(
-                f"{path} cannot be read ({error}): delete its summary.json and start the same command again to write "
-                "it anew, or leave the folder out."
+                f"{path / 'config.yaml'} is damaged ({error}): restore it, or leave its run out."
             ) from None
-        found.setdefault(str(summary["run_id"]), FinishedRun(path, settings, summary))
-    return list(found.values()), unfinished
+        runs.setdefault(str(summary["run_id"]), FinishedRun(path, settings, summary))
+    return list(runs.values()), unfinished
+
+
+def is_begun(directory: Path) -> bool:
+    """True where anything was trained in a run directory; a run that broke off before left its config.yaml alone."""
+    metrics = directory / "metrics.jsonl"
+    return (directory / "summary.json").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def run_directories(root: Path) -> tuple[list[Path], int]:
-    """All run directories below ``root``, itself included, but for those by which `lossrag compare` only chose
-    settings; and how many those are. Raises ConfigError when there is no run."""
-    found = sorted(path.parent for path in root.rglob("config.yaml"))
+    """All run directories below ``root``, itself included, in which a run was begun, but for those by which `lossrag
+    compare` only chose settings; and how many those are. Raises ConfigError when there is no run."""
+    found = sorted(path.parent for path in root.rglob("config.yaml") if is_begun(path.parent))
     if not found:
         raise ConfigError(f"There is no run in {root}: name a folder that holds run directories, e.g. root=runs")
     tuning = {table.parent / run for table in root.rglob("tuning.csv") for run in _tuning_only(table)}
@@ -162,10 +196,10 @@ def by_method(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 
 def main_setting(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], dict[str, Any], int]:
-    """Of runs of one method those of one setting, for figures that compare methods: that with most runs and, if there
-    are several, that whose values the others share most often, as the middle of a sweep does.
+    """The runs of one setting among those of one method, for figures that compare methods: the setting with most runs
+    and, if there are several, that whose values the others share most often, as the middle of a sweep does.
 
-    Also returned: the values of that setting in which others differ, and how many runs are left out.
+    Also returned: the values of that setting in which others differ, and the number of runs left out.
     """
     keys = varying(runs)
     groups: dict[str, list[FinishedRun]] = {}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lossrag.experiments.plotting import COLOURS
+from lossrag.experiments.plotting import COLOURS, GREY, MARKERS, new_figure
 from lossrag.lossbank import LOSSES, Loss
 from lossrag.lossbank.experience.embedding import geometry_vectors
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 """Left, lower, right and upper edge."""
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+FAMILIES = (*COLOURS, GREY)
 USED = 0.05
 """Share from which on a loss is marked for a task."""
 LABELS = 14
@@ -55,9 +55,10 @@ def loss_map_figure(used: Mapping[str, Mapping[str, float]]) -> Figure | None:
     losses = {kind: [loss for loss in LOSSES.values() if loss.target_kind == kind] for kind in kinds}
     families = sorted({loss.family for each in losses.values() for loss in each})
     styles = {
-        family: (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]) for place, family in enumerate(families)
+        family: (FAMILIES[place % len(FAMILIES)], MARKERS[place % len(MARKERS)])
+        for place, family in enumerate(families)
     }
-    figure = Figure(figsize=(7.4 * len(kinds), 6.4), layout="constrained")
+    figure = new_figure(7.4 * len(kinds), 6.4)
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False).flat, kinds, strict=True):
         _panel(axes, losses[kind], styles, used)
         axes.set_title(f"losses for {kind} by their geometry", fontsize=11)

@@ -17,6 +17,8 @@ from lossrag.experiments.run.step import StepOutcome
 from lossrag.tasks import Task
 
 Values = dict[str, float]
+COMPOSITION = "composition/"
+"""What the tags of shares begin with: composition/TASK/LOSS."""
 D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from lossrag.experiments.config.identity import flatten
+from lossrag.experiments.plotting import new_figure
 from lossrag.experiments.record.series import layout
 from lossrag.tasks import Task
 
@@ -33,7 +35,11 @@ class TensorBoard:
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
         self._writer.add_custom_scalars(layout(tasks, composed, terms))
         # add_hparams would open a second run; its three summaries belong into this one
-        for summary in hparams(_flat_hparams(settings), {HPARAM_METRIC: 0.0}):
+        flat = {
+            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for key, value in flatten(settings).items()
+        }
+        for summary in hparams(flat, {HPARAM_METRIC: 0.0}):
             self._writer.file_writer.add_summary(summary)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -58,7 +64,7 @@ class TensorBoard:
 
 def matrix_figure(matrix: Tensor, names: Sequence[str]) -> Figure:
     """D (T, T) as a picture: row t, column j is d L_t^query / d w_j; red rises, blue falls."""
-    figure = Figure(figsize=(1.6 + 0.55 * len(names), 1.2 + 0.5 * len(names)), layout="constrained")
+    figure = new_figure(1.6 + 0.55 * len(names), 1.2 + 0.5 * len(names))
     axes = figure.subplots()
     bound = float(matrix.abs().max()) or 1.0
     image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
@@ -68,13 +74,3 @@ def matrix_figure(matrix: Tensor, names: Sequence[str]) -> Figure:
     axes.set_ylabel("query loss of task")
     figure.colorbar(image)
     return figure
-
-
-def _flat_hparams(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat_hparams(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat

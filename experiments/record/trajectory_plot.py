@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from lossrag.experiments.plotting import COLOURS, STYLES, legend_below, new_panels
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.objective import metric_name
 from lossrag.tasks import Task
 
-# Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
 SMOOTHING = 20
 """Points that the running mean over a long series looks back on."""
 MAX_POINTS = 400
@@ -35,14 +32,10 @@ def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> Non
     ]
     drawn = [(title, pattern) for title, pattern in panels if any(_tag(pattern, tasks[0]) in p for p in points)]
     columns = 3 if len(drawn) > 4 else 2
-    figure = Figure(figsize=(4.2 * columns, 3.1 * -(-len(drawn) // columns) + 0.5), layout="constrained")
-    grid = figure.subplots(-(-len(drawn) // columns), columns, squeeze=False)
-    for axes, (title, pattern) in zip(grid.flat, drawn, strict=False):
+    figure, grid = new_panels(len(drawn), columns, 4.2 * columns, 3.1, 0.5)
+    for axes, (title, pattern) in zip(grid, drawn, strict=True):
         _panel(axes, title, pattern, tasks, points)
-    for axes in grid.flat[len(drawn) :]:
-        axes.set_visible(False)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(tasks), 7), frameon=False)
+    legend_below(figure, min(len(tasks), 7))
     figure.savefig(target, dpi=130)
 
 
@@ -60,7 +53,7 @@ def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: 
             # the raw line stays visible behind its running mean
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
             values = _running_mean(values)
-        axes.plot(steps, values, style, color=colour, label=task.name, linewidth=1.5)
+        axes.plot(steps, values, linestyle=style, color=colour, label=task.name, linewidth=1.5)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)

@@ -1,103 +1,100 @@
-"""Run the rows of an ablation side by side, and compare what finished."""
+"""`lossrag ablate NAME`: rows of settings by seeds, compared where all runs of a row finished."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
 
-from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
-from lossrag.experiments.studies.ablation_plan import Plan, load_plan, plan_names
-from lossrag.experiments.studies.ablation_table import as_csv, rich_table, rows_of
-from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs
+from lossrag.experiments.studies.plan import Plan, Run, load_plan
+from lossrag.experiments.studies.report import Report, rich_table, suite_report
+from lossrag.experiments.studies.results import Results, interval_text, runs_csv
+from lossrag.experiments.studies.statistics import differences
+from lossrag.experiments.studies.study import Study, StudyOptions
 from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
-from lossrag.files import write_atomic
-
-Jobs = Mapping[tuple[str, int], Job]
-"""By row and seed."""
 
 
 @dataclass(frozen=True)
-class AblateOptions:
-    """seeds, rows: instead of those of the plan. processes: runs side by side, each with one thread.
+class AblateOptions(StudyOptions):
+    """seeds, rows: instead of those of the plan.
 
     root: where the runs go, in a folder of the ablation's name; its table is written there too.
     """
 
     seeds: list[int] | None = None
     rows: list[str] | None = None
-    processes: int = 2
     root: str = "runs/ablation"
-
-    def __post_init__(self) -> None:
-        if self.processes < 1:
-            raise ConfigError(f"processes must be 1 or more, got {self.processes}.")
 
 
 def ablate(arguments: Sequence[str], console: Console) -> int:
-    """Run `lossrag ablate` with these arguments; the exit code, 1 when a run failed."""
-    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
-        console.print(
-            "lossrag ablate NAME [seeds=[0,1]] [rows=[a,b]] [processes=2] [root=runs/ablation]\n\n"
-            "Runs that are finished are not repeated, unfinished ones resume.\n"
-            f"NAME is one of {', '.join(plan_names())}.",
-            highlight=False,
-            markup=False,
-        )
-        return 0
+    """Run `lossrag ablate` with these arguments, the first a name; the exit code, 1 when a run failed."""
     options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
-    plan = load_plan(arguments[0], options.seeds, options.rows)
-    folder = Path(options.root) / plan.name
-    # a mistake in a row shows before anything runs
-    jobs = {
-        (row, seed): make_job(f"{row}-s{seed}", plan.command(row, seed, folder), folder)
-        for seed in plan.seeds
-        for row in plan.rows
-    }
-    with claimed(folder):
-        return _run(plan, jobs, options.processes, folder, console)
-
-
-def _run(plan: Plan, jobs: Jobs, processes: int, folder: Path, console: Console) -> int:
-    keys = {job: key for key, job in jobs.items()}
-    logs = folder / "logs"
-
-    def ended(job: Job, summary: Mapping[str, Any] | None) -> None:
-        if summary is not None:
-            row, seed = keys[job]
-            console.print(f"{row}, seed {seed}: {summary['test_score_mean']:.4f}", highlight=False, markup=False)
-
+    plan = load_plan("ablation", arguments[0], options.root, options.rows, options.seeds)
+    (suite,) = plan.suites
     warm = plan.warm
-    first = [job for (row, _), job in jobs.items() if warm is None or row != warm.row]
-    summaries = run_jobs(first, processes, logs, ended)
-    if warm is not None:
-        for seed in plan.seeds:
-            filled = jobs[warm.source, plan.teacher(seed)]
-            if summaries[filled] is not None:
-                keep_tasks(filled.directory / "bank", warm.tasks, plan.bank(seed, folder))
-        summaries |= run_jobs([jobs[warm.row, seed] for seed in plan.seeds], processes, logs, ended)
-    found = {key: summary for key, job in jobs.items() if (summary := summaries[job]) is not None}
-    failed = [f"{row}, seed {seed}" for row, seed in jobs if (row, seed) not in found]
-    rows = rows_of(plan, found)
-    report: dict[str, Any] = {"ablation": plan.name, "experiment": plan.experiment, "rows": rows, "failed": failed}
+    study = Study(plan, options.processes, console)
+    # a mistake in a row shows before anything runs
+    jobs = study.jobs([Run(suite, row, (), seed) for seed in plan.seeds for row in plan.rows])
+    with study.claimed():
+        summaries = study.run({run: job for run, job in jobs.items() if warm is None or run.row != warm.row})
+        if warm is not None:
+            for seed in plan.seeds:
+                source = Run(suite, warm.source, (), plan.teacher(seed))
+                if summaries[source] is not None:
+                    keep_tasks(jobs[source].directory / "bank", warm.tasks, plan.bank(seed))
+            summaries |= study.run({run: job for run, job in jobs.items() if run.row == warm.row})
+    found = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
+    failed = [f"{run.row}, seed {run.seed}" for run in jobs if (run.row, run.seed) not in found]
+    results = Results(list(plan.rows), plan.seeds, found)
+    compared = suite_report(plan, suite, dict.fromkeys(plan.rows, ()), {}, results)
+    rows = ablation_rows(plan, compared, results)
+    report: dict[str, Any] = {"ablation": plan.name, "experiment": suite, "rows": rows, "failed": failed}
     if warm is not None:
         cold, started = (
-            {s: jobs[row, s].directory for row_, s in found if row_ == row} for row in (warm.source, warm.row)
+            {run.seed: job.directory for run, job in jobs.items() if run.row == row and (row, run.seed) in found}
+            for row in (warm.source, warm.row)
         )
         steps = transfer_rows(warm, cold, started)
         if steps:
             report |= {"steps": steps, "transfer": transfer_summary(steps)}
-            console.print(json.dumps(report["transfer"], indent=1), highlight=False)
-    write_atomic(folder / "ablation.json", json.dumps(report, indent=2).encode() + b"\n")
-    write_atomic(folder / "runs.csv", as_csv(found).encode())
-    console.print(rich_table(plan, rows))
-    console.print(f"written to {folder}/ablation.json and runs.csv", highlight=False)
-    for name in failed:
-        console.print(f"failed: {name}; see its log in {logs}", highlight=False, markup=False)
-    return 1 if failed else 0
+            study.say(json.dumps(report["transfer"], indent=1))
+    lines = [(key, found[key]) for key in sorted(found)]
+    texts = {
+        "ablation.json": json.dumps(report, indent=2) + "\n",
+        "runs.csv": runs_csv(["row", "seed"], lines, seconds=True),
+    }
+    also = [
+        f"{row['row']} minus {row[key]['row']}: {interval_text(row[key], '+')}"
+        for row in rows
+        for key in row
+        if key.startswith("vs row ")
+    ]
+    return study.end(texts, [rich_table(compared, plan.seeds, console.width, "; ".join(also))])
+
+
+def ablation_rows(plan: Plan, report: Report, results: Results) -> list[dict[str, Any]]:
+    """The rows of ablation.json: those with a finished run of every seed, each beside the reference, the best fixed row
+    and others that the plan names."""
+    complete = {row: results.scores[row] for row in results.complete}
+    rows = []
+    for row in report["rows"]:
+        name = row["method"]
+        if name not in complete:
+            continue
+        entry = {"row": name, "seeds": list(plan.seeds), "scores": list(row["scores"].values())}
+        entry |= {"mean": row["test"]["mean"], **{task: found["mean"] for task, found in row["tasks"].items()}}
+        pairs = {"vs reference": plan.reference, "vs best fixed": report["best"]}
+        pairs |= {f"vs row {other}": other for one, other in plan.also if one == name}
+        for key, other in pairs.items():
+            if other in complete and other != name:
+                found = differences(complete, other)[name]
+                entry[key] = {"row": other, "mean": found["mean"], "half": found["half"]}
+        entry["seconds"] = mean(float(results.runs[name, seed]["seconds"]) for seed in plan.seeds)
+        rows.append(entry)
+    return rows

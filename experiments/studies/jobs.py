@@ -1,8 +1,11 @@
-"""`lossrag train` side by side in processes of one thread each: finished runs are not repeated, half ones resume."""
+"""Jobs: `lossrag train` side by side in processes of one thread each; finished runs are not repeated, half ones resume.
+
+A job is known by its resolved configuration, which names its directory, so that any driver can take up where another
+one left off.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,18 +18,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+import lossrag
 from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.record.finished import Summary, read_summary
 
 POLL_SECONDS = 0.05
 STOP_SECONDS = 60.0
-"""How long a run may take to write its checkpoint after SIGTERM."""
+"""Time that a run has to write its checkpoint after SIGTERM."""
+WORKER = """
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+sys.path.insert(0, sys.argv.pop(1))
+import lossrag
+del sys.path[0]
+from lossrag.experiments.studies.worker import main
+main()
+"""
+"""The program of a worker. Python puts the current folder before all others, and a user may have a models.py or a
+lossrag.py there: it is taken away. The first argument is the folder of the package that runs here."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +53,9 @@ class Job:
     overrides: tuple[str, ...]
     directory: Path
 
-    def summary(self) -> dict[str, Any] | None:
-        """What the finished run left, or None; raises RunDirectoryError when it cannot be read."""
-        path = self.directory / "summary.json"
-        if not path.exists():
-            return None
-        try:
-            summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise RunDirectoryError(f"{path} is damaged: delete it, and the same command writes it anew.") from None
-        return summary
 
-
-Ended = Callable[[Job, dict[str, Any] | None], None]
-"""Told of every job that ended, with its summary, or None when it failed."""
+Ended = Callable[[Job, Summary | None], None]
+"""Callback for every job that ended, with its summary, or None when it failed."""
 
 
 def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
@@ -76,7 +81,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> dict[Job, dict[str, Any] | None]:
+def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> dict[Job, Summary | None]:
     """Run what is not finished, ``processes`` at a time; the summary of every job, None for one that failed.
 
     Ctrl-C and SIGTERM stop the runs, which write a checkpoint, and raise Stopped: the same jobs then go on from there.
@@ -84,16 +89,16 @@ def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> d
     same: dict[Path, list[Job]] = {}
     for job in jobs:
         same.setdefault(job.directory, []).append(job)
-    found: dict[Job, dict[str, Any] | None] = {}
+    summaries: dict[Job, Summary | None] = {}
     waiting: deque[Job] = deque()
 
-    def settle(job: Job, summary: dict[str, Any] | None) -> None:
+    def settle(job: Job, summary: Summary | None) -> None:
         for twin in same[job.directory]:
-            found[twin] = summary
+            summaries[twin] = summary
             ended(twin, summary)
 
     for job, *_ in same.values():
-        summary = job.summary()
+        summary = read_summary(job.directory)
         if summary is None:
             _await_release(job)
             waiting.append(job)
@@ -109,18 +114,19 @@ def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> d
                     running[job] = _start(job, logs)
                 for job in [job for job, process in running.items() if process.poll() is not None]:
                     _close(process := running.pop(job))
-                    settle(job, job.summary() if process.returncode == 0 else None)
+                    settle(job, read_summary(job.directory) if process.returncode == 0 else None)
                 time.sleep(POLL_SECONDS)
         finally:
             _stop(list(running.values()))
-    return found
+    return summaries
 
 
 def why_failed(job: Job, logs: Path) -> str:
     """The last words of a run that failed: its error message, or where to look."""
     path = _log(job, logs)
-    errors = [line for line in path.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-    return errors[-1].removeprefix("error: ") if errors else f"see {path}"
+    text = path.read_text(errors="replace") if path.exists() else ""  # a job of the same directory may have the log
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else f"see {path if path.exists() else logs}"
 
 
 def _log(job: Job, logs: Path) -> Path:
@@ -130,7 +136,7 @@ def _log(job: Job, logs: Path) -> Path:
 def _start(job: Job, logs: Path) -> subprocess.Popen[bytes]:
     with _log(job, logs).open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "lossrag.experiments.studies.worker", "train", *job.overrides],
+            [sys.executable, "-c", WORKER, str(Path(lossrag.__file__).parents[1]), "train", *job.overrides],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

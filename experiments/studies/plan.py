@@ -1,10 +1,10 @@
-"""What a comparison runs: methods with the settings that each may choose from, suites and seeds."""
+"""Plan of a study: rows of settings by experiments by seeds, and the command line of every run in it."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import MAX_SEED, build
+from lossrag.experiments.config.overrides import written
 
-FOLDER = Path(__file__).parent.parent / "conf" / "compare"
+FOLDER = Path(__file__).parent.parent / "conf"
 Setting = tuple[str, ...]
 """The overrides that tuning chooses; empty for the preset's own values."""
 
 
 @dataclass(frozen=True)
-class TuningFile:
-    """seed: of the tuning runs. runs: how many every method gets. learning_rates: with knobs, and without."""
+class Tuning:
+    """seed: of the tuning runs. runs: how many every row gets. learning_rates: with knobs, and without."""
 
     seed: int
     runs: int
@@ -29,8 +30,18 @@ class TuningFile:
 
 
 @dataclass(frozen=True)
-class MethodFile:
-    """weighting: unless it is the method's name. overrides: what it needs. suites: what it needs on one of the
+class Warm:
+    """The row ``row`` starts from the bank that the row ``source`` filled with the next seed, of which only what it
+    remembers of ``tasks`` is kept; the other tasks show what was carried over."""
+
+    row: str
+    source: str
+    tasks: list[str]
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """weighting: of a method, unless it is its name. overrides: what it needs. suites: what it needs on one of the
     experiments alone, as a number for each task. knobs: its own options to be tuned."""
 
     weighting: str | None = None
@@ -41,7 +52,7 @@ class MethodFile:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A file in experiments/conf/compare, or of one's own (docs/compare.md), but for its methods and its tuning."""
+    """A file in experiments/conf/compare, or of one's own (docs/compare.md), but for its rows and its tuning."""
 
     experiments: list[str]
     seeds: list[int]
@@ -50,34 +61,73 @@ class PlanFile:
 
 
 @dataclass(frozen=True)
-class Method:
+class AblationFile(PlanFile):
+    """A file in experiments/conf/ablation, or of one's own, with one experiment. fixed: rows with a single given loss,
+    of which the best in hindsight is the second thing to compare with. also: further pairs of rows to compare."""
+
+    fixed: list[str] = field(default_factory=list)
+    also: list[list[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
     """A row of the table: its overrides, those for a suite alone, and the settings it is tuned over."""
 
-    name: str
     overrides: tuple[str, ...]
-    suites: Mapping[str, tuple[str, ...]]
-    settings: tuple[Setting, ...]
+    suites: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a plan: a row on a suite, with a setting that tuning tries or has chosen, and a seed."""
+
+    suite: str
+    row: str
+    setting: Setting
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For its log."""
+        parts = (self.suite, self.row, label(self.setting) if self.setting else "", f"s{self.seed}")
+        return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """suites: experiment presets. reference: the method that others are compared with. methods: by name, in order.
-    tuning_runs: 0 for a plan without tuning, whose methods have no settings to choose from."""
+    """folder: where runs and tables go. suites: experiment presets; "" is the default one. reference: the row that
+    others are compared with. rivals: the rows of which the best is the second thing to compare with. also, warm: as in
+    an :class:`AblationFile`."""
 
     name: str
+    folder: Path
     suites: tuple[str, ...]
-    reference: str
-    methods: Mapping[str, Method]
+    rows: Mapping[str, Row]
     seeds: tuple[int, ...]
-    tuning_seed: int
-    tuning_runs: int
+    reference: str = ""
     overrides: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    rivals: Sequence[str] = ()
+    also: Sequence[Sequence[str]] = ()
+    warm: Warm | None = None
 
-    def command(self, suite: str, method: str, setting: Setting, seed: int) -> list[str]:
+    def command(self, run: Run) -> list[str]:
         """The overrides of `lossrag train` for one run."""
-        own = self.methods[method]
-        needs = (*self.overrides, *own.overrides, *own.suites.get(suite, ()))
-        return [f"experiment={suite}", *needs, *setting, f"seed={seed}"]
+        row = self.rows[run.row]
+        line = [f"experiment={run.suite}"] if run.suite else []
+        line += [*self.overrides, *row.overrides, *row.suites.get(run.suite, ()), *run.setting]
+        if self.warm is not None and run.row == self.warm.row:
+            line.append(f"loss.bank={self.bank(run.seed)}")
+        return [*line, f"seed={run.seed}"]
+
+    def bank(self, seed: int) -> Path:
+        """The folder of the bank that the warm run of this seed starts from."""
+        return self.folder / "banks" / f"for-seed-{seed}"
+
+    def teacher(self, seed: int) -> int:
+        """The seed whose run fills that bank: the next one of the plan."""
+        return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
 
 
 def label(setting: Setting) -> str:
@@ -97,90 +147,108 @@ def _short(override: str) -> str:
     return f"{'weighting.' if (section, option) == ('weighting', 'lr') else ''}{option}={value}"
 
 
-def plan_names() -> list[str]:
-    """The comparisons that there are."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+def plan_names(kind: str) -> list[str]:
+    """The plans that there are of a kind, ``compare`` or ``ablation``."""
+    return sorted(path.stem for path in (FOLDER / kind).glob("*.yaml"))
 
 
-def load_plan(name: str, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> Plan:
-    """The plan of this name (or of a file of one's own, ``mine.yaml``), or for some of its methods and other seeds.
+def distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """These values of a list option; raises ConfigError for none, or for one that comes twice."""
+    if not values or len(set(map(str, values))) < len(values):
+        raise ConfigError(f"{name} must be distinct, and at least one: write {name}=[...], got {list(values)}.")
+    return tuple(values)
 
-    The reference always stays. Raises ConfigError for unknown names, and for a plan that does not give every method
-    the same number of tuning runs.
 
-    >>> load_plan("smoke").command("digits", "uniform", ("optimizer.lr=0.01",), 1)[0]
+def distinct_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """These seeds; raises ConfigError unless they are distinct, at least one, and each possible."""
+    if not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise ConfigError(f"seeds must be numbers from 0 to {MAX_SEED}, got {list(seeds)}.")
+    return distinct("seeds", seeds)
+
+
+def load_plan(
+    kind: str, name: str, root: str = "runs", rows: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> Plan:
+    """The ``compare`` or ``ablation`` plan of this name, or of a file ``mine.yaml``, for all or some of its rows, and
+    its own or other seeds; its folder lies in ``root``.
+
+    The reference always stays. Raises ConfigError for unknown names, and for a plan that does not give every row the
+    same number of tuning runs.
+
+    >>> load_plan("compare", "smoke").command(Run("digits", "uniform", ("optimizer.lr=0.01",), 1))[0]
     'experiment=digits'
     """
-    path = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
-    if path.parent == FOLDER and name not in plan_names():
-        raise ConfigError(
-            f"Unknown comparison {name!r} (a plan of your own ends in .yaml): {did_you_mean(name, plan_names())}"
-        )
-    file, tuning, methods_file = _read(path)
-    found = {method: _method(method, entry, tuning, path) for method, entry in methods_file.items()}
-    for method, entry in methods_file.items():
-        for suite in entry.suites:
-            if suite not in file.experiments:
-                raise ConfigError(
-                    f"The plan {path}: {method} has overrides for {suite!r}, which is none of its experiments: "
-                    f"{did_you_mean(suite, file.experiments)}"
-                )
-    for method in (file.reference, *(methods or ())):
-        if method not in found:
-            raise ConfigError(f"Comparison {path.stem} has no method {method!r}: {did_you_mean(method, found)}")
-    chosen = file.seeds if seeds is None else list(seeds)
-    if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= seed <= MAX_SEED for seed in chosen):
-        raise ConfigError(f"seeds must be distinct numbers from 0 to {MAX_SEED}, at least one, got {chosen}.")
-    kept = {name: found[name] for name in found if methods is None or name in methods or name == file.reference}
-    return Plan(
-        path.stem,
-        tuple(file.experiments),
-        file.reference,
-        kept,
-        tuple(chosen),
-        tuning.seed if tuning else 0,
-        tuning.runs if tuning else 0,
-        tuple(file.overrides),
+    path = Path(name) if name.endswith(".yaml") else FOLDER / kind / f"{name}.yaml"
+    if path.parent == FOLDER / kind and name not in plan_names(kind):
+        hint = did_you_mean(name, plan_names(kind))
+        raise ConfigError(f"Unknown {kind} plan {name!r} (one of your own ends in .yaml): {hint}")
+    plan = _read(path, AblationFile if kind == "ablation" else PlanFile)
+    for row in (plan.reference, *(rows or ())):
+        if row not in plan.rows:
+            noun = "row" if kind == "ablation" else "method"
+            raise ConfigError(f"The plan {path.stem} has no {noun} {row!r}: {did_you_mean(row, plan.rows)}")
+    kept = {row: own for row, own in plan.rows.items() if rows is None or row in rows or row == plan.reference}
+    return replace(
+        plan,
+        folder=Path(root) / path.stem,
+        rows=kept,
+        seeds=distinct_seeds(plan.seeds if seeds is None else seeds),
+        rivals=[row for row in plan.rivals if row in kept],
+        also=[pair for pair in plan.also if set(pair) <= kept.keys()],
+        warm=plan.warm if plan.warm and {plan.warm.row, plan.warm.source} <= kept.keys() else None,
     )
 
 
-def _read(path: Path) -> tuple[PlanFile, TuningFile | None, dict[str, MethodFile]]:
+def _read(path: Path, kind: type[PlanFile]) -> Plan:
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
         raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
-    where = f"plan {path.stem}"
-    if not isinstance(values, dict) or not isinstance(values.get("methods"), dict):
-        raise ConfigError(f"The plan {path} must name its methods, see docs/compare.md.")
+    where, noun = f"plan {path.stem}", "rows" if kind is AblationFile else "methods"
+    if not isinstance(values, dict) or not isinstance(values.get(noun), dict):
+        raise ConfigError(f"The plan {path} must name its {noun}, see docs/compare.md.")
     for key in ("experiments", "seeds"):
         if values.get(key) in (None, []):
             raise ConfigError(f"The plan {path} must have {key}, see docs/compare.md.")
-    methods = {
-        str(name): build(MethodFile, entry or {}, f"{where}: {name}") for name, entry in values["methods"].items()
-    }
-    tuning = build(TuningFile, values["tuning"] or {}, f"{where}: tuning") if "tuning" in values else None
-    rest = {key: value for key, value in values.items() if key not in ("methods", "tuning")}
-    return build(PlanFile, rest, where), tuning, methods
+
+    def part(cls: Any, key: str, of: type[PlanFile]) -> Any:
+        return build(cls, values.pop(key) or {}, f"{where}: {key}") if key in values and kind is of else None
+
+    tuning, warm = part(Tuning, "tuning", PlanFile), part(Warm, "warm", AblationFile)
+    entries = values.pop(noun)
+    file = build(kind, values, where)
+    rows = {}
+    for name, entry in entries.items():
+        own = entry if isinstance(entry, dict) else {"overrides": entry or []}
+        # a method has a weighting, most often the one that it is called by
+        full = own if kind is AblationFile else {"weighting": str(name), **own}
+        rows[str(name)] = _row(name, build(RowFile, full, f"{where}: {name}"), file, tuning, path)
+    suites, seeds, overrides = tuple(file.experiments), tuple(file.seeds), tuple(file.overrides)
+    if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
+        raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
+    rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
+    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also, warm)
 
 
-def _method(name: str, entry: MethodFile, tuning: TuningFile | None, path: Path) -> Method:
-    overrides = (f"weighting={entry.weighting or name}", *entry.overrides)
-    suites = {suite: tuple(own) for suite, own in entry.suites.items()}
+def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:
+    for suite in entry.suites:
+        if suite not in file.experiments:
+            raise ConfigError(
+                f"The plan {path}: {name} has overrides for {suite!r}, which is none of its experiments: "
+                f"{did_you_mean(suite, file.experiments)}"
+            )
+    overrides = (*([f"weighting={entry.weighting}"] if entry.weighting else []), *entry.overrides)
     if tuning is None:
         if entry.knobs:
             raise ConfigError(f"The plan {path}: {name} has knobs, but the plan has no tuning, see docs/compare.md.")
-        return Method(name, overrides, suites, ())
+        return Row(overrides, entry.suites)
     rates = tuning.learning_rates if entry.knobs else tuning.learning_rates_without_knobs
     columns = [[f"optimizer.lr={rate:g}" for rate in rates]]
-    columns += [[f"{key}={_written(value)}" for value in values] for key, values in entry.knobs.items()]
+    columns += [[f"{key}={written(value)}" for value in values] for key, values in entry.knobs.items()]
     settings = tuple(dict.fromkeys(itertools.product(*columns)))
     if len(settings) != tuning.runs:
         raise ConfigError(
             f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has {len(settings)} "
             "(learning rates times values of its knobs)."
         )
-    return Method(name, overrides, suites, settings)
-
-
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+    return Row(overrides, entry.suites, settings)

@@ -1,4 +1,4 @@
-"""What a comparison computes from scores: paired tests, Holm's correction, ranks."""
+"""Statistics of scores: intervals, paired tests with Holm's correction, ranks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 from scipy.stats import rankdata
 from scipy.stats import t as student
@@ -18,15 +19,17 @@ class Interval:
     mean: float
     half: float
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.half:.4f}"
+    def as_json(self) -> dict[str, float | None]:
+        """JSON knows no infinity: the half width of a single value is null."""
+        return {"mean": self.mean, "half": self.half if math.isfinite(self.half) else None}
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of ``values``, such as paired differences.
+    """The interval of the mean of ``values``, such as paired differences.
 
-    >>> print(interval([0.01, 0.02, 0.03]))
-    +0.0200 ± 0.0248
+    >>> found = interval([0.01, 0.02, 0.03])
+    >>> print(f"{found.mean:.4f} ± {found.half:.4f}")
+    0.0200 ± 0.0248
     """
     if len(values) < 2:
         return Interval(mean(values), math.inf)
@@ -68,8 +71,24 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
+def differences(scores: Mapping[str, Mapping[int, float]], other: str) -> dict[str, dict[str, Any]]:
+    """By row of ``scores`` (by row and seed): its paired differences to the row ``other`` over the seeds that both
+    have, as pairs, mean, half, p and p_holm, the rows tested as one family; rows without a pair are left out."""
+    pairs = {
+        row: [score - scores[other][seed] for seed, score in own.items() if seed in scores[other]]
+        for row, own in scores.items()
+        if row != other
+    }
+    pairs = {row: values for row, values in pairs.items() if values}
+    plain = [paired_p(values) for values in pairs.values()]
+    return {
+        row: {"pairs": len(values), **interval(values).as_json(), "p": p, "p_holm": corrected}
+        for (row, values), p, corrected in zip(pairs.items(), plain, holm(plain), strict=True)
+    }
+
+
 def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """By method: its rank among all methods, 1 the best, averaged over the cells (tasks x seeds) of ``scores``.
+    """By row: its rank among all rows, 1 the best, averaged over the cells (tasks x seeds) of ``scores``.
 
     Equal scores share the mean of their ranks; -inf, a run that failed, ranks last.
 
@@ -77,4 +96,4 @@ def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     {'a': 1.25, 'b': 1.75}
     """
     columns = [rankdata([-score for score in column]) for column in zip(*scores.values(), strict=True)]
-    return {method: float(mean(float(ranks[row]) for ranks in columns)) for row, method in enumerate(scores)}
+    return {row: float(mean(float(ranks[place]) for ranks in columns)) for place, row in enumerate(scores)}

@@ -1,10 +1,9 @@
-"""What a bank carries over: runs that start from what another run learned on other tasks, beside cold ones."""
+"""Transfer: runs that start from a bank that another run filled on other tasks, beside cold ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.record.composition_plot import COMPOSITION
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.series import COMPOSITION
+from lossrag.experiments.studies.plan import Warm
 from lossrag.lossbank import LOSSES, LossBank
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
@@ -25,17 +25,7 @@ from lossrag.lossbank.shape.geometry import geometry
 LAST = 3
 """The last of so many parts of a cold run is where its composition is taken to have arrived."""
 SHARES = (0.5, 0.25)
-"""Of the way that are left when a run counts as half, and as three quarters there."""
-
-
-@dataclass(frozen=True)
-class Warm:
-    """The row ``row`` starts from the bank that the row ``source`` filled with the next seed, of which only what it
-    remembers of ``tasks`` is kept; the other tasks show what was carried over."""
-
-    row: str
-    source: str
-    tasks: tuple[str, ...]
+"""Shares of the way that are left when a run counts as half, and as three quarters there."""
 
 
 def keep_tasks(source: Path, tasks: Sequence[str], target: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossrag.errors import CheckpointError, ConfigError, did_you_mean
+from lossrag.checks import check_choice, check_least, require
+from lossrag.errors import CheckpointError, ConfigError
 from lossrag.experiments.config.compose import build, build_config
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
@@ -17,7 +18,7 @@ from lossrag.experiments.record.finished import load_runs
 from lossrag.experiments.run.build import build_problem, build_suite, trains_on_query
 from lossrag.experiments.run.descent import descent_sentence
 from lossrag.experiments.run.machine import apply_machine
-from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity, means
+from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity
 from lossrag.experiments.theory.report import theory_report, theory_sentences, theory_table
 from lossrag.files import write_atomic
 
@@ -38,21 +39,17 @@ class TheoryOptions:
     def __post_init__(self) -> None:
         if not self.run:
             raise ConfigError("lossrag theory needs a finished run: say run=DIR, e.g. run=runs/<run id>.")
-        if self.loss not in BOUNDED:
-            raise ConfigError(f"loss={self.loss!r} is none in [0, 1]: {did_you_mean(self.loss, BOUNDED)}")
-        if not 0 < self.delta < 1:
-            raise ConfigError(f"delta must be in (0, 1), got {self.delta}.")
-        for name, value in (("draws", self.draws), ("epochs", self.epochs)):
-            if value < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {value}.")
+        check_choice(self, "loss", BOUNDED)
+        require(0 < self.delta < 1, self, f"{{delta}} must be in (0, 1), got {self.delta}.")
+        check_least(self, 1, "draws", "epochs")
 
 
 def theory(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag theory` with these arguments; the exit code."""
     options: TheoryOptions = build(TheoryOptions, plain_values(arguments), "theory")
     path = Path(options.run)
-    runs, unfinished = load_runs([path])
-    if unfinished:
+    runs, _ = load_runs([path])
+    if not runs:
         raise ConfigError(f"{path} is not finished: resume it with the command that started it.")
     (run,) = runs
     config = build_config(run.settings)
@@ -71,7 +68,7 @@ def theory(arguments: Sequence[str], console: Console) -> int:
     complexity = estimate_complexity(config, suite, device, options.loss, options.draws, options.epochs)
     found = theory_report(
         [suite.task_names[t] for t in tasks],
-        {split: means(values) for split, values in losses.items()},
+        {split: [float(each.mean()) for each in values] for split, values in losses.items()},
         {split: [len(each) for each in values] for split, values in losses.items()},
         complexity,
         options.delta,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -82,8 +81,3 @@ def _one_draw(config: Config, suite: Suite, device: torch.device, loss: str, dra
             optimizer.step()
 
     return fit_signs(signs, lambda: bounded_losses(problem, "support", loss), epoch, epochs)
-
-
-def means(losses: Sequence[Tensor]) -> list[float]:
-    """The mean loss of every task."""
-    return [float(each.mean()) for each in losses]

@@ -43,7 +43,7 @@ def draw_signs(sizes: Sequence[int], seed: int) -> list[Tensor]:
 
 
 def correlation(signs: Sequence[Tensor], losses: Sequence[Tensor]) -> float:
-    """What the supremum is taken of: (1/T) sum_t mean(sigma^t l^t), for signs and losses (n_t,) of every task.
+    """The term under the supremum: (1/T) sum_t mean(sigma^t l^t), for signs and losses (n_t,) of every task.
 
     >>> correlation([torch.tensor([1.0, -1.0])], [torch.tensor([1.0, 0.0])])  # losses that follow the signs
     0.5
@@ -64,7 +64,7 @@ def fit_signs(signs: Sequence[Tensor], losses: Losses, epoch: Callable[[int], No
 
 
 def sign_loss(logits: Tensor, targets: Tensor, signs: Tensor) -> Tensor:
-    """What a model is trained with to follow the signs, () from logits (B, K), classes (B,) and signs (B,).
+    """The loss whose descent follows the signs, () from logits (B, K), classes (B,) and signs (B,).
 
     -log p_y where the loss is to fall, -log(1 - p_y) where it is to rise: unlike 1 - p_y itself they have a gradient
     where the model is sure of the wrong thing.

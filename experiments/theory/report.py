@@ -21,7 +21,7 @@ def theory_report(
     shared_input: bool,
     query_seen: bool,
 ) -> dict[str, Any]:
-    """What theory.json holds: ``losses`` and ``sizes`` by split (support, query, test), a number per task.
+    """The content of theory.json: ``losses`` and ``sizes`` by split (support, query, test), a number per task.
 
     query_seen: whether the query split was trained on, so that Theorem 3 has nothing to say about it.
     """
@@ -53,7 +53,7 @@ def theory_report(
 
 
 def theory_table(report: Mapping[str, Any]) -> Table:
-    """For the terminal: a line per task and one for the mean over them."""
+    """The table for the terminal: a line per task and one for the mean over them."""
     table = Table(title=f"gaps of the chosen model, {report['loss']}; delta {report['delta']:g}")
     columns = ("train", "query", "test", "test - train", "test - query", "theorem 3")
     table.add_column("task")
@@ -68,7 +68,7 @@ def theory_table(report: Mapping[str, Any]) -> Table:
 
 
 def theory_sentences(report: Mapping[str, Any]) -> list[str]:
-    """What the theorems say of this run, a line each."""
+    """A sentence for each theorem on this run."""
     two, three = report["theorem_2"], report["theorem_3"]
     low = two["bound_from_below"]
     lines = [

@@ -71,9 +71,8 @@ class RunHere:
 
     def __init__(self, line: list[str], stdout: Any, **_: Any) -> None:
         self.stdin = io.BytesIO()
-        marker = line.index("lossrag.experiments.studies.worker")
         with Path(stdout.name).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            self.returncode = run(line[marker + 1 :])
+            self.returncode = run(line[line.index("train") :])
 
     def poll(self) -> int:
         return self.returncode
@@ -82,7 +81,7 @@ class RunHere:
 @pytest.fixture(scope="session")
 def runs_here() -> Callable[[], AbstractContextManager[None]]:
     """While its context lasts, comparisons and ablations do their runs in this process, one after the other: what is
-    not about processes need not wait for them. test_killed_thrice has real ones, and ends with the same files."""
+    not about processes need not wait for them. test_killed_on_the_way has real ones, and ends with the same files."""
 
     @contextmanager
     def patched() -> Iterator[None]:

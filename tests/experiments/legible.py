@@ -1,4 +1,4 @@
-"""Whether a drawing can be read: what its texts say, and where they lie."""
+"""Legibility of a drawing: its texts, and where they lie."""
 
 from __future__ import annotations
 

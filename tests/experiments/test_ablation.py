@@ -8,9 +8,12 @@ import math
 import pytest
 
 from lossrag.experiments.config.compose import load_config
-from lossrag.experiments.studies.ablation_plan import load_plan, plan_names
-from lossrag.experiments.studies.ablation_table import as_csv, rows_of
+from lossrag.experiments.studies.ablate import ablation_rows
+from lossrag.experiments.studies.plan import Run, load_plan, plan_names
+from lossrag.experiments.studies.report import suite_report
+from lossrag.experiments.studies.results import Results
 from lossrag.experiments.studies.statistics import interval
+from tests.experiments.quick_settings import check_commands
 
 TASKS = {"a": "accuracy", "b": "accuracy"}
 
@@ -28,24 +31,74 @@ def summary(row, seed, scores):
     }
 
 
+OWN = """
+experiments: [digits]
+reference: plain
+seeds: [0, 1]
+overrides: [log.tensorboard=false, train.epochs=1, train.batch_size=256, weighting=uniform]
+rows:
+  plain:
+  faster: [optimizer.lr=0.01]
+fixed: [plain]
+also: [[faster, plain]]
+"""
+
+
 def test_a_plan_run_twice(lossrag, tmp_path, runs_here):
-    call = ["ablate", "smoke", "seeds=[0]", f"root={tmp_path}/ablation"]
+    (tmp_path / "own.yaml").write_text(OWN)
+    call = ["ablate", "own.yaml", f"root={tmp_path}/ablation"]
     with runs_here():
         first = lossrag(*call)
     assert first.code == 0, first
-    report = json.loads((tmp_path / "ablation/smoke/ablation.json").read_text())
-    assert [row["row"] for row in report["rows"]] == ["fixed", "lossrag"]
+    report = json.loads((tmp_path / "ablation/own/ablation.json").read_text())
+    assert [row["row"] for row in report["rows"]] == ["plain", "faster"]
+    assert report["rows"][1]["vs row plain"] == report["rows"][1]["vs best fixed"]
+    assert "faster minus plain: " in first.out
     assert report["failed"] == []
-    runs = (tmp_path / "ablation/smoke/runs.csv").read_text()
-    assert len(runs.splitlines()) == 1 + 2
-    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/smoke/logs").iterdir()}
+    runs = (tmp_path / "ablation/own/runs.csv").read_text()
+    assert len(runs.splitlines()) == 1 + 4
+    assert runs.startswith("row,seed,run_id,best_epoch,validation,test,digit,parity,loops,centre,seconds\n")
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/own/logs").iterdir()}
     assert lossrag(*call).code == 0
     assert {path: path.stat().st_mtime_ns for path in logs} == logs, "nothing ran again"
-    assert (tmp_path / "ablation/smoke/runs.csv").read_text() == runs
+    assert (tmp_path / "ablation/own/runs.csv").read_text() == runs
+
+
+WARM = """
+experiments: [digits]
+reference: cold
+seeds: [0, 1]
+overrides: [log.tensorboard=false, train.batch_size=256, train.epochs=2, loss.policy=knn, loss.review=3, loss.horizon=1]
+rows:
+  cold: []
+  warm: []
+warm: {row: warm, source: cold, tasks: [digit, parity]}
+fixed: []
+"""
+
+
+@pytest.mark.slow
+def test_a_row_that_starts_from_the_bank_of_another(lossrag, tmp_path, runs_here):
+    (tmp_path / "own.yaml").write_text(WARM)
+    with runs_here():
+        done = lossrag("ablate", "own.yaml", f"root={tmp_path}")
+    assert done.code == 0, done
+    report = json.loads((tmp_path / "own/ablation.json").read_text())
+    assert [row["row"] for row in report["rows"]] == ["cold", "warm"]
+    assert {(row["seed"], row["task"]) for row in report["steps"]} == {
+        (s, t) for s in (0, 1) for t in ("centre", "loops")
+    }
+    assert report["transfer"]["pairs"] == 4
+    assert {path.name for path in (tmp_path / "own/banks").iterdir()} == {"for-seed-0", "for-seed-1"}
+
+
+def rows_of(plan, found):
+    results = Results(list(plan.rows), plan.seeds, found)
+    return ablation_rows(plan, suite_report(plan, "digits", dict.fromkeys(plan.rows, ()), {}, results), results)
 
 
 def test_table_by_hand():
-    plan = load_plan("smoke", seeds=[0, 1])
+    plan = load_plan("ablation", "smoke", seeds=[0, 1])
     found = {
         ("fixed", 0): summary("fixed", 0, (0.5, 0.6)),
         ("fixed", 1): summary("fixed", 1, (0.7, 0.8)),
@@ -60,25 +113,41 @@ def test_table_by_hand():
     assert learned["vs reference"]["mean"] == pytest.approx(0.075)
     assert learned["vs reference"]["half"] == pytest.approx(12.706 * 0.025, rel=1e-4)
     assert learned["vs best fixed"]["row"] == "fixed"
-    assert as_csv(found).splitlines()[0] == "row,seed,run_id,best_epoch,validation,test,a,b,seconds"
 
 
 def test_a_row_without_all_its_seeds_is_left_out():
-    plan = load_plan("smoke", seeds=[0, 1])
-    assert rows_of(plan, {("fixed", 0): summary("fixed", 0, (0.5, 0.6))}) == []
+    plan = load_plan("ablation", "smoke", seeds=[0, 1])
+    found = {("fixed", 0): summary("fixed", 0, (0.5, 0.6))}
+    assert rows_of(plan, found) == []
 
 
 def test_one_seed_has_no_interval():
     assert math.isinf(interval([0.1]).half)
 
 
-@pytest.mark.parametrize("name", plan_names())
-def test_every_row_composes(name, tmp_path):
-    plan = load_plan(name)
+@pytest.mark.parametrize("name", plan_names("ablation"))
+def test_every_row_is_possible(name):
+    plan = load_plan("ablation", name)
     assert plan.reference in plan.rows
-    assert set(plan.fixed) <= set(plan.rows)
+    assert set(plan.rivals) <= set(plan.rows)
+    check_commands(plan.command(Run(plan.suites[0], row, (), plan.seeds[0])) for row in plan.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plan_names("ablation"))
+def test_every_row_composes(name):
+    plan = load_plan("ablation", name)
     for row in plan.rows:
-        load_config(plan.command(row, plan.seeds[0], tmp_path))
+        load_config(plan.command(Run(plan.suites[0], row, (), plan.seeds[0])))
+
+
+@pytest.mark.parametrize(
+    "change", [("[digits]", "[digits, noise]"), ("[[faster, plain]]", "[[faster]]"), ("fixed:", "tuning: {}\nfixed:")]
+)
+def test_mistakes_in_a_plan(lossrag, tmp_path, change):
+    (tmp_path / "own.yaml").write_text(OWN.replace(*change))
+    error = lossrag("ablate", "own.yaml").error
+    assert "an ablation has one experiment, and also holds pairs" in error or "Unknown key plan own.tuning" in error
 
 
 @pytest.mark.parametrize(

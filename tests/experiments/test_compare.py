@@ -15,30 +15,45 @@ import pytest
 
 from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import load_config
-from lossrag.experiments.studies.plan import label, load_plan, plan_names
+from lossrag.experiments.studies.plan import Run, label, load_plan, plan_names
 from lossrag.lossbank.composing.policies import POLICIES
 from lossrag.weighting import WEIGHTINGS
+from tests.experiments.quick_settings import check_commands
 
 SAME = ["compare.json", "runs.csv", "tuning.csv", "table.md", "table.tex"]
 """The files of a comparison that are the same, bit for bit, however it came about."""
-SMOKE = ["compare", "experiment=smoke", "methods=[tchebycheff]"]
+SMOKE = ["compare", "experiment=smoke", "methods=[tchebycheff]", "seeds=[0]"]
 
 
 # -- plans
 
 
-@pytest.mark.parametrize("name", plan_names())
-def test_every_method_composes_and_gets_equal_tuning(name):
-    plan = load_plan(name)
-    assert {len(method.settings) for method in plan.methods.values()} == {plan.tuning_runs}
-    assert not plan.tuning_runs or plan.tuning_seed not in plan.seeds
-    for method in plan.methods.values():
-        load_config(plan.command(plan.suites[-1], method.name, (method.settings or [()])[-1], plan.seeds[0]))
+@pytest.mark.parametrize("name", plan_names("compare"))
+def test_every_method_is_possible_and_gets_equal_tuning(name):
+    plan = load_plan("compare", name)
+    tuning = plan.tuning
+    assert {len(method.settings) for method in plan.rows.values()} == {tuning.runs if tuning else 0}
+    assert tuning is None or tuning.seed not in plan.seeds
+    check_commands(commands_of(plan))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", plan_names("compare"))
+def test_every_method_composes(name):
+    for command in commands_of(load_plan("compare", name)):
+        load_config(command)
+
+
+def commands_of(plan):
+    """One of every method on every suite."""
+    settings = {name: (method.settings or [()])[-1] for name, method in plan.rows.items()}
+    runs = [Run(suite, name, setting, plan.seeds[0]) for suite in plan.suites for name, setting in settings.items()]
+    return [plan.command(run) for run in runs]
 
 
 def test_every_method_has_all_of_them_on_both_corpora():
-    plan = load_plan("every_method")
-    chosen = {override for method in plan.methods.values() for override in method.overrides}
+    plan = load_plan("compare", "every_method")
+    chosen = {override for method in plan.rows.values() for override in method.overrides}
     assert {f"weighting={name}" for name in WEIGHTINGS} <= chosen
     assert {f"loss.policy={name}" for name in POLICIES if name != "fixed"} <= chosen
     assert {"model.sharing=none", "model.sharing=shared_private"} <= chosen
@@ -47,10 +62,10 @@ def test_every_method_has_all_of_them_on_both_corpora():
 
 
 def test_topic_small_is_what_it_says():
-    plan = load_plan("topic_small")
-    assert (len(plan.methods), plan.seeds, plan.suites) == (9, (0, 1, 2), ("topic_small",))
-    assert "model.sharing=none" in plan.methods["single_task"].overrides
-    assert load_plan("topic_small", methods=["dwa"]).methods.keys() == {"uniform", "dwa"}
+    plan = load_plan("compare", "topic_small")
+    assert (len(plan.rows), plan.seeds, plan.suites) == (9, (0, 1, 2), ("topic_small",))
+    assert "model.sharing=none" in plan.rows["single_task"].overrides
+    assert load_plan("compare", "topic_small", rows=["dwa"]).rows.keys() == {"uniform", "dwa"}
 
 
 def test_labels_tell_learning_rates_apart():
@@ -119,7 +134,7 @@ def test_mistakes(lossrag, tmp_path, arguments, message):
 def test_help(lossrag, arguments):
     shown = lossrag("compare", *arguments)
     assert shown.code == 0
-    for name in plan_names():
+    for name in plan_names("compare"):
         assert f"experiment={name} " in shown.out
 
 
@@ -128,7 +143,7 @@ def test_help(lossrag, arguments):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, runs_here):
-    """Two methods, two settings and two seeds each: eight runs, and what the command said."""
+    """Two methods, two settings and one seed each: six runs, and what the command said."""
     root = tmp_path_factory.mktemp("undisturbed")
     with runs_here(), redirect_stdout(io.StringIO()) as out:
         assert run([*SMOKE, f"root={root}"]) == 0
@@ -147,10 +162,10 @@ def test_what_a_comparison_leaves(undisturbed):
         assert best["chosen"]
         assert row["setting"] == best["setting"]
         assert row["failed"] == 0
-    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 4
+    assert len((folder / "runs.csv").read_text().splitlines()) == 1 + 2
     assert len((folder / "tuning.csv").read_text().splitlines()) == 1 + 4
-    assert len((folder / "seconds.csv").read_text().splitlines()) == 1 + 8
-    assert "(2 of 2, mean" in out
+    assert len((folder / "seconds.csv").read_text().splitlines()) == 1 + 6
+    assert "(1 of 1, mean" in out
     assert "uniform" in (folder / "table.md").read_text()
 
 
@@ -159,26 +174,41 @@ def test_the_second_time_nothing_runs(undisturbed, lossrag):
     files = [*SAME, "seconds.csv"]
     before = {name: (folder / name).read_bytes() for name in files}
     runs = {path: path.stat().st_mtime_ns for pattern in ("logs/*", "*/metrics.jsonl") for path in folder.glob(pattern)}
-    assert len(runs) == 16
+    assert len(runs) == 12
     assert lossrag(*SMOKE, f"root={folder.parent}").code == 0
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
     assert {name: (folder / name).read_bytes() for name in files} == before
 
 
+def test_killed_on_the_way(undisturbed, tmp_path, lossrag, runs_here):
+    """The parent by SIGKILL: its runs notice, and end as after SIGTERM. What is left then is done in this process, as
+    all of the undisturbed comparison."""
+    killed(tmp_path, [("parent", 1)])
+    with runs_here():
+        assert lossrag(*SMOKE, f"root={tmp_path}").code == 0
+    for name in SAME:
+        assert (tmp_path / "smoke" / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_killed_thrice(undisturbed, tmp_path, lossrag, runs_here):
-    """The parent alone, all of its group, the parent by SIGTERM; every time a run further, the last one in the second
-    phase. What is left then is done in this process, as all of the undisturbed comparison."""
-    folder, line = tmp_path / "smoke", [*SMOKE, f"root={tmp_path}"]
-    for stop, number in (("parent", 1), ("group", 2), ("terminate", 5)):
-        with (tmp_path / "out").open("ab") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", *line],
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+    """The parent alone, all of its group, the parent by SIGTERM, in the second phase."""
+    killed(tmp_path, [("parent", 1), ("group", 2), ("terminate", 5)])
+    assert "the same command goes on" in (tmp_path / "out").read_text()
+    with runs_here():
+        assert lossrag(*SMOKE, f"root={tmp_path}").code == 0
+    for name in SAME:
+        assert (tmp_path / "smoke" / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+
+
+def killed(root, sessions):
+    """Start the comparison as often as there are sessions, and end each so when so many runs have finished."""
+    line = [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", *SMOKE, f"root={root}"]
+    for stop, number in sessions:
+        with (root / "out").open("ab") as out:
+            process = subprocess.Popen(line, stdout=out, stderr=out, start_new_session=True)
         try:
-            _wait_for(folder, number, process)
+            _wait_for(root / "smoke", number, process)
             if stop == "group":
                 os.killpg(process.pid, signal.SIGKILL)
             else:
@@ -188,12 +218,7 @@ def test_killed_thrice(undisturbed, tmp_path, lossrag, runs_here):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        assert not (folder / "compare.json").exists()
-    assert "the same command goes on" in (tmp_path / "out").read_text()
-    with runs_here():
-        assert lossrag(*line).code == 0
-    for name in SAME:
-        assert (folder / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
+        assert not (root / "smoke" / "compare.json").exists()
 
 
 def _wait_for(folder, summaries, process):

@@ -8,12 +8,19 @@ import json
 import pytest
 from rich.console import Console
 
-from lossrag.experiments.studies.live import LiveTable
-from lossrag.experiments.studies.plan import load_plan
-from lossrag.experiments.studies.render import cells, header, latex, markdown, rich_table
-from lossrag.experiments.studies.result import SuiteRuns, runs_csv, suite_report
+from lossrag.experiments.studies.plan import Run, load_plan
+from lossrag.experiments.studies.report import (
+    choose,
+    latex,
+    markdown,
+    results_grid,
+    rich_table,
+    suite_report,
+    tuning_csv,
+)
+from lossrag.experiments.studies.results import Results, runs_csv
 from lossrag.experiments.studies.statistics import holm, mean_ranks, paired_p
-from lossrag.experiments.studies.tuning import Trial, choose, tuning_csv
+from lossrag.experiments.studies.study import Progress
 
 
 def summary(name, scores, validation=0.5):
@@ -66,22 +73,22 @@ SCORES = {
 
 @pytest.fixture
 def plan():
-    return load_plan("smoke", seeds=[0, 1, 2])
+    return load_plan("compare", "smoke", seeds=[0, 1, 2])
 
 
 @pytest.fixture
-def suite(plan):
-    tried = {name: [Trial(setting, None) for setting in method.settings] for name, method in plan.methods.items()}
-    tried["uniform"] = [
-        Trial(setting, summary("trial", (0.5, 0.5), score))
-        for setting, score in zip(plan.methods["uniform"].settings, (0.7, 0.8), strict=True)
-    ]
-    settings = {name: method.settings[-1] for name, method in plan.methods.items()}
-    return SuiteRuns("digits", tried, settings, {key: summary("run", scores) for key, scores in SCORES.items()})
+def report(plan):
+    tried = {name: dict.fromkeys(method.settings) for name, method in plan.rows.items()}
+    tried["uniform"] = {
+        setting: summary("trial", (0.5, 0.5), score)
+        for setting, score in zip(plan.rows["uniform"].settings, (0.7, 0.8), strict=True)
+    }
+    settings = {name: method.settings[-1] for name, method in plan.rows.items()}
+    runs = {key: summary("run", scores) for key, scores in SCORES.items()}
+    return suite_report(plan, "digits", settings, tried, Results(list(plan.rows), plan.seeds, runs))
 
 
-def test_rows_by_hand(plan, suite):
-    report = suite_report(plan, suite)
+def test_rows_by_hand(report):
     uniform, tchebycheff, meta = report["rows"]
     assert report["best"] == "tchebycheff"
     assert uniform["test"]["mean"] == pytest.approx(0.65)
@@ -106,9 +113,9 @@ def test_rows_by_hand(plan, suite):
     assert meta["rank"] == pytest.approx((3 + 3 + 3 + 3 + 2 + 1.5) / 6)
 
 
-def test_tables_show_failures_and_tuning(plan, suite):
-    report = suite_report(plan, suite)
-    rows = [dict(zip(header(report), cells(report, row), strict=True)) for row in report["rows"]]
+def test_tables_show_failures_and_tuning(plan, report):
+    grid = results_grid(report)
+    rows = [dict(zip(grid.header, row, strict=True)) for row in grid.rows]
     assert [row["runs"] for row in rows] == ["3", "3", "failed: 1 of 3"]
     assert rows[1]["minus uniform"].startswith("+0.0833 ± 0.0717")
     text = markdown("smoke", [report], plan.seeds)
@@ -119,52 +126,63 @@ def test_tables_show_failures_and_tuning(plan, suite):
     assert r"failed: 1 of 3 \\" in tex
     assert r"95 \% intervals" in tex
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 2
-    runs = runs_csv(plan, [suite]).splitlines()
-    assert runs[0] == "suite,method,setting,seed,run_id,best_epoch,validation,test,a,b"
-    assert runs[1] == "digits,uniform,lr=0.003,0,run,1,0.500000,0.550000,0.500000,0.600000"
-    assert "digits,metaweighting,lr=0.003 alpha=0.2,1,failed" in runs
-    tried = tuning_csv(plan, {"digits": suite.tuning}).splitlines()
+    tried = tuning_csv([report]).splitlines()
     assert tried[2] == "digits,uniform,lr=0.003,100,0.800000,yes,trial"
 
 
+def test_lines_of_runs():
+    one = summary("run", (0.5, 0.6))
+    other = {**one, "metric": {"b": "r2", "c": "r2"}, "test_accuracy": {}, "test_r2": {"b": 0.25, "c": 0.75}}
+    lines = [(("digits", 0), one), (("digits", 1), None), (("toy", 0), other)]
+    assert runs_csv(["suite", "seed"], lines, seconds=True).splitlines() == [
+        "suite,seed,run_id,best_epoch,validation,test,a,b,c,seconds",
+        "digits,0,run,1,0.500000,0.550000,0.500000,0.600000,,2",
+        "digits,1,failed",
+        "toy,0,run,1,0.500000,0.550000,,0.250000,0.750000,2",
+    ]
+
+
 def test_one_seed_has_no_interval_and_no_test():
-    plan = load_plan("smoke", seeds=[0])
-    settings = dict.fromkeys(plan.methods, ())
-    runs = {(name, 0): summary("run", (0.5, 0.6)) for name in plan.methods}
-    report = suite_report(plan, SuiteRuns("digits", {}, settings, runs))
+    plan = load_plan("compare", "smoke", seeds=[0])
+    runs = {(name, 0): summary("run", (0.5, 0.6)) for name in plan.rows}
+    settings = dict.fromkeys(plan.rows, ())
+    report = suite_report(plan, "digits", settings, {}, Results(list(plan.rows), plan.seeds, runs))
     assert json.loads(json.dumps(report, allow_nan=False))["rows"][1]["minus reference"]["p_holm"] is None
     table = markdown("smoke", [report], plan.seeds)
     assert "±" not in table + latex([report], plan.seeds)
     assert "Test score of one seed: no intervals" in table
     assert "Not tuned" in table
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(rich_table(report, plan.seeds))
+    console.print(rich_table(report, plan.seeds, width=80))
     assert "digits: test score of one seed" in console.export_text()
 
 
 def test_a_suite_whose_runs_all_failed(plan):
-    report = suite_report(plan, SuiteRuns("digits", {}, dict.fromkeys(plan.methods), {}))
+    report = suite_report(plan, "digits", dict.fromkeys(plan.rows), {}, Results(list(plan.rows), plan.seeds, {}))
     assert "failed: 3 of 3" in markdown("smoke", [report], plan.seeds)
 
 
 def test_choice_on_validation():
-    trials = [Trial((name,), summary("x", (0, 0), score)) for name, score in (("a", -1.0), ("b", 0.3), ("c", 0.3))]
-    assert choose([Trial(("failed",), None), *trials]) == ("b",)
-    assert choose(trials[:1]) == ("a",)
-    assert choose([Trial(("failed",), None)]) is None
+    trials = {(name,): summary("x", (0, 0), score) for name, score in (("a", -1.0), ("b", 0.3), ("c", 0.3))}
+    assert choose({("failed",): None, **trials}) == ("b",)
+    assert choose({("a",): trials["a",]}) == ("a",)
+    assert choose({("failed",): None}) is None
 
 
-def test_live_table():
+def test_progress():
     screen = io.StringIO()
-    with LiveTable(Console(file=screen, width=100), [("digits", "uniform")], 2, 3) as live:
-        live.ended(("digits", "uniform"), "tuning", "lr=1", summary("x", (0.5, 0.5), 0.25))
-        live.ended(("digits", "uniform"), "test", "seed 0", summary("x", (0.5, 0.6)))
-        live.ended(("digits", "uniform"), "test", "seed 1", None)
+    progress = Progress(Console(file=screen, width=100), [("digits", "uniform")], 2, 3)
+    with progress.shown():
+        tried = Run("digits", "uniform", ("optimizer.lr=1",), 0)
+        progress.ended(tried, "tuning", summary("x", (0.5, 0.5), 0.25))
+        progress.ended(tried, "test", summary("x", (0.5, 0.6)))
+        progress.ended(Run("digits", "uniform", (), 1), "test", None)
     lines = screen.getvalue().splitlines()
-    assert lines[0].endswith("lr=1: validation 0.2500  (1 of 2)")
+    assert lines[0].endswith("lr=1, seed 0: validation 0.2500  (1 of 2)")
     assert lines[2].endswith("seed 1: failed  (1 of 3, failed: 1, mean 0.5500)")
     terminal = io.StringIO()
-    with LiveTable(Console(file=terminal, width=100, force_terminal=True), [("digits", "uniform")], 0, 3) as live:
-        live.ended(("digits", "uniform"), "test", "seed 0", summary("x", (0.5, 0.6)))
+    progress = Progress(Console(file=terminal, width=100, force_terminal=True), [("digits", "uniform")], 0, 3)
+    with progress.shown():
+        progress.ended(tried, "test", summary("x", (0.5, 0.6)))
     assert "1 of 3, mean 0.5500" in terminal.getvalue()
     assert "tuning" not in terminal.getvalue()

@@ -9,8 +9,9 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
+from lossrag.experiments.plotting import AREAS
 from lossrag.experiments.record.composition_log import draw_compositions
-from lossrag.experiments.record.composition_plot import COLOURS, compositions_figure, last_shares, shares_over_steps
+from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, shares_over_steps
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.loss_map import loss_map_figure, project
 from lossrag.experiments.record.projector import write_projector
@@ -34,7 +35,7 @@ def test_stacked_areas_fill_the_panel():
     assert len(first.collections) == 8
     assert len(second.collections) == 2
     drawn = [to_hex(area.get_facecolor()[0]).upper() for area in first.collections]
-    assert set(drawn[:7]) == set(COLOURS)
+    assert set(drawn[:7]) == set(AREAS)
     assert drawn[7] == "#BBBBBB"
     for axes in figure.axes:
         assert max(vertex[1] for path in axes.collections[-1].get_paths() for vertex in path.vertices) == pytest.approx(

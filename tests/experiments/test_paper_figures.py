@@ -6,10 +6,12 @@ import copy
 import csv
 import json
 import random
+from functools import partial
 
 import pytest
 from omegaconf import OmegaConf
 
+from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.figures.accuracy import draw_accuracy
@@ -32,64 +34,65 @@ def settings():
     return load_config(["experiment=digits"])[1]
 
 
+def write_run(settings, root, weighting="metaweighting", tasks=TOPICS, seed=0, query=True, **changes):
+    """A finished run as `lossrag train` leaves it, of made-up numbers: its directory."""
+    draw = random.Random(f"{weighting}{seed}{changes}")
+    own = copy.deepcopy(settings)
+    own["seed"] = own["tasks"]["seed"] = seed
+    own["weighting"]["name"] = weighting
+    own["train"]["epochs"] = EPOCHS
+    own["tasks"]["name"] = "topics" if tasks is TOPICS else "products"
+    for key, value in changes.items():
+        section, _, option = key.partition("__")
+        own[section][option] = value
+    path = root / run_id(own)
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(own)))
+    accuracy = {task: 0.8 + 0.15 * draw.random() for task in tasks}
+    summary = {
+        "run_id": path.name,
+        "seed": seed,
+        "suite": own["tasks"]["name"],
+        "weighting": weighting,
+        "metric": dict.fromkeys(tasks, "accuracy"),
+        "test_accuracy": accuracy,
+        "test_accuracy_mean": sum(accuracy.values()) / len(tasks),
+        "test_r2": {},
+        "test_score_mean": sum(accuracy.values()) / len(tasks),
+        "test_loss": {task: 0.5 + draw.random() for task in tasks},
+        "task_weights": dict.fromkeys(tasks, 1.0),
+        "best_epoch": 4,
+        "epochs": EPOCHS,
+        "refit": False,
+        "seconds": 1.0,
+    }
+    (path / "summary.json").write_text(json.dumps(summary))
+    with (path / "metrics.jsonl").open("w") as file:
+        for step in range(1, EPOCHS * STEPS + 1):
+            epoch = (step - 1) // STEPS + 1
+            point = {"step": step, "epoch": epoch}
+            for task in tasks:
+                point[f"support/loss/{task}"] = 1 / epoch
+                point[f"weight/{task}"] = 1 + draw.random() * step / 100
+            file.write(json.dumps(point) + "\n")
+            if step % STEPS == 0:
+                splits = ("validation", "query") if query else ("validation",)
+                ends = {f"{split}/loss/{task}": 0.3 + draw.random() for split in splits for task in tasks}
+                file.write(json.dumps({"step": step, "epoch": epoch, **ends}) + "\n")
+    return path
+
+
 @pytest.fixture
 def write(settings, tmp_path):
-    """A finished run as `lossrag train` leaves it, of made-up numbers: its directory."""
-
-    def call(weighting="metaweighting", tasks=TOPICS, seed=0, query=True, root=tmp_path / "runs", **changes):
-        draw = random.Random(f"{weighting}{seed}{changes}")
-        own = copy.deepcopy(settings)
-        own["seed"] = own["tasks"]["seed"] = seed
-        own["weighting"]["name"] = weighting
-        own["train"]["epochs"] = EPOCHS
-        own["tasks"]["name"] = "topics" if tasks is TOPICS else "products"
-        for key, value in changes.items():
-            section, _, option = key.partition("__")
-            own[section][option] = value
-        path = root / run_id(own)
-        path.mkdir(parents=True)
-        (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(own)))
-        accuracy = {task: 0.8 + 0.15 * draw.random() for task in tasks}
-        summary = {
-            "run_id": path.name,
-            "seed": seed,
-            "suite": own["tasks"]["name"],
-            "weighting": weighting,
-            "metric": dict.fromkeys(tasks, "accuracy"),
-            "test_accuracy": accuracy,
-            "test_accuracy_mean": sum(accuracy.values()) / len(tasks),
-            "test_r2": {},
-            "test_score_mean": sum(accuracy.values()) / len(tasks),
-            "test_loss": {task: 0.5 + draw.random() for task in tasks},
-            "task_weights": dict.fromkeys(tasks, 1.0),
-            "best_epoch": 4,
-            "epochs": EPOCHS,
-            "refit": False,
-            "seconds": 1.0,
-        }
-        (path / "summary.json").write_text(json.dumps(summary))
-        with (path / "metrics.jsonl").open("w") as file:
-            for step in range(1, EPOCHS * STEPS + 1):
-                epoch = (step - 1) // STEPS + 1
-                point = {"step": step, "epoch": epoch}
-                for task in tasks:
-                    point[f"support/loss/{task}"] = 1 / epoch
-                    point[f"weight/{task}"] = 1 + draw.random() * step / 100
-                file.write(json.dumps(point) + "\n")
-                if step % STEPS == 0:
-                    splits = ("validation", "query") if query else ("validation",)
-                    ends = {f"{split}/loss/{task}": 0.3 + draw.random() for split in splits for task in tasks}
-                    file.write(json.dumps({"step": step, "epoch": epoch, **ends}) + "\n")
-        return path
-
-    return call
+    """One of these in ``runs``."""
+    return partial(write_run, settings, tmp_path / "runs")
 
 
-@pytest.fixture(params=[TOPICS, PRODUCTS], ids=["4 tasks", "14 tasks"])
-def many(request, write):
+@pytest.fixture(scope="module", params=[TOPICS, PRODUCTS], ids=["4 tasks", "14 tasks"])
+def many(request, settings, tmp_path_factory):
     """Nine methods with three seeds each."""
-    tasks = request.param
-    return tasks, load_runs([write(method, tasks, seed) for method in METHODS for seed in range(3)])[0]
+    tasks, root = request.param, tmp_path_factory.mktemp("many")
+    return tasks, load_runs([write_run(settings, root, method, tasks, s) for method in METHODS for s in range(3)])[0]
 
 
 def test_accuracy(many):
@@ -151,18 +154,17 @@ def test_gaps(many):
     assert "test" not in losses_at(uniform[0], 6)
 
 
-@pytest.mark.parametrize(("name", "key"), [("rho", "tasks__rho"), ("alpha", "weighting__alpha")])
-def test_sweep(write, name, key):
+def test_sweep(write):
     values = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4)
     paths = [
-        write(seed=seed, tasks=tasks, **{key: value})
+        write(seed=seed, tasks=tasks, tasks__rho=value)
         for value in values
         for seed in range(3)
         for tasks in (TOPICS, PRODUCTS)
     ]
     other = write("bandit_mtl", tasks__rho=0.33)
     runs = load_runs([*paths, other])[0]
-    (drawing,) = draw_sweep(name, runs)
+    (drawing,) = draw_sweep("rho", runs)
     assert_legible(drawing, ["topics, mlp", "products, mlp", *map(str, values)])
     left, right = drawing.figure.axes
     assert "accuracy (%)" in left.get_ylabel()
@@ -171,10 +173,16 @@ def test_sweep(write, name, key):
     of_first = sorted(
         100 * run.summary["test_accuracy_mean"]
         for run in runs
-        if run.deciding[key.replace("__", ".")] == 0.01 and len(run.tasks) == 4
+        if run.deciding["tasks.rho"] == 0.01 and len(run.tasks) == 4
     )
     assert medians[0].get_ydata()[0] == pytest.approx(of_first[1])
     assert drawing.notes[0].endswith("runs 3 at 0.01, 3 at 0.05, 3 at 0.1, 3 at 0.2, 3 at 0.3, 3 at 0.4")
+
+
+def test_sweep_of_alpha(write):
+    runs = load_runs([write(weighting__alpha=value) for value in (0.02, 0.1)])[0]
+    (drawing,) = draw_sweep("alpha", runs)
+    assert_legible(drawing, ["topics, mlp", "α: step size of the task weights", "0.02", "0.1"])
 
 
 def test_a_sweep_does_not_crowd_other_figures(write):
@@ -278,6 +286,44 @@ def test_nothing_finished(lossrag, write):
     assert "None of these runs is finished" in lossrag("figures", "root=runs").error
 
 
-def test_damaged_summary(lossrag, write):
-    (write() / "summary.json").write_text("{")
-    assert "cannot be read" in lossrag("figures", "root=runs").error
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml", "metrics.jsonl"])
+def test_damaged_file(lossrag, write, name):
+    (write() / name).write_text("{")
+    assert f"{name} is damaged" in lossrag("figures", "root=runs").error
+
+
+def test_a_folder_in_which_nothing_was_begun_is_no_run(lossrag, write):
+    """As one that was made before its data were found missing: a configuration, and at most an empty log."""
+    abandoned = write(seed=1)
+    (abandoned / "summary.json").unlink()
+    (abandoned / "metrics.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="There is no run"):
+        run_directories(abandoned.parent)
+    write()
+    result = lossrag("figures", "root=runs", "only=[rho]")
+    assert result.code == 0
+    assert str(abandoned.name) not in result.out
+    assert f"{abandoned} was never begun" in lossrag("figures", f"runs=[{abandoned}]", "root=runs", "only=[rho]").out
+
+
+def test_a_run_without_a_logged_step(write):
+    """With log.every_steps beyond its length a run logs its epochs alone; a log may be lost altogether."""
+    runs = []
+    for method in ("uniform", "metaweighting"):
+        path = write(method) / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "support/loss" not in line))
+        runs.append(path.parent)
+    (gaps,) = draw_gaps(load_runs(runs)[0])
+    chart = {axes.get_title().splitlines()[0]: axes for axes in gaps.figure.axes}["epoch 2"]
+    assert [line.get_label() for line in chart.get_lines()] == ["query", "validation"]
+    (weights,) = draw_weights(load_runs(runs)[0])
+    assert "has logged them" in weights.reason
+    (both,) = draw_weights(load_runs([*runs, write("metaweighting", seed=1)])[0])
+    assert "left out: 1 of 2 runs that logged no weights" in both.notes
+    for path in runs:
+        (path / "metrics.jsonl").unlink()
+    (gaps,), (weights,) = (draw(load_runs(runs)[0]) for draw in (draw_gaps, draw_weights))
+    assert "logged nothing" in gaps.reason
+    assert "has logged them" in weights.reason
+    assert len(draw_accuracy(load_runs(runs)[0])) == 1

@@ -26,6 +26,7 @@ def test_a_finished_run_is_shown_not_repeated(copied, lossrag):
     assert "finished" in result.out
     assert "run.again=true" in result.out
     assert "mean" in result.out
+    assert f"results   {directory}/summary.json" in result.out, "it was moved: where it is now"
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
     after.pop(directory / ".lock"), before.pop(directory / ".lock")
     assert before == after
@@ -117,7 +118,7 @@ def test_a_full_disk_while_running(tmp_path, lossrag, monkeypatch):
     def refuse(_path, _content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lossrag.experiments.record.checkpoint.write_atomic", refuse)
+    monkeypatch.setattr("lossrag.tensors.write_atomic", refuse)
     error = lossrag("train", "experiment=digits", "train.epochs=1", f"run.root={tmp_path}/runs").error
     assert "No space left on device" in error
     assert "resume" in error

@@ -6,14 +6,16 @@ import json
 
 import pytest
 
-from lossrag.experiments.studies.sweep import SweepOptions, sweep_csv
+from lossrag.experiments.studies.plan import Run
+from lossrag.experiments.studies.sweep import sweep_csv
 
 SWEEP = ["sweep", "experiment=digits", "key=weighting.alpha", "values=[0.01,0.1]", "seeds=[0]"]
 
 
-def test_a_sweep_twice(lossrag, tmp_path):
+def test_a_sweep_twice(lossrag, tmp_path, runs_here):
     call = [*SWEEP, "train.epochs=1", "log.tensorboard=false", f"root={tmp_path}/sweep"]
-    first = lossrag(*call)
+    with runs_here():
+        first = lossrag(*call)
     assert first.code == 0, first
     assert "0.01" in first.out
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("summary.json")}
@@ -28,8 +30,8 @@ def test_a_sweep_twice(lossrag, tmp_path):
 
 
 def test_a_failed_run_is_a_line():
-    options = SweepOptions("weighting.alpha", [1], [0, 1])
-    assert sweep_csv(options, {("1", 0): None, ("1", 1): None}).splitlines()[1:] == ["1,0,failed", "1,1,failed"]
+    failed = {Run("", "1", (), seed): None for seed in (0, 1)}
+    assert sweep_csv("weighting.alpha", failed).splitlines()[1:] == ["1,0,failed", "1,1,failed"]
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ class TestCommand:
         ("arguments", "said"),
         [
             (["delta=0.1"], "needs a finished run"),
-            (["run=x", "loss=cross_entropy"], "is none in [0, 1]"),
+            (["run=x", "loss=cross_entropy"], "loss='cross_entropy' is unknown"),
             (["run=x", "delta=1"], "delta must be in (0, 1)"),
             (["run=x", "draws=0"], "draws must be 1 or more"),
             (["run=x"], "is no run directory"),

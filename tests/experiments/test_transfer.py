@@ -1,4 +1,4 @@
-"""What a bank carries over: half a bank, and the steps by hand."""
+"""Transfer by a bank: half a bank, and the steps by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 import pytest
 
 from lossrag import ConfigError
-from lossrag.experiments.studies.ablation_plan import load_plan
-from lossrag.experiments.studies.transfer import Warm, keep_tasks, transfer_rows, transfer_summary
+from lossrag.experiments.studies.plan import Run, Warm, load_plan
+from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
 from lossrag.lossbank import LossBank
 
-WARM = Warm("warm", "cold", ("COMP",))
+WARM = Warm("warm", "cold", ["COMP"])
 
 
 def write_run(folder, shares):
@@ -69,8 +69,8 @@ def test_half_a_bank(train, tmp_path):
 
 
 def test_the_warm_row_starts_from_the_bank_of_another_seed(tmp_path):
-    plan = load_plan("transfer", seeds=[3, 5])
+    plan = load_plan("ablation", "transfer", str(tmp_path), seeds=[3, 5])
     assert (plan.teacher(3), plan.teacher(5)) == (5, 3)
-    assert f"loss.bank={tmp_path}/banks/for-seed-3" in plan.command("warm", 3, tmp_path)
-    assert not any("loss.bank" in override for override in plan.command("cold", 3, tmp_path))
-    assert load_plan("transfer", rows=["cold"]).warm is None
+    assert f"loss.bank={tmp_path}/transfer/banks/for-seed-3" in plan.command(Run("noise", "warm", (), 3))
+    assert not any("loss.bank" in override for override in plan.command(Run("noise", "cold", (), 3)))
+    assert load_plan("ablation", "transfer", rows=["cold"]).warm is None

@@ -1,0 +1,135 @@
+"""Study: the runs of a plan from the check of their settings to their summaries, shown as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import mean
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lossrag.checks import check_least
+from lossrag.experiments.record.finished import Summary
+from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
+from lossrag.experiments.studies.plan import Plan, Run, label
+from lossrag.files import write_atomic
+
+Summaries = dict[Run, Summary | None]
+"""By run: what it left, None when it failed."""
+SCORES = {"tuning": ("validation", "validation_score_mean"), "test": ("test", "test_score_mean")}
+"""By phase of a study: the split that counts, and its mean score in a summary."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """processes: runs side by side, each with one thread."""
+
+    processes: int = 2
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "processes")
+
+
+class Study:
+    """The runs of a plan, ``processes`` at a time, in the plan's folder."""
+
+    def __init__(self, plan: Plan, processes: int, console: Console) -> None:
+        self.plan, self.processes, self.console = plan, processes, console
+        self.logs = plan.folder / "logs"
+        self.failed: list[Job] = []
+        trials = plan.tuning.runs if plan.tuning is not None else 0
+        rows = [(suite, row) for suite in plan.suites for row in plan.rows]
+        self.progress = Progress(console, rows, trials, len(plan.seeds))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep the folder to this process and show the progress; raises RunDirectoryError when another one has it."""
+        with claimed(self.plan.folder), self.progress.shown():
+            yield
+
+    def jobs(self, runs: Sequence[Run]) -> dict[Run, Job]:
+        """The job of every run; raises ConfigError for a mistake in one, so that it shows before anything runs."""
+        return {run: make_job(run.name, self.plan.command(run), self.plan.folder) for run in runs}
+
+    def run(self, jobs: Mapping[Run, Job], phase: str = "test") -> Summaries:
+        """Do what is not finished; the summaries of all."""
+        runs = {job: run for run, job in jobs.items()}
+        summaries = run_jobs(
+            list(runs), self.processes, self.logs, lambda job, summary: self.progress.ended(runs[job], phase, summary)
+        )
+        self.failed += [job for job in runs if summaries[job] is None]
+        return {run: summaries[job] for run, job in jobs.items()}
+
+    def end(self, texts: Mapping[str, str], tables: Sequence[Table]) -> int:
+        """Write the files and show the tables; the exit code, 1 when a run failed."""
+        for name, text in texts.items():
+            write_atomic(self.plan.folder / name, text.encode())
+        for table in tables:
+            self.console.print(table)
+        self.say(f"written to {self.plan.folder}: {', '.join(texts)}")
+        for job in self.failed:
+            self.say(f"failed: {job.name}: {why_failed(job, self.logs)}")
+        return 1 if self.failed else 0
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        self.progress.say(line)
+
+
+class Progress:
+    """Finished of all runs, and the mean score so far, of every row: a live table on a terminal, a line for each run
+    elsewhere.
+
+    rows: by suite and name. trials, tests: how many tuning runs and how many others each has.
+    """
+
+    def __init__(self, console: Console, rows: Sequence[tuple[str, str]], trials: int, tests: int) -> None:
+        self._console = console
+        self._number = {phase: number for phase, number in (("tuning", trials), ("test", tests)) if number}
+        self._scores: dict[tuple[str, str], dict[str, list[float | None]]] = {
+            row: {phase: [] for phase in self._number} for row in rows
+        }
+        self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the live table up, if there is a terminal."""
+        if self._console.is_terminal:
+            self._live.start()
+        try:
+            yield
+        finally:
+            self._live.stop()
+
+    def ended(self, run: Run, phase: str, summary: Summary | None) -> None:
+        """A run of this phase, ``tuning`` or ``test``; without a summary it failed."""
+        split, key = SCORES[phase]
+        row, score = (run.suite, run.row), None if summary is None else float(summary[key])
+        self._scores[row][phase].append(score)
+        if self._console.is_terminal:
+            self._live.update(self._table())
+            return
+        text = "failed" if score is None else f"{split} {score:.4f}"
+        what = ["/".join(filter(None, row)), *([label(run.setting)] if run.setting else []), f"seed {run.seed}"]
+        self.say(f"{phase} {', '.join(what)}: {text}  ({self._state(row, phase)})")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the table."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _state(self, row: tuple[str, str], phase: str) -> str:
+        scores = self._scores[row][phase]
+        finished = [score for score in scores if score is not None]
+        text = f"{len(finished)} of {self._number[phase]}"
+        if failed := len(scores) - len(finished):
+            text += f", failed: {failed}"
+        return f"{text}, mean {mean(finished):.4f}" if finished and phase == "test" else text
+
+    def _table(self) -> Table:
+        table = Table("suite", "row", *self._number, title="runs so far")
+        for row in self._scores:
+            table.add_row(*row, *(self._state(row, phase) for phase in self._number))
+        return table
