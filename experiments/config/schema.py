@@ -1,17 +1,18 @@
-"""The typed configuration of a run: what the YAML files under ``experiments/conf`` must amount to."""
+"""Typed configuration of a run, section by section."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
-from lossrag.checks import check_choice, check_least, check_share
+from lossrag.checks import check_choice, check_least, check_share, require
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
 from lossrag.lossbank import ComposerConfig
 from lossrag.tasks import Corruption
+from lossrag.weighting import Weighting
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class LossConfig(ComposerConfig):
         check_choice(self, "outer", ("mean", "lambda"))
         check_share(self, "smoothing")
         check_least(self, 1, "rows")
-        if self.outer == "lambda" and self.far:
-            raise ConfigError(
-                f"loss.outer=lambda weighs what losses do to shared parameters; a look ahead with "
-                f"loss.horizon={self.horizon} sees every task's own head. Add loss.horizon=1."
-            )
+        require(
+            self.outer != "lambda" or not self.far,
+            self,
+            "{outer}=lambda weighs what losses do to shared parameters; a look ahead with "
+            f"{{horizon}}={self.horizon} sees every task's own head. Add {{horizon}}=1.",
+        )
 
 
 @dataclass(frozen=True)
@@ -142,22 +144,25 @@ class LogConfig:
         check_least(self, 1, "every_steps", "figures_every")
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[T]):
     """A registered name and the object its options built."""
 
     name: str
-    options: Any
+    options: T
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run."""
+    """Everything that defines a run. The options of the suite are read by its own loader alone."""
 
     seed: int
-    tasks: Choice
+    tasks: Choice[object]
     model: ModelConfig
-    weighting: Choice
+    weighting: Choice[Weighting]
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)

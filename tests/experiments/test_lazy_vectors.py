@@ -269,7 +269,7 @@ REFUSED = {
     "tasks=digits model=mlp": "set model=textcnn model.trainable_vectors=true,",
     "train.memory=low": "set train.memory=rows,",
     "model.sharing=none": "set model.sharing=hard,",
-    "optimizer.vectors=lasy": "must be 'dense' or 'lazy', got 'lasy'",
+    "optimizer.vectors=lasy": "did you mean 'lazy'",
 }
 
 

@@ -117,7 +117,7 @@ def test_a_full_disk_while_running(tmp_path, lossrag, monkeypatch):
     def refuse(_path, _content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lossrag.experiments.record.checkpoint.write_atomic", refuse)
+    monkeypatch.setattr("lossrag.tensors.write_atomic", refuse)
     error = lossrag("train", "experiment=digits", "train.epochs=1", f"run.root={tmp_path}/runs").error
     assert "No space left on device" in error
     assert "resume" in error

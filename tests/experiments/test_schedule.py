@@ -112,10 +112,10 @@ def test_a_refit_falls_over_its_own_steps(train, monkeypatch):
     ("options", "part"),
     [
         ({"schedule": "linaer"}, "linear"),
-        ({"warmup": 1.0}, r"optimizer.warmup must be in \[0, 1\)"),
-        ({"heads_lr_factor": 0.0}, "optimizer.heads_lr_factor must be a positive number"),
-        ({"schedule": "linear", "hypergradient_lr": 1e-4}, "set optimizer.schedule=constant"),
-        ({"warmup": 0.1, "hypergradient_lr": 1e-4}, "optimizer.warmup=0"),
+        ({"warmup": 1.0}, r"OptimizerConfig: warmup must be in \[0, 1\)"),
+        ({"heads_lr_factor": 0.0}, "heads_lr_factor must be a positive number"),
+        ({"schedule": "linear", "hypergradient_lr": 1e-4}, "set schedule=constant and warmup=0"),
+        ({"warmup": 0.1, "hypergradient_lr": 1e-4}, "warmup=0, or hypergradient_lr=0"),
     ],
 )
 def test_bad_options(options, part):
