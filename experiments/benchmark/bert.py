@@ -13,10 +13,10 @@ from lossrag.experiments.benchmark.memory import high_water_bytes, reset_high_wa
 from lossrag.experiments.benchmark.paired import Result
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.build import build_problem, build_step, build_suite
+from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.step import BatchStep
-from lossrag.tasks import Suite, epoch_plan
+from lossrag.tasks import Suite
 
 SUITES = {4: "newsgroups", 14: "sentiment"}
 KINDS = {
@@ -73,8 +73,8 @@ def measure(options: BertBenchmark, tasks: int, kind: str) -> Result:
     )
     suite = build_suite(config)
     problem = build_problem(config, suite, device)
-    step = BatchStep(config, problem, build_step(config, problem), None)
-    plan = sorted(epoch_plan(suite, "support", options.batch, 0, 0), key=lambda index: -_pieces(suite, index))
+    step = BatchStep.of(config, problem, 1)
+    plan = sorted(step.plan(0), key=lambda index: -_pieces(suite, index))
     reset_high_water()
     before, seconds = high_water_bytes(), []
     for index in plan[: options.steps]:

@@ -1,11 +1,11 @@
-"""Run the benchmark of a subject, print its table, write benchmark.json."""
+"""`lossrag benchmark`: the subjects, their tables, and benchmark.json."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,6 @@ SUBJECTS.add("bert", Subject(BertBenchmark, run_bert))
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag benchmark` with these arguments; the exit code."""
-    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
-        console.print(_help(), highlight=False, markup=False)
-        return 0
     if arguments[0] == "plot":
         return _plot(arguments[1:], console)
     subject = SUBJECTS[arguments[0]]
@@ -99,13 +96,3 @@ def _table(subject: str, results: Sequence[Result]) -> Table:
         timed = ["" if value is None else f"{value:.3f}" for value in (result.ratio, result.spread)]
         table.add_row(result.case, *timed, *more)
     return table
-
-
-def _help() -> str:
-    lines = ["lossrag benchmark SUBJECT [key=value ...] [output=benchmark.json]", ""]
-    for name, subject in SUBJECTS.items():
-        defaults = "  ".join(f"{name}={value}".replace(" ", "") for name, value in asdict(subject.options()).items())
-        lines.append(f"  {name}: {(subject.run.__doc__ or '').splitlines()[0]}\n      {defaults}")
-    lines += ["", "lossrag benchmark plot FILE.json [FILE.json ...] [output=cost.png]"]
-    lines.append("  Draws the cost and its floor against tasks, batch and parameters, from files of scaling.")
-    return "\n".join(lines)

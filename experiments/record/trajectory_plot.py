@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossrag.experiments.record.jsonl import read_points
-from lossrag.experiments.run.objective import metric_name
 from lossrag.tasks import Task
 
 # Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.
@@ -47,7 +46,7 @@ def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> Non
 
 
 def _tag(pattern: str, task: Task) -> str:
-    return pattern.format(task=task.name, metric=metric_name(task))
+    return pattern.format(task=task.name, metric=task.metric)
 
 
 def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: list[dict[str, Any]]) -> None:

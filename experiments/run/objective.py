@@ -14,13 +14,6 @@ from lossrag.models import Outputs
 from lossrag.tasks import Task
 
 
-def metric_name(task: Task) -> str:
-    """``accuracy`` or ``macro_accuracy`` for classification, ``r2`` (coefficient of determination) for regression."""
-    if task.kind == "classification":
-        return "macro_accuracy" if task.macro else "accuracy"
-    return "r2"
-
-
 def score(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
     """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar."""
     if task.kind == "classification":
@@ -88,7 +81,7 @@ class BatchObjective:
         logits, targets = outputs.logits, torch.cat([self.targets[t] for t in tasks])
         self._keep(tasks, outputs)
         with torch.no_grad():
-            if all(metric_name(self.tasks[t]) == "accuracy" for t in tasks):
+            if all(self.tasks[t].metric == "accuracy" for t in tasks):
                 self._scores[tasks.start] = segment_means(hits(logits, targets), sizes)
             else:
                 parts = torch.split(logits, list(sizes))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
+from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.adversarial import Adversary
 from lossrag.experiments.run.objective import BatchObjective, score
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
@@ -20,14 +21,6 @@ from lossrag.weighting import Losses
 
 EVALUATION_ROWS = 512
 """Rows per forward pass when a whole split is evaluated."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64."""
-
-    losses: Tensor
-    scores: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,21 @@
-"""One step of a run: from the rows of its batches to what it reports, a function of (seed, step) and the tensors."""
+"""Steps of a run: from the rows of its batches to what they report, a function of (seed, step) and the tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lossrag.experiments.config.schema import Config
-from lossrag.experiments.run.build import passes_route
+from lossrag.experiments.record.series import StepOutcome
+from lossrag.experiments.run.build import build_composing, build_step, passes_route
 from lossrag.experiments.run.learned_losses import Composing
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
 from lossrag.streams import step_seed
-from lossrag.tasks import query_index
-from lossrag.weighting import MultiTaskStep, StepRecord
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
-
-    terms: what an adversarial model adds to training, (T,) by the names of their series (:meth:`Adversary.measured`).
-    """
-
-    record: StepRecord
-    scores: Tensor
-    query_scores: Tensor | None
-    terms: Mapping[str, Tensor] = field(default_factory=dict)
+from lossrag.tasks import epoch_plan, query_index
+from lossrag.weighting import MultiTaskStep
 
 
 @dataclass(frozen=True)
@@ -38,16 +25,28 @@ class BatchStep:
     config: Config
     problem: Problem
     step: MultiTaskStep
-    composing: Composing | None
-    schedule: Schedule | None = None
+    schedule: Schedule
+    composing: Composing | None = None
+
+    @staticmethod
+    def of(config: Config, problem: Problem, epochs: int, run: str = "") -> BatchStep:
+        """A fresh step for so many epochs; ``run`` is the id that learned losses are remembered under."""
+        step = build_step(config, problem)
+        steps = len(_plan(config, problem, 0)) * epochs
+        composing = build_composing(config, problem, run, steps)
+        step.keep_query_gradient = composing is not None and composing.follows
+        return BatchStep(config, problem, step, Schedule.of(config.optimizer, step.optimizer, steps), composing)
+
+    def plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
+        """The steps of an epoch, from 0: the support rows (B,) of every task."""
+        return _plan(self.config, self.problem, epoch)
 
     def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
         config, problem, composing = self.config, self.problem, self.composing
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed(step_seed(config.seed, self.step.count))
-        if self.schedule:
-            self.schedule.set(self.step.count)
+        self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
         mixtures = composing.mixtures() if composing else None
@@ -71,3 +70,7 @@ class BatchStep:
             composing.after(old, index, query_rows, record, query_batch)
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_scores, terms)
+
+
+def _plan(config: Config, problem: Problem, epoch: int) -> list[tuple[Tensor, ...]]:
+    return epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch)

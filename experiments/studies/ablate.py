@@ -13,7 +13,7 @@ from rich.console import Console
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
-from lossrag.experiments.studies.ablation_plan import Plan, load_plan, plan_names
+from lossrag.experiments.studies.ablation_plan import Plan, load_plan
 from lossrag.experiments.studies.ablation_table import as_csv, rich_table, rows_of
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs
 from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
@@ -42,15 +42,6 @@ class AblateOptions:
 
 def ablate(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag ablate` with these arguments; the exit code, 1 when a run failed."""
-    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
-        console.print(
-            "lossrag ablate NAME [seeds=[0,1]] [rows=[a,b]] [processes=2] [root=runs/ablation]\n\n"
-            "Runs that are finished are not repeated, unfinished ones resume.\n"
-            f"NAME is one of {', '.join(plan_names())}.",
-            highlight=False,
-            markup=False,
-        )
-        return 0
     options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
     plan = load_plan(arguments[0], options.seeds, options.rows)
     folder = Path(options.root) / plan.name

@@ -101,7 +101,7 @@ def test_a_refit_falls_over_its_own_steps(train, monkeypatch):
             super().set(step)
             set_to.append((step, self.steps))
 
-    monkeypatch.setattr("lossrag.experiments.run.refit.Schedule", Spied)
+    monkeypatch.setattr("lossrag.experiments.run.step.Schedule", Spied)
     monkeypatch.setattr(Spied, "of", staticmethod(lambda c, o, n: Spied(c, o, (1e-3,) * len(o.param_groups), n)))
     train(*SCHEDULED, "train.refit=true")
     assert [step for step, _ in set_to] == list(range(len(set_to)))
