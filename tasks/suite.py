@@ -32,7 +32,7 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """Name of its score: ``accuracy`` or ``macro_accuracy``; of a regression ``r2``, the coefficient of determination.
+        """Name of its score: ``accuracy``, ``macro_accuracy`` or, for regression, ``r2``, coefficient of determination.
 
         >>> Task("parity", "classification", 2, macro=True).metric
         'macro_accuracy'

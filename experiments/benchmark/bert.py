@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least, require
 from lossrag.experiments.benchmark.memory import high_water_bytes, reset_high_water
 from lossrag.experiments.benchmark.paired import Result
 from lossrag.experiments.config.compose import load_config
@@ -43,12 +43,10 @@ class BertBenchmark:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ConfigError(f"bert.steps must be 2 or more, got {self.steps}.")
+        check_least(self, 2, "steps")
+        known = " or ".join(f"{count} ({name})" for count, name in SUITES.items())
         for count in self.tasks:
-            if count not in SUITES:
-                known = " or ".join(f"{each} ({name})" for each, name in SUITES.items())
-                raise ConfigError(f"bert.tasks: the suites of texts have {known} tasks, not {count}.")
+            require(count in SUITES, self, f"{{tasks}}: the suites of texts have {known} tasks, not {count}.")
 
 
 def run_bert(options: BertBenchmark) -> list[Result]:

@@ -25,6 +25,8 @@ from lossrag.experiments.benchmark.step import StepBenchmark, run_step
 from lossrag.experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
 from lossrag.files import write_atomic
 from lossrag.registry import Registry
 
@@ -59,7 +61,9 @@ def benchmark(arguments: Sequence[str], console: Console) -> int:
         # one number will do for a list of them
         if isinstance(option.default, tuple) and isinstance(values.get(option.name), int):
             values[option.name] = [values[option.name]]
-    results = subject.run(build(subject.options, values, arguments[0]))
+    options = build(subject.options, values, arguments[0])
+    apply_machine(MachineConfig(getattr(options, "device", "cpu"), options.threads))
+    results = subject.run(options)
     for unit in dict.fromkeys(result.unit for result in results):
         console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
     write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")

@@ -48,7 +48,7 @@ class LossbankBenchmark(TextOptions):
     pairs: int = 5
 
     def __post_init__(self) -> None:
-        check_text("lossbank", self, [self.tasks], self.pairs)
+        check_text(self, [self.tasks])
         if min((*self.sizes, self.run_losses), default=0) < len(VARIED) + 1 or len(self.sizes) < 2:
             raise ConfigError(f"lossbank.sizes must list two or more sizes above {len(VARIED)}, got {self.sizes}.")
 

@@ -1,4 +1,4 @@
-"""The picture of a run: losses, scores, task weights and lambda over its steps."""
+"""Trajectories of a run as one picture: losses, scores, task weights and lambda over its steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lossrag.experiments.plotting import COLOURS, STYLES
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.tasks import Task
 
-# Okabe and Ito's colour-blind safe palette; line styles take over when there are more tasks than colours.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
 SMOOTHING = 20
 """Points that the running mean over a long series looks back on."""
 MAX_POINTS = 400
@@ -54,6 +52,7 @@ def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: 
         tag = _tag(pattern, task)
         steps, values = _thinned([(p["step"], p[tag]) for p in points if tag in p])
         colour = COLOURS[number % len(COLOURS)]
+        # line styles take over when there are more tasks than colours
         style = STYLES[number // len(COLOURS) % len(STYLES)]
         if len(values) > 2 * SMOOTHING:
             # the raw line stays visible behind its running mean

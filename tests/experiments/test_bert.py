@@ -208,5 +208,5 @@ def test_the_benchmark_tells_the_memory_of_a_step(bert, tiny_bert, monkeypatch):
 
 @pytest.mark.parametrize("options", [{"tasks": (5,)}, {"steps": 1}])
 def test_impossible_options_of_the_benchmark(options):
-    with pytest.raises(ConfigError, match=r"bert\.(tasks|steps)"):
+    with pytest.raises(ConfigError, match=r"BertBenchmark: (tasks|steps)"):
         benchmark.BertBenchmark(**options)
