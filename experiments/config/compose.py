@@ -39,46 +39,36 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     for override in choices:
         check_choice(override)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        known = _compose(choices)
+        composed = _compose(choices)
         presets = [override for override in choices if override.key_or_group == "experiment"]
-        preset = known if presets == choices else _compose(presets)
-        known = _without_leftovers(known, preset, [])
-        for override in values:
-            check_key(override, known)
-        return _without_leftovers(_compose(parsed), preset, values)
+        _drop_leftovers(composed, composed if presets == choices else _compose(presets))
+    for override in values:
+        check_key(override, composed)
+        try:
+            OmegaConf.update(composed, override.key_or_group, override.value(), force_add=is_open(override))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"Cannot set {override.input_line}: {str(error).splitlines()[0]}") from None
+    return composed
 
 
-def _compose(overrides: Sequence[Override]) -> DictConfig:
+def _compose(choices: Sequence[Override]) -> DictConfig:
     try:
-        return compose("train", overrides=[_line(override) for override in overrides])
+        return compose("train", overrides=[override.input_line or "" for override in choices])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
 
 
-def _line(override: Override) -> str:
-    line = (override.input_line or "").lstrip("+")
-    return f"++{line}" if is_open(override) else override.input_line or ""  # ++: Hydra adds what is not there yet
-
-
-def _without_leftovers(composed: DictConfig, preset: DictConfig, values: Sequence[Override]) -> DictConfig:
+def _drop_leftovers(composed: DictConfig, preset: DictConfig) -> None:
     """Undo what the preset said about a group when the user chose another entry of it.
 
     The alpha of the preset's MetaWeighting is no option of ``weighting=uniform``: the group starts from the entry's
-    own defaults, with the user's ``values`` over them. How tasks share a model is no option of its encoder, and stays.
+    own defaults. How tasks share a model is no option of its encoder, and stays.
     """
     for group in GROUPS:
         name = composed[group].name
-        if name == preset[group].name:
-            continue
-        settings = OmegaConf.create(defaults_of(group, name))
-        if group == "model":
-            settings.update({name: preset[group][name] for name in OF_GROUP[group]})
-        for override in values:
-            section, _, option = override.key_or_group.partition(".")
-            if section == group:
-                OmegaConf.update(settings, option, OmegaConf.select(composed, override.key_or_group))
-        OmegaConf.update(composed, group, settings, merge=False)
-    return composed
+        if name != preset[group].name:
+            kept = {key: preset[group][key] for key in OF_GROUP[group]} if group == "model" else {}
+            OmegaConf.update(composed, group, {**defaults_of(group, name), **kept}, merge=False)
 
 
 def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, object]]:

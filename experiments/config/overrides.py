@@ -80,8 +80,10 @@ def check_key(override: Override, known: DictConfig) -> None:
     if is_open(override) and not override.is_delete():
         return
     current = OmegaConf.select(known, key, default=_MISSING)
-    if current is _MISSING:
+    if current is _MISSING or override.package is not None:
         raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")
+    if override.is_add():
+        raise ConfigError(f"{override.input_line}: {key} is there already: leave out the +.")
     if override.is_delete():
         raise ConfigError(f"{override.input_line}: {key} cannot be deleted: set it to another value, {key}=...")
     if isinstance(current, DictConfig):
