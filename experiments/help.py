@@ -50,7 +50,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.horizon=1                       price losses by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
-  tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
+  tasks=newsgroups | sentiment | digits           tasks.rho=0.1       data.root=FOLDER
+  tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private
   model=bert model.encoder=minilm | FOLDER | NAME   model.pooling=cls | mean   model.frozen=true     (docs/bert.md)

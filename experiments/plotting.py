@@ -68,7 +68,7 @@ class Skipped:
 
 
 def title_of(problem: tuple[str, ...]) -> str:
-    """How figures and files call a problem.
+    """Name of a problem in figures and files.
 
     >>> title_of(("newsgroups", "raw", "textcnn"))
     'newsgroups-raw-textcnn'

@@ -80,7 +80,7 @@ def relative_gap(B: Tensor, lam: Tensor) -> float:
 
 
 def iterations_needed(B: Tensor, gap: float, most: int) -> int:
-    """How many of its iterations torchjd needs for this gap: its loop (Sener and Koltun 2018), tested after each.
+    """Iterations that torchjd needs for this gap: its loop (Sener and Koltun 2018), tested after each.
 
     torchjd itself cannot know when to stop so early, so this is its best case. ``most`` if it does not get there.
     """

@@ -10,7 +10,7 @@ from lossrag.models import PENALTIES, SHARING, EncoderOptions
 
 @dataclass(frozen=True)
 class SharingConfig:
-    """How tasks share their encoder: ``hard``, ``none``, or ``shared_private``: one for all and one each side by side.
+    """Sharing of the encoder: ``hard``, ``none``, or ``shared_private``: one for all and one each side by side.
 
     adversarial, orthogonal: weights lambda and gamma of the terms of AdvMTL (docs/adversarial.md); 0: off.
     penalty: what the second one is, ``paper`` or ``unit`` (models/adversarial.py).
@@ -37,7 +37,7 @@ class SharingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(SharingConfig):
-    """How tasks share, the name of the encoder and its own options."""
+    """Sharing, the name of the encoder and its own options."""
 
     name: str
     encoder: EncoderOptions

@@ -45,7 +45,7 @@ class OptimizerConfig:
 
     @property
     def scheduled(self) -> bool:
-        """Whether the learning rates are set anew before every step."""
+        """True where the learning rates are set anew before every step."""
         return self.schedule != "constant" or self.warmup > 0
 
     def __post_init__(self) -> None:

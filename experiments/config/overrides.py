@@ -54,7 +54,7 @@ def _mended(text: str) -> str:
 
 
 def is_choice(override: Override) -> bool:
-    """Whether it names a preset or an entry of a group, as in ``weighting=uniform``."""
+    """True where it names a preset or an entry of a group, as in ``weighting=uniform``."""
     return override.key_or_group in (*GROUPS, "experiment")
 
 
@@ -94,7 +94,7 @@ def check_key(override: Override, known: DictConfig) -> None:
 
 
 def is_open(override: Override) -> bool:
-    """Whether the override is about what happens to the labels of a task."""
+    """True where the override is about what happens to the labels of a task."""
     return f"{override.key_or_group}.".startswith(f"{OPEN}.")
 
 

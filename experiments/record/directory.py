@@ -16,7 +16,7 @@ from lossrag.experiments.config.schema import RunConfig
 from lossrag.files import write_atomic
 
 CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
-"""What scripts may rely on in every summary.json."""
+"""Keys that scripts may rely on in every summary.json."""
 
 
 @dataclass(frozen=True)

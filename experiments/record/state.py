@@ -43,7 +43,7 @@ class Progress:
 
 
 def is_finite(model: MultiTaskModel) -> bool:
-    """Whether every parameter is (reads the device)."""
+    """True where every parameter is (reads the device)."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 

@@ -26,7 +26,7 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder), purge_step=resumed if any(folder.glob("*")) else None)
 
     def describe(self, settings: Settings, tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> None:
-        """What the run is: the resolved configuration as text and hyperparameters, and the chart layout."""
+        """Description of the run: the resolved configuration as text and hyperparameters, and the chart layout."""
         text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
         self._writer.add_custom_scalars(layout(tasks, composed, terms))

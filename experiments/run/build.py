@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: suite, model, optimiser, step."""
+"""Objects of a run from its configuration: suite, model, optimiser, step."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _retriever(config: Config, run: str) -> BankRetriever | None:
 
 
 def passes_route(config: Config) -> str:
-    """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
+    """Route of tasks with their own inputs through the model (:meth:`Problem.batch_losses`)."""
     method = config.weighting.options
     if method.needs_gramian:
         return "groups"

@@ -1,4 +1,4 @@
-"""The losses of one batch, and the scores that come off the same logits."""
+"""Objective of one batch: its losses, and the scores that come off the same logits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class BatchObjective:
         return (values * share.to(values.dtype)).sum()
 
     def alike(self, tasks: range) -> bool:
-        """Whether they have the same kind and number of outputs, and losses that work row by row."""
+        """True where they have the same kind and number of outputs, and losses that work row by row."""
         same = len({(self.tasks[t].kind, self.tasks[t].outputs) for t in tasks}) == 1
         return same and not self.by_class and all(self.mixtures[t].row_by_row for t in tasks)
 

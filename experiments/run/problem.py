@@ -1,4 +1,4 @@
-"""A suite, a model and losses put together: closures for the step, and the evaluation of a split."""
+"""Problem of a run, a suite with a model and losses: closures for the step, and the evaluation of a split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVALUATION_ROWS = 512
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
+    """Suite, model and losses: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
 
     by_class: the outer loss of a task is the mean over its classes.
     adversary: adds terms to the training of the model; query losses and evaluation know nothing of it.

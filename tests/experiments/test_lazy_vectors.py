@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.optim.lazy_adam import LazyAdam
-from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
 from lossrag.tasks import epoch_plan, query_index
 from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
@@ -236,29 +235,6 @@ def test_nothing_as_large_as_the_table_is_made(monkeypatch, method, name, vector
     with TableSized(rows * 5) as mode:
         run(1)
     assert bool(mode.found) == (vectors == "dense"), mode.found
-
-
-KILLED = -9
-RESUMED = {
-    "metaweighting, adam": [],
-    "metaweighting, sgd, refit": ["optimizer.name=sgd", "optimizer.lr=0.1", "train.refit=true"],
-    "uniform, adamw": ["weighting=uniform", "optimizer.name=adamw"],
-    "single task": ["weighting=single_task", "model.sharing=none"],
-}
-
-
-@pytest.mark.parametrize("name", RESUMED)
-def test_resume(tmp_path, sessions, assert_same_run, name):
-    line = ["train", *LAZY, "train.epochs=2", "log.tensorboard=false", *RESUMED[name]]
-    whole = [*line, f"run.dir={tmp_path}/whole", "run.checkpoint_seconds=1e9"]
-    broken = {"arguments": [*line, f"run.dir={tmp_path}/broken", "run.checkpoint_seconds=0"]}
-    stops = [{**broken, "place": "step", "number": number} for number in (2, 4, 3)]
-    assert sessions([{"arguments": whole}, *stops, broken]) == [0, KILLED, KILLED, KILLED, 0]
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-    tensors, _ = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.safetensors")
-    tables = [tensor for key, tensor in tensors.items() if key.startswith("model/") and "embedding" in key]
-    assert tables
-    assert not any(table[0].any() for table in tables)
 
 
 REFUSED = {

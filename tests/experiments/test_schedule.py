@@ -11,7 +11,6 @@ from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.run.build import build_optimizer
 from lossrag.experiments.run.schedule import Schedule, lr_factor
 from lossrag.models import MLP, MultiTaskModel
-from lossrag.weighting import MultiTaskStep
 
 
 @pytest.mark.parametrize(
@@ -72,25 +71,6 @@ def test_a_run_follows_its_schedule(train):
     warmup = -(-steps // 4)
     assert found == pytest.approx([1e-3 * lr_factor("linear", warmup, step, steps) for step in range(steps)])
     assert 0 < found[-1] < found[warmup] == 1e-3
-
-
-def test_a_resumed_run_is_the_same_bit_for_bit(train, lossrag, tmp_path, monkeypatch, assert_same_run):
-    whole = train(*SCHEDULED, "run.checkpoint_seconds=0")
-    step, count = MultiTaskStep.__call__, [0]
-
-    def cut(self, *losses, **options):
-        count[0] += 1
-        if count[0] == 3:
-            raise KeyboardInterrupt
-        return step(self, *losses, **options)
-
-    line = ["train", *SMALL, f"run.root={tmp_path / 'cut'}", *SCHEDULED, "run.checkpoint_seconds=0"]
-    with monkeypatch.context() as patched:
-        patched.setattr(MultiTaskStep, "__call__", cut)
-        assert lossrag(*line).code == 130
-    assert "resuming after step 2" in lossrag(*line).out
-    (directory,) = (tmp_path / "cut").iterdir()
-    assert_same_run(whole, directory)
 
 
 def test_a_refit_falls_over_its_own_steps(train, monkeypatch):
