@@ -100,14 +100,11 @@ class Training:
         self.suite = build_suite(config)
         self.problem = build_problem(config, self.suite, device)
         self.batch_step = BatchStep.of(config, self.problem, config.train.epochs, directory.run_id)
-        self.step, self.composing = self.batch_step.step, self.batch_step.composing
+        self.step, self.learned = self.batch_step.step, self.batch_step.learned
         _say(console, f"{self.suite.name}: {self.suite.edition}")
         _say(console, f"run {directory.path} on {machine}")
-        self.progress, composition = load_state(directory, self.suite.edition, self.problem.model, self.step)
+        self.progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
         if self.step.count:
-            if self.composing:
-                self.composing.load_state_dict(composition)
-                self.composing.resume_bank(directory.bank, self.step.count)
             _say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
@@ -120,7 +117,7 @@ class Training:
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         self.lines = JsonLines(self.directory.metrics, self.progress.offset)
         self.board = self._open_board() if self.config.log.tensorboard else None
-        self.compositions = CompositionLog(self.directory, self.composing, self.lines, self.board, self.config.log)
+        self.compositions = CompositionLog(self.directory, self.learned, self.lines, self.board, self.config.log)
         self.compositions.resume(self.step.count, self.progress)
         try:
             self._epochs()
@@ -138,7 +135,7 @@ class Training:
         if not resumed:
             adversary = self.problem.adversary
             terms = adversary.series() if adversary else []
-            board.describe(self.settings, self.suite.tasks, self.composing is not None, terms)
+            board.describe(self.settings, self.suite.tasks, self.learned is not None, terms)
             return board
         for point in read_points(self.directory.metrics):
             if point["step"] == resumed:
@@ -282,11 +279,7 @@ class Training:
         self.progress.seconds = time.monotonic() - self.started
         if self.board is not None:
             self.board.sync()
-        composition = self.composing.state_dict() if self.composing else {}
-        if self.composing:  # before the checkpoint: records that are newer than it are left out on resuming
-            self.composing.save_bank(self.directory.bank)
-        model = self.problem.model
-        save_state(self.directory, self.suite.edition, model, self.step, self.progress, composition)
+        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
 
 
 def _say(console: Console, line: str) -> None:

@@ -93,6 +93,23 @@ def test_arrows_point_down(floor):
     assert not wrong
 
 
+ROOMS = {"config": set(), "optim": set(), "record": {"config"}, "run": {"config", "optim", "record"}}
+"""Rooms under the training loop, and those that each may use."""
+
+
+def test_arrows_between_the_rooms_of_a_run_point_down():
+    above = {"train", "cli", "studies", "figures", "theory", "bank", "benchmark", *ROOMS}
+    wrong = [
+        f"{name}:{line} imports {target}"
+        for name, path in MODULES.items()
+        for target, line, _ in imported(path)
+        if name.startswith("lossrag.experiments.") and target.startswith("lossrag.experiments.")
+        if (room := name.split(".")[2]) in ROOMS and (other := target.split(".")[2]) in above
+        if other != room and other not in ROOMS[room] and "run.learned_losses" not in target
+    ]
+    assert not wrong
+
+
 def test_old_names_are_not_imported():
     wrong = [
         f"{name}:{line} imports {target}"

@@ -87,7 +87,7 @@ def _autogram(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
 
 
 def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
-    """A way that no engine goes by itself: a pass and a call of ``jac`` for each task's own input, then torchjd's rest."""
+    """No engine of its own: a pass and a call of ``jac`` for each task's own input, then torchjd's rest."""
     library = torchjd()
     model = case.build().to(dtype)
     optimizer, shared = adam(model), trained(model.encoders)

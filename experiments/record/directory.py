@@ -48,10 +48,6 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     @property
-    def bank(self) -> Path:
-        return self.path / "bank"
-
-    @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.safetensors"
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lossrag.errors import CheckpointError
-from lossrag.experiments.record.checkpoint import load_checkpoint, pack, pack_optimizer, unpack, unpack_optimizer
+from lossrag.experiments.record.checkpoint import (
+    load_checkpoint,
+    pack,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
 from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.run.learned_losses import Composing
 from lossrag.models import MultiTaskModel
 from lossrag.tensors import save_tensors
 from lossrag.weighting import MultiTaskStep
@@ -53,12 +59,9 @@ def save_state(
     model: MultiTaskModel,
     step: MultiTaskStep,
     progress: Progress,
-    composition: Mapping[str, Tensor],
+    composing: Composing | None = None,
 ) -> None:
-    """Write the checkpoints of this moment, the best epoch's before the one that refers to it.
-
-    composition: the state of learned losses.
-    """
+    """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
     best = progress.best
     if best.tensors:
         save_tensors(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})
@@ -68,7 +71,7 @@ def save_state(
         | pack("optimizer", optimizer)
         | pack("step", step.state_dict())
         | pack("sums", progress.sums)
-        | pack("composition", composition)
+        | pack("composition", composing.state_dict() if composing else {})
     )
     meta = {
         "kind": "last",
@@ -82,6 +85,8 @@ def save_state(
         "trajectory": progress.trajectory,
         "best": {"epoch": best.epoch, "score": best.score},
     }
+    if composing:  # before the checkpoint: records that are newer than it are left out on resuming
+        composing.save_bank(directory.path / "bank")
     save_tensors(directory.last, tensors, meta)
 
 
@@ -90,14 +95,14 @@ def load_state(
     edition: str,
     model: MultiTaskModel,
     step: MultiTaskStep,
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Put the last checkpoint into the objects of the run; where it stands, and the state of its learned losses. A
-    fresh Progress when there is none.
+    composing: Composing | None = None,
+) -> Progress:
+    """Put the last checkpoint into the objects of the run; a fresh Progress when there is none.
 
     Raises CheckpointError when it is damaged, belongs to another run, or was trained on another edition of the data.
     """
     if not directory.last.exists():
-        return Progress(), {}
+        return Progress()
     tensors, meta = load_checkpoint(directory.last)
     if (meta.get("kind"), meta.get("run_id")) != ("last", directory.run_id):
         raise CheckpointError(
@@ -123,7 +128,9 @@ def load_state(
     model.load_state_dict(unpack("model", tensors))
     unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
     step.load_state_dict(unpack("step", tensors))
+    if composing:
+        composing.load_state_dict(unpack("composition", tensors))
+        composing.resume_bank(directory.path / "bank", step.count)
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
     done, seconds, offset = meta["done"], meta["seconds"], meta["offset"]
-    progress = Progress(meta["epoch"], done, seconds, offset, best, meta["trajectory"], sums)
-    return progress, unpack("composition", tensors)
+    return Progress(meta["epoch"], done, seconds, offset, best, meta["trajectory"], sums)

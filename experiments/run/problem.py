@@ -25,7 +25,7 @@ EVALUATION_ROWS = 512
 
 @dataclass(frozen=True)
 class Problem:
-    """Suite, model and losses: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
+    """Suite, model and losses: ``inner[t]`` and ``outer[t]`` are those of task t in training and on the query batch.
 
     by_class: the outer loss of a task is the mean over its classes.
     adversary: adds terms to the training of the model; query losses and evaluation know nothing of it.

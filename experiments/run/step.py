@@ -25,17 +25,17 @@ class BatchStep:
     config: Config
     problem: Problem
     step: MultiTaskStep
-    schedule: Schedule
-    composing: Composing | None = None
+    learned: Composing | None
+    schedule: Schedule | None = None
 
     @staticmethod
     def of(config: Config, problem: Problem, epochs: int, run: str = "") -> BatchStep:
         """A fresh step for so many epochs; ``run`` is the id that learned losses are remembered under."""
         step = build_step(config, problem)
         steps = len(_plan(config, problem, 0)) * epochs
-        composing = build_composing(config, problem, run, steps)
-        step.keep_query_gradient = composing is not None and composing.follows
-        return BatchStep(config, problem, step, Schedule.of(config.optimizer, step.optimizer, steps), composing)
+        learned = build_composing(config, problem, run, steps)
+        step.keep_query_gradient = learned is not None and learned.follows
+        return BatchStep(config, problem, step, learned, Schedule.of(config.optimizer, step.optimizer, steps))
 
     def plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
         """The steps of an epoch, from 0: the support rows (B,) of every task."""
@@ -43,14 +43,15 @@ class BatchStep:
 
     def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
-        config, problem, composing = self.config, self.problem, self.composing
+        config, problem, learned = self.config, self.problem, self.learned
         # a function of (seed, step) alone: dropout needs no generator state in a checkpoint, on any device
         torch.manual_seed(step_seed(config.seed, self.step.count))
-        self.schedule.set(self.step.count)
+        if self.schedule:
+            self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
-        mixtures = composing.mixtures() if composing else None
-        old = composing.before(self.step.count + 1) if composing else None
+        mixtures = learned.mixtures() if learned else None
+        old = learned.before(self.step.count + 1) if learned else None
         keep = config.weighting.options.representation is not None
         support, batch = problem.batch_losses(
             "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
@@ -62,12 +63,12 @@ class BatchStep:
             query_scores = query_batch = None
         else:
             query, query_batch = problem.batch_losses(
-                "query", query_rows, route=route, rows=rows, keep_features=composing is not None
+                "query", query_rows, route=route, rows=rows, keep_features=learned is not None
             )
             record = self.step(support, query, epoch=epoch, scores=batch.scores)
             query_scores = query_batch.scores()
-        if composing:
-            composing.after(old, index, query_rows, record, query_batch)
+        if learned:
+            learned.after(old, index, query_rows, record, query_batch)
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_scores, terms)
 

@@ -14,9 +14,10 @@ import lossrag.experiments.benchmark.bert as benchmark
 from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.checkpoint import load_checkpoint
-from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
+from lossrag.experiments.run.build import build_problem, build_suite, trained_tables
+from lossrag.experiments.run.step import BatchStep
 from lossrag.models import BERT
-from lossrag.tasks import SPLITS, SUITES, EncoderFiles, Examples, Suite, SuiteEntry, Task, epoch_plan, query_index
+from lossrag.tasks import SPLITS, SUITES, EncoderFiles, Examples, Suite, SuiteEntry, Task
 from lossrag.tasks.text.pieces import encode_pieces
 
 SIZES = {"support": 24, "query": 9, "validation": 9, "test": 9}
@@ -128,16 +129,11 @@ def test_a_step_holds_one_row_of_pieces_in_use_per_task(bert):
     found = []
     for memory in ("rows", "low"):
         config, _ = load_config([*bert, f"train.memory={memory}", "weighting=metaweighting"])
-        suite = build_suite(config)
-        problem = build_problem(config, suite, torch.device("cpu"))
+        problem = build_problem(config, build_suite(config), torch.device("cpu"))
         problem.model.eval()  # no dropout, whose numbers the two would draw in another order
-        step = build_step(config, problem)
-        (index, *_) = epoch_plan(suite, "support", 18, 0, 0)
-        route = passes_route(config)
-        rows = problem.trained_rows(index) if route == "groups" else None
-        support, _ = problem.batch_losses("support", index, route=route, rows=rows)
-        query, _ = problem.batch_losses("query", query_index(suite, 9, 0, 0), route=route, rows=rows)
-        found.append((step(support, query), step.nbytes, rows, problem))
+        batch_step = BatchStep.of(config, problem, 1)
+        (index, *_) = batch_step.plan(0)
+        found.append((batch_step(index, 0).record, batch_step.step.nbytes, problem.trained_rows(index), problem))
     (held, nbytes, rows, problem), (low, *_) = found
     torch.testing.assert_close(held.hypergradient, low.hypergradient)
     (table,) = trained_tables(problem.model)

@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.optim.lazy_adam import LazyAdam
-from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
-from lossrag.tasks import epoch_plan, query_index
+from lossrag.experiments.run.build import build_problem, build_suite, trained_tables
+from lossrag.experiments.run.step import BatchStep
 from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, Rows, TaskGradients, TaskGroup
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -29,25 +29,16 @@ class Run:
 
     def __init__(self, *overrides: str) -> None:
         self.config, _ = load_config(list(overrides))
-        suite = build_suite(self.config)
-        self.problem = build_problem(self.config, suite, torch.device("cpu"))
+        self.problem = build_problem(self.config, build_suite(self.config), torch.device("cpu"))
         self.problem.model.double()
-        self.step = build_step(self.config, self.problem)
-        self.route = passes_route(self.config)
+        self.batch_step = BatchStep.of(self.config, self.problem, 1)
+        self.step, self.plan = self.batch_step.step, self.batch_step.plan(0)
         self.tables = [table.weight for table in trained_tables(self.problem.model)]
-        self.plan = epoch_plan(suite, "support", self.config.train.batch_size, 0, 0)
 
     def __call__(self, number: int) -> list[torch.Tensor]:
         """One step; the rows of the tables that its support batch reads, by table."""
-        torch.manual_seed(number)
         index = self.plan[number % len(self.plan)]
-        rows = self.problem.trained_rows(index) if self.route == "groups" else None
-        support = self.problem.batch_losses("support", index, route=self.route, rows=rows)[0]
-        if self.config.weighting.options.hypergradient is None:
-            self.step(support)
-        else:
-            drawn = query_index(self.problem.suite, self.config.train.batch_size, 0, number)
-            self.step(support, self.problem.batch_losses("query", drawn, route=self.route, rows=rows)[0])
+        self.batch_step(index, 0)
         read = [e.inputs.gather(i) for e, i in zip(self.problem.suite.splits["support"], index, strict=True)]
         parts = [read] if len(self.tables) == 1 else [[batch] for batch in read]
         return [torch.cat([batch.flatten() for batch in part]).unique() for part in parts]
