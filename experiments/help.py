@@ -1,24 +1,24 @@
-"""The help texts: they teach by example and import nothing heavy."""
+"""Help texts, all in one shape: usage, a sentence, what can be said. They teach by example and import nothing."""
 
 MAIN_HELP = """\
 lossrag - learn how much each task's loss counts, and which loss each task should use
 
   lossrag train                        MetaWeighting on four topic tasks, a few minutes on two cores
   lossrag train experiment=digits      four tasks on one shared input, seconds, no download
-  lossrag train --help                 what can be set, and how
   lossrag benchmark step               what a step costs beside a uniform step
-  lossrag benchmark --help
-  lossrag ablate smoke                 compare settings over seeds; `lossrag ablate --help`
-  lossrag compare experiment=smoke     weighting methods, equally tuned, over seeds; `lossrag compare --help`
+  lossrag ablate smoke                 compare settings over seeds
+  lossrag compare experiment=smoke     weighting methods, equally tuned, over seeds
   lossrag sweep key=weighting.alpha values=[0.01,0.1]    one setting over several values and seeds
-  lossrag figures root=runs            the paper's figures from finished runs; `lossrag figures --help`
+  lossrag figures root=runs            the paper's figures from finished runs
   lossrag theory run=runs/<run id>     the paper's theorems beside the gaps of a run
-  lossrag bank list                    the losses there are; `lossrag bank --help`: look at them, ask for them
+  lossrag bank list                    the losses there are: look at them, ask for them
+  lossrag COMMAND --help               what a command takes
 
 Results go to runs/<run id>/: summary.json, metrics.jsonl, trajectories.png, tensorboard/, checkpoints/.
 """
 
-TRAIN_HELP = """\
+COMMANDS_HELP = {
+    "train": """\
 lossrag train [key=value ...]
 
 Start from a preset, change what you like. The same command resumes an interrupted run.
@@ -50,7 +50,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.horizon=1                       contributions by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
-  tasks.edition=raw | stripped | normalised       tasks.rho=0.1       data.root=FOLDER
+  tasks=newsgroups | sentiment | digits           tasks.rho=0.1       data.root=FOLDER
+  tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private
   model=bert model.encoder=minilm | FOLDER | NAME   model.pooling=cls | mean   model.frozen=true     (docs/bert.md)
@@ -62,9 +63,32 @@ Start from a preset, change what you like. The same command resumes an interrupt
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
 
 Look at it:  tensorboard --logdir runs
-"""
+""",
+    "benchmark": """\
+lossrag benchmark SUBJECT [key=value ...] [output=benchmark.json]
+lossrag benchmark plot FILE.json [FILE.json ...] [output=cost.png]
 
-BANK_HELP = """\
+Costs as medians of paired ratios (docs/cost.md).
+
+  step            MetaWeighting beside a uniform step on TextCNN; on a shared input beside T backward passes
+                  tasks=[4,14,64] shared=[[width,rows,layers],...] heads=16
+  scaling         the same against the number of tasks, the batch and the parameters; `plot` draws its files
+                  tasks=[...] batches=[...] sizes=[...] at=14
+  memory          peak memory above a uniform step for train.memory=rows and low, and what low costs in time
+                  tasks=[4,14,64] seconds=60
+  peers           MGDA, UPGrad, PCGrad, MetaWeighting and Frank-Wolfe beside torchjd, autograd and scipy
+                  tasks=[...] shared=[...] heads=16 problems=5 seconds=30
+  lossbank        pricing by the size of the library; a LossRAG run beside a MetaWeighting run
+                  tasks=4 sizes=[...] run_losses=32 every=[2,8] rows=512 steps=96
+     all of these: batch=512 length=150 vectors=50 filters=64 words=30000 trainable=false device=cpu threads=1 pairs=9
+  textcnn         a TextCNN step beside PyTorch's dense convolution and pooling
+                  sizes=[[width,filters],...] batch=256 length=150 words=30000 pairs=9 threads=1
+  frank_wolfe     the min-norm solver beside torchjd's at the same gap; many problems at once beside a loop
+                  tasks=[...] batch_tasks=[...] problems=3 pairs=9 batch=1000 gap=1e-6 max_iterations=20000 threads=1
+  bert            peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)
+                  encoder=minilm batch=32 length=128 tasks=[4,14] steps=2 low=false threads=1
+""",
+    "bank": """\
 lossrag bank COMMAND
 
 The losses of the library, and what a bank remembers of them. A run directory stands for the bank in it.
@@ -82,9 +106,20 @@ The losses of the library, and what a bank remembers of them. A run directory st
   check FOLDER                         what to know about a bank; exit code 1 if there is something
 
   library=[my_losses.py]               with any of them: your own losses, too
-"""
+""",
+    "ablate": """\
+lossrag ablate NAME [seeds=[0,1]] [rows=[a,b]] [processes=2] [root=runs/ablation]
 
-COMPARE_HELP = """\
+Settings side by side over the same seeds. Runs that are finished are not repeated, half ones resume.
+
+  smoke                                a minute on the digits: does everything run?
+  clean, noise, imbalance              composed losses beside cross-entropy on such data (docs/losses.md)
+  transfer                             a bank of some tasks for a run on others (docs/losses.md)
+
+  rows=[a,b]                           some of its settings
+  processes=2                          runs side by side, each with one thread
+""",
+    "compare": """\
 lossrag compare experiment=NAME [key=value ...]
 
 Weighting methods by suites by seeds: every method gets the same number of tuning runs, judged on validation, and runs
@@ -105,21 +140,18 @@ with every seed at the setting that they chose. The same command goes on after a
   root=runs/compare                    where runs and tables go, in a folder of the plan's name
 
 Tables: NAME/table.md, table.tex, compare.json, runs.csv, tuning.csv (every setting tried), seconds.csv.
-"""
+""",
+    "sweep": """\
+lossrag sweep key=KEY values=[A,B,...] [seeds=[0,1,2]] [processes=2] [root=runs/sweep] [key=value ...]
 
-ABLATE_HELP = """\
-lossrag ablate NAME [rows=[a,b]] [seeds=[0,1]] [processes=2] [root=runs/ablation]
+`lossrag train` for every value and seed; what else is said goes to every run. Finished runs are not repeated, half
+ones resume.
 
-Rows of settings by seeds, with paired differences. Finished runs are not repeated, half ones resume.
-
-  smoke                                a minute on the digits
-  noise, imbalance, clean              learned losses beside fixed ones where labels are wrong, classes rare, or neither
-  transfer                             does a bank that another run filled spare a run its search?
-
-Tables: root/NAME/ablation.json, runs.csv (docs/losses.md).
-"""
-
-FIGURES_HELP = """\
+  lossrag sweep experiment=topic_quick key=tasks.rho values=[0.01,0.05,0.1,0.2,0.3,0.4] seeds=[0,1,2]
+  lossrag sweep experiment=topic_quick key=weighting.alpha values=[0.005,0.02,0.1] seeds=[0,1,2]
+  lossrag figures root=runs/sweep only=[rho,alpha]
+""",
+    "figures": """\
 lossrag figures runs=[DIR,...] | root=FOLDER [output=figures] [only=[accuracy,...]] [epochs=[1,2]]
 
 Draw the paper's figures from finished runs, as PNG (300 dpi) and PDF.
@@ -131,22 +163,11 @@ Draw the paper's figures from finished runs, as PNG (300 dpi) and PDF.
   weights     8, 9, 12      how the task weights move, a panel per method
 
   epochs=[500,1000,1500]    which ones gaps shows; default: a third, two thirds, the end
-"""
-
-THEORY_HELP = """\
+""",
+    "theory": """\
 lossrag theory run=DIR [loss=one_minus_p | zero_one] [delta=0.05] [draws=2] [epochs=10]
 
 Theorems 1 to 3 of the paper on a finished run, with a loss in [0, 1]; numbers go to DIR/theory.json.
 For each of the draws a fresh model of the run's class is trained on random signs for so many epochs.
-"""
-
-SWEEP_HELP = """\
-lossrag sweep key=KEY values=[A,B,...] [seeds=[0,1,2]] [processes=2] [root=runs/sweep] [key=value ...]
-
-`lossrag train` for every value and seed; what else is said goes to every run. Finished runs are not repeated, half
-ones resume.
-
-  lossrag sweep experiment=topic_quick key=tasks.rho values=[0.01,0.05,0.1,0.2,0.3,0.4] seeds=[0,1,2]
-  lossrag sweep experiment=topic_quick key=weighting.alpha values=[0.005,0.02,0.1] seeds=[0,1,2]
-  lossrag figures root=runs/sweep only=[rho,alpha]
-"""
+""",
+}

@@ -8,61 +8,65 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from lossrag.errors import DivergedError, RunDirectoryError
-from lossrag.experiments.config.compose import build_config
+from lossrag.experiments.config.compose import build_config, load_config
+from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
+from lossrag.experiments.record.descent import descent_checks, descent_shares, descent_summary
 from lossrag.experiments.record.directory import RunDirectory, open_run
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.jsonl import JsonLines, read_points
 from lossrag.experiments.record.progress import RunProgress
-from lossrag.experiments.record.series import D_TAG, Values, split_values, step_values
-from lossrag.experiments.record.state import Best, Progress, is_finite, load_state, save_state
+from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
+from lossrag.experiments.record.state import Best, is_finite, load_state, save_state
 from lossrag.experiments.record.summary import print_summary, write_summary
 from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
-from lossrag.experiments.run.build import build_problem, build_step, build_suite
-from lossrag.experiments.run.descent import descent_checks, descent_shares, descent_summary
-from lossrag.experiments.run.learned_losses import build_learned_losses
+from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.machine import apply_machine
-from lossrag.experiments.run.problem import Evaluation, Problem
+from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.refit import refit
-from lossrag.experiments.run.schedule import Schedule
-from lossrag.experiments.run.step import BatchStep, StepOutcome
-from lossrag.tasks import Suite, epoch_plan
-from lossrag.weighting import MultiTaskStep
+from lossrag.experiments.run.step import BatchStep
 
 
-def train(settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
-    """Run (or resume, or show) the run of these plain settings; its summary.
+def train(arguments: Sequence[str], console: Console) -> int:
+    """Run `lossrag train` with these arguments; the exit code. With ``--cfg`` only print the configuration."""
+    _, settings = load_config([argument for argument in arguments if argument not in ("--cfg", "job")])
+    if "--cfg" in arguments:
+        print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
+    else:
+        train_run(settings, console)
+    return 0
+
+
+def train_run(settings: Settings, console: Console) -> dict[str, Any]:
+    """Train (or resume, or show) the run of these plain settings; its summary.
 
     Raises LossRAGError for what a user can mend, Stopped after SIGTERM or an interrupt.
     """
     config = build_config(settings)
-    machine = apply_machine(config.machine)
+    device, machine = apply_machine(config.machine)
     directory = open_run(settings, config.run)
     resume = "the same command" + (f" with run.dir={directory.path} instead of run.again" if config.run.again else "")
     try:
         summary = read_summary(directory.path)
         if summary is not None:
-            console.print(
-                f"This run is finished; its results are shown. Add run.again=true to repeat it.\n{directory.path}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            _say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
+            _say(console, str(directory.path))
         else:
-            summary = Training(config, settings, directory, console, machine).run()
+            summary = Training(config, settings, directory, console, device, machine).run()
         print_summary(summary, console)
         return summary
     except OSError as error:
@@ -87,34 +91,27 @@ class Training:
     def __init__(
         self,
         config: Config,
-        settings: Mapping[str, Any],
+        settings: Settings,
         directory: RunDirectory,
         console: Console,
-        machine: tuple[torch.device, str],
+        device: torch.device,
+        machine: str,
     ) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
-        self.device = machine[0]
-        self.suite: Suite = build_suite(config)
-        self.problem: Problem = build_problem(config, self.suite, self.device)
-        self.step: MultiTaskStep = build_step(config, self.problem)
-        self._say(f"{self.suite.name}: {self.suite.edition}")
-        self._say(f"run {directory.path} on {machine[1]}")
-        steps = len(epoch_plan(self.suite, "support", config.train.batch_size, config.seed, 0)) * config.train.epochs
-        self.learned = build_learned_losses(config, self.problem, directory.run_id, steps)
-        self.step.keep_query_gradient = self.learned is not None and self.learned.evidence.follows
-        schedule = Schedule.of(config.optimizer, self.step.optimizer, steps)
-        self.progress: Progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
-        self.batch_step = BatchStep(config, self.problem, self.step, self.learned, schedule)
+        self.suite = build_suite(config)
+        self.problem = build_problem(config, self.suite, device)
+        self.batch_step = BatchStep.of(config, self.problem, config.train.epochs, directory.run_id)
+        self.step, self.learned = self.batch_step.step, self.batch_step.learned
+        _say(console, f"{self.suite.name}: {self.suite.edition}")
+        _say(console, f"run {directory.path} on {machine}")
+        self.progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
         if self.step.count:
-            self._say(f"resuming after step {self.step.count}")
+            _say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
         self.terminating = self.finishing = False
         self.pending: list[tuple[int, StepOutcome]] = []
         self.latest: Values = {}
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def run(self) -> dict[str, Any]:
         """Train all epochs, then evaluate the best one on the test split, once."""
@@ -153,21 +150,18 @@ class Training:
             board.picture(D_TAG, matrix_figure(D, self.suite.task_names), self.step.count)
 
     def _epochs(self) -> None:
-        epochs, seed = self.config.train.epochs, self.config.seed
-        size = self.config.train.batch_size
-        plan = epoch_plan(self.suite, "support", size, seed, self.progress.epoch)
-        steps = len(plan)
-        done = self.progress.epoch * steps + self.progress.done
+        progress, epochs = self.progress, self.config.train.epochs
+        steps = len(self.batch_step.plan(progress.epoch))
+        done = progress.epoch * steps + progress.done
         with RunProgress(self.console, self.suite.tasks, epochs, steps, done) as bar:
-            while self.progress.epoch < epochs:
-                plan = epoch_plan(self.suite, "support", size, seed, self.progress.epoch)
-                for index in plan[self.progress.done :]:
+            while progress.epoch < epochs:
+                for index in self.batch_step.plan(progress.epoch)[progress.done :]:
                     self._one_step(index)
-                    self.progress.done += 1
+                    progress.done += 1
                     logged = self.step.count % self.config.log.every_steps == 0
                     if logged:
                         self._flush()
-                    bar.step(self.progress.epoch + 1, self.step.count, self.latest if logged else None)
+                    bar.step(progress.epoch + 1, self.step.count, self.latest if logged else None)
                     self._maybe_checkpoint()
                 self._end_epoch(bar)
 
@@ -210,11 +204,9 @@ class Training:
         progress.sums.clear()
         progress.trajectory.append(means["weights"].tolist())
         progress.epoch, progress.done = progress.epoch + 1, 0
-        values = self._evaluated("validation", self.problem)[1]
-        if (
-            self.config.weighting.options.needs.hypergradient is None
-            and self.config.train.query_for_baselines == "support"
-        ):
+        evaluation, values = self._evaluated("validation", self.problem)
+        outer = self.config.weighting.options.needs.hypergradient
+        if outer is None and self.config.train.query_for_baselines == "support":
             values |= self._evaluated("query", self.problem)[1]
         values |= descent_shares(means["descent"]) if "descent" in means else {}
         extra = {D_TAG: means["hypergradient"].tolist()} if "hypergradient" in means else {}
@@ -222,42 +214,33 @@ class Training:
         if self.board is not None and extra:
             self._picture(self.board, means["hypergradient"], progress.epoch)
         self.compositions.end_epoch(self.step.count, progress.epoch)
-        better = values["validation/score_mean"] > progress.best.score or not progress.best.tensors
+        better = evaluation.score_mean > progress.best.score or not progress.best.tensors
         if better:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-            progress.best = Best(progress.epoch, values["validation/score_mean"], copies)
+            progress.best = Best(progress.epoch, evaluation.score_mean, copies)
         loss, weights = float(means["support"].mean()), means["weights"].tolist()
-        bar.epoch(progress.epoch, loss, values["validation/score_mean"], weights, better)
+        bar.epoch(progress.epoch, loss, evaluation.score_mean, weights, better)
         self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
 
     def _finish(self) -> dict[str, Any]:
         self.finishing = True
         if self.terminating:
             raise _Terminated(self.step.count)
-        best = self.progress.best
-        self.problem.model.load_state_dict(unpack("model", best.tensors))
-        problem = self.problem
+        best, problem = self.progress.best, self.problem
+        problem.model.load_state_dict(unpack("model", best.tensors))
         if self.config.train.refit:
-            problem = refit(self.config, self.suite, torch.tensor(self.progress.trajectory[: best.epoch]), self.device)
+            trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
+            problem = refit(self.config, self.suite, trajectory, problem.device)
         test, values = self._evaluated("test", problem)
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         if self.board is not None:
             self.board.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure)
-        return write_summary(
-            self.directory,
-            self.config,
-            self.settings,
-            self.suite,
-            test,
-            best.epoch,
-            best.score,
-            best.tensors["task_weights"],
-            time.monotonic() - self.started,
-            self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics)),
-        )
+        further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
+        seconds = time.monotonic() - self.started
+        return write_summary(self.directory, self.config, self.settings, self.suite, test, best, seconds, further)
 
     def _evaluated(self, split: str, problem: Problem) -> tuple[Evaluation, Values]:
         evaluation = problem.evaluate(split)
@@ -299,3 +282,7 @@ class Training:
         if self.board is not None:
             self.board.sync()
         save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -30,6 +30,15 @@ class Task:
     labels: tuple[str, ...] = ()
     macro: bool = False
 
+    @property
+    def metric(self) -> str:
+        """Name of its score: ``accuracy``, ``macro_accuracy`` or, for regression, ``r2``, coefficient of determination.
+
+        >>> Task("parity", "classification", 2, macro=True).metric
+        'macro_accuracy'
+        """
+        return "r2" if self.kind == "regression" else "macro_accuracy" if self.macro else "accuracy"
+
 
 class Inputs(Protocol):
     """A column of N inputs that can be gathered into a batch."""

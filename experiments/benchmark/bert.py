@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least, require
 from lossrag.experiments.benchmark.memory import high_water_bytes, reset_high_water
 from lossrag.experiments.benchmark.paired import Result
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.build import build_problem, build_step, build_suite
+from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.step import BatchStep
-from lossrag.tasks import Suite, epoch_plan
+from lossrag.tasks import Suite
 
 SUITES = {4: "newsgroups", 14: "sentiment"}
 KINDS = {
@@ -43,12 +43,10 @@ class BertBenchmark:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ConfigError(f"bert.steps must be 2 or more, got {self.steps}.")
+        check_least(self, 2, "steps")
+        known = " or ".join(f"{count} ({name})" for count, name in SUITES.items())
         for count in self.tasks:
-            if count not in SUITES:
-                known = " or ".join(f"{each} ({name})" for each, name in SUITES.items())
-                raise ConfigError(f"bert.tasks: the suites of texts have {known} tasks, not {count}.")
+            require(count in SUITES, self, f"{{tasks}}: the suites of texts have {known} tasks, not {count}.")
 
 
 def run_bert(options: BertBenchmark) -> list[Result]:
@@ -73,8 +71,8 @@ def measure(options: BertBenchmark, tasks: int, kind: str) -> Result:
     )
     suite = build_suite(config)
     problem = build_problem(config, suite, device)
-    step = BatchStep(config, problem, build_step(config, problem), None)
-    plan = sorted(epoch_plan(suite, "support", options.batch, 0, 0), key=lambda index: -_pieces(suite, index))
+    step = BatchStep.of(config, problem, 1)
+    plan = sorted(step.plan(0), key=lambda index: -_pieces(suite, index))
     reset_high_water()
     before, seconds = high_water_bytes(), []
     for index in plan[: options.steps]:

@@ -1,11 +1,11 @@
-"""Run the benchmark of a subject, print its table, write benchmark.json."""
+"""`lossrag benchmark`: the subjects, their tables, and benchmark.json."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from lossrag.experiments.benchmark.step import StepBenchmark, run_step
 from lossrag.experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.run.machine import apply_machine
 from lossrag.files import write_atomic
 from lossrag.registry import Registry
 
@@ -50,9 +52,6 @@ SUBJECTS.add("bert", Subject(BertBenchmark, run_bert))
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag benchmark` with these arguments; the exit code."""
-    if not arguments or not {"-h", "--help"}.isdisjoint(arguments):
-        console.print(_help(), highlight=False, markup=False)
-        return 0
     if arguments[0] == "plot":
         return _plot(arguments[1:], console)
     subject = SUBJECTS[arguments[0]]
@@ -62,7 +61,9 @@ def benchmark(arguments: Sequence[str], console: Console) -> int:
         # one number will do for a list of them
         if isinstance(option.default, tuple) and isinstance(values.get(option.name), int):
             values[option.name] = [values[option.name]]
-    results = subject.run(build(subject.options, values, arguments[0]))
+    options = build(subject.options, values, arguments[0])
+    apply_machine(MachineConfig(getattr(options, "device", "cpu"), options.threads))
+    results = subject.run(options)
     for unit in dict.fromkeys(result.unit for result in results):
         console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
     write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")
@@ -99,13 +100,3 @@ def _table(subject: str, results: Sequence[Result]) -> Table:
         timed = ["" if value is None else f"{value:.3f}" for value in (result.ratio, result.spread)]
         table.add_row(result.case, *timed, *more)
     return table
-
-
-def _help() -> str:
-    lines = ["lossrag benchmark SUBJECT [key=value ...] [output=benchmark.json]", ""]
-    for name, subject in SUBJECTS.items():
-        defaults = "  ".join(f"{name}={value}".replace(" ", "") for name, value in asdict(subject.options()).items())
-        lines.append(f"  {name}: {(subject.run.__doc__ or '').splitlines()[0]}\n      {defaults}")
-    lines += ["", "lossrag benchmark plot FILE.json [FILE.json ...] [output=cost.png]"]
-    lines.append("  Draws the cost and its floor against tasks, batch and parameters, from files of scaling.")
-    return "\n".join(lines)

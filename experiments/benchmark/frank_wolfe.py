@@ -1,21 +1,20 @@
-"""The min-norm solver beside torchjd's at the same duality gap, and a batch of problems beside a loop over them."""
+"""Frank-Wolfe beside torchjd's solver at the same duality gap, and a batch of problems beside a loop over them."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError
-from lossrag.experiments.benchmark.paired import Ratio, Result, paired_ratio
-from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.machine import apply_machine
+from lossrag.checks import check_least, require
+from lossrag.experiments.benchmark.paired import Ratio, Result, paired_ratio, pooled
+from lossrag.experiments.benchmark.problems import check_numbers
+from lossrag.extras import load_extra
 from lossrag.weighting import frank_wolfe
 
 # name: (columns of D for T rows, decades that the lengths of the rows are spread over)
@@ -45,35 +44,18 @@ class FrankWolfeBenchmark:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        lowest = {"problems": 2, "pairs": 2, "batch": 2, "max_iterations": 1, "threads": 1}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"frank_wolfe.{name} must be {least} or more, got {getattr(self, name)}.")
+        check_least(self, 2, "problems", "pairs", "batch")
+        check_least(self, 1, "max_iterations", "threads")
         for name in ("tasks", "batch_tasks"):
-            if min(getattr(self, name), default=1) < 1:
-                raise ConfigError(
-                    f"frank_wolfe.{name} must list numbers of tasks from 1 up, got {getattr(self, name)}."
-                )
-        if not 0 < self.gap < 1:
-            raise ConfigError(f"frank_wolfe.gap must lie between 0 and 1, got {self.gap}: 1e-6 is the default.")
+            check_numbers(self, name, getattr(self, name) or [1])
+        require(0 < self.gap < 1, self, f"{{gap}} must lie between 0 and 1, got {self.gap}: 1e-6 is the default.")
 
 
 def run_frank_wolfe(options: FrankWolfeBenchmark) -> list[Result]:
     """Time of the min-norm solver over torchjd's at the same gap, and a loop over the same problems batched."""
-    apply_machine(MachineConfig("cpu", options.threads))
-    mgda = torchjd_mgda()
+    mgda = load_extra("torchjd.aggregation", "baselines", "benchmark frank_wolfe").MGDAWeighting
     results = [_against_torchjd(options, kind, T, mgda) for kind in KINDS for T in options.tasks]
     return results + [_batched(options, kind, T) for kind in ("ordinary", "rank T/2") for T in options.batch_tasks]
-
-
-def torchjd_mgda() -> Any:
-    """torchjd's MGDAWeighting, or what to do about its absence."""
-    try:
-        return importlib.import_module("torchjd.aggregation").MGDAWeighting
-    except ImportError:
-        raise ConfigError(
-            "benchmark frank_wolfe compares with torchjd, which is not installed: pip install 'lossrag[baselines]'"
-        ) from None
 
 
 def problem(kind: str, T: int, seed: int) -> Tensor:
@@ -98,7 +80,7 @@ def relative_gap(B: Tensor, lam: Tensor) -> float:
 
 
 def iterations_needed(B: Tensor, gap: float, most: int) -> int:
-    """How many of its iterations torchjd needs for this gap: its loop (Sener and Koltun 2018), tested after each.
+    """Iterations that torchjd needs for this gap: its loop (Sener and Koltun 2018), tested after each.
 
     torchjd itself cannot know when to stop so early, so this is its best case. ``most`` if it does not get there.
     """
@@ -135,29 +117,22 @@ def _against_torchjd(options: FrankWolfeBenchmark, kind: str, T: int, mgda: Any)
         exact.append(relative_gap(B, frank_wolfe(B).weights))
         theirs.append(relative_gap(B, peer(B)))
     gave_up = sum(reached > 1.01 * options.gap for reached in theirs)
-    low, _, high = quantiles([timed.ratio for timed in ratios], n=4)
+    exact_timed = pooled(exact_ratios)
     more = {
-        "exact_ratio": round(median(timed.ratio for timed in exact_ratios), 4),
-        "ours_ms": round(median(timed.milliseconds[0] for timed in ratios), 4),
-        "exact_ms": round(median(timed.milliseconds[0] for timed in exact_ratios), 4),
-        "torchjd_ms": round(median(timed.milliseconds[1] for timed in ratios), 4),
+        "exact_ratio": round(exact_timed.ratio, 4),
+        "exact_ms": round(exact_timed.milliseconds[0], 4),
         "torchjd_iterations": int(median(counts)),
         "torchjd_gave_up": f"{gave_up} of {options.problems}",
         "gap": f"{max(ours):.0e}",
         "exact_gap": f"{max(exact):.0e}",
         "torchjd_gap": f"{max(theirs):.2e}",
     }
-    case = f"T={T}, {kind}"
-    return Result("frank_wolfe", case, median(timed.ratio for timed in ratios), high - low, "x torchjd", more)
+    names = ("ours_ms", "torchjd_ms")
+    return pooled(ratios).result("frank_wolfe", f"T={T}, {kind}", "x torchjd", names, **more)
 
 
 def _batched(options: FrankWolfeBenchmark, kind: str, T: int) -> Result:
     B = torch.stack([problem(kind, T, seed) for seed in range(options.batch)])
     timed = paired_ratio(lambda: [frank_wolfe(one) for one in B], lambda: frank_wolfe(B), min(options.pairs, 5), 1)
-    more = {
-        "ours_ms": round(timed.milliseconds[1], 4),
-        "exact_gap": f"{frank_wolfe(B).gap.max().item():.0e}",
-        "loop_ms": round(timed.milliseconds[0], 2),
-    }
-    case = f"T={T}, {kind}, {options.batch} at once"
-    return Result("frank_wolfe", case, timed.ratio, timed.spread, "x faster than a loop", more)
+    case, gap = f"T={T}, {kind}, {options.batch} at once", f"{frank_wolfe(B).gap.max().item():.0e}"
+    return timed.result("frank_wolfe", case, "x faster than a loop", ("loop_ms", "ours_ms"), exact_gap=gap)

@@ -19,6 +19,7 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.step import BatchStep
 from lossrag.experiments.run.task_groups import joint_losses
 from lossrag.lossbank import LOSSES, Loss, LossBank, Mixture
+from lossrag.models import TextCNNOptions
 from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task
 from lossrag.weighting import MetaWeighting, MultiTaskStep
 
@@ -54,7 +55,7 @@ class LossbankBenchmark(TextOptions):
     pairs: int = 5
 
     def __post_init__(self) -> None:
-        check_text("lossbank", self, [self.tasks], self.pairs)
+        check_text(self, [self.tasks])
         if min((*self.sizes, self.run_losses), default=0) < len(VARIED) + 1 or len(self.sizes) < 2:
             raise ConfigError(f"lossbank.sizes must list two or more sizes above {len(VARIED)}, got {self.sizes}.")
 
@@ -130,7 +131,7 @@ class _Loop:
         config = Config(
             seed=0,
             tasks=Choice("benchmark", None),
-            model=ModelConfig(name="textcnn", encoder=options),
+            model=ModelConfig(name="textcnn", encoder=TextCNNOptions(filters=options.filters)),
             weighting=Choice("metaweighting", MetaWeighting(scale="unit")),
             loss=loss,
             train=TrainConfig(batch_size=options.batch),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least
 from lossrag.experiments.benchmark.paired import Result, paired_within
 from lossrag.experiments.benchmark.problems import (
     Run,
@@ -41,23 +41,16 @@ class MemoryBenchmark(TextOptions):
     filters: int = 256
     words: int = 1000
     tasks: tuple[int, ...] = (4, 14, 64)
-    pairs: int = 9
     seconds: int = 60
 
     def __post_init__(self) -> None:
-        check_text("memory", self, self.tasks, self.pairs)
-        if self.seconds < 1:
-            raise ConfigError(f"memory.seconds must be 1 or more, got {self.seconds}.")
+        check_text(self, self.tasks)
+        check_least(self, 1, "seconds")
 
 
 def run_memory(options: MemoryBenchmark) -> list[Result]:
     """Peak memory above a uniform step, for memory=rows and memory=low, and what low costs in time."""
-    apply_machine(MachineConfig(options.device, options.threads))
-    results = []
-    for tasks in options.tasks:
-        results += _peaks(options, tasks)
-        results.append(_low_over_rows(options, tasks))
-    return results
+    return [result for tasks in options.tasks for result in [*_peaks(options, tasks), _low_over_rows(options, tasks)]]
 
 
 def _peaks(options: MemoryBenchmark, tasks: int) -> list[Result]:
@@ -82,11 +75,7 @@ def _peaks(options: MemoryBenchmark, tasks: int) -> list[Result]:
 def _low_over_rows(options: MemoryBenchmark, tasks: int) -> Result:
     low, rows = (metaweighting_step(options, tasks, memory=memory) for memory in ("low", "rows"))
     timed = paired_within(low, rows, options.pairs, options.seconds)
-    more = {
-        "low_ms": round(timed.milliseconds[0], 2),
-        "rows_ms": round(timed.milliseconds[1], 2),
-    }
-    return Result("memory", f"T={tasks}, time, low over rows", timed.ratio, timed.spread, "x memory=rows", more)
+    return timed.result("memory", f"T={tasks}, time, low over rows", "x memory=rows", ("low_ms", "rows_ms"))
 
 
 def peak_bytes(options: TextOptions, tasks: int, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""The two problems that the step and its peers solve: own inputs on TextCNN, shared input on an MLP."""
+"""Problems that the step and its peers solve: own inputs on TextCNN, shared input on an MLP."""
 
 from __future__ import annotations
 
@@ -107,15 +107,17 @@ def shared_case(width: int, rows: int, layers: int, heads: int) -> Case:
         f"T={heads}, shared input, width {width}, {rows} rows, {layers} layers",
         heads,
         partial(shared_model, width, layers, heads),
-        lambda model, number: partial(batches[number].losses, model),
+        lambda model, number: lambda: batches[number].joint(model)[1],
         lambda model, number: batches[number].joint(model),
     )
 
 
-def our_step(case: Case, method: Weighting, dtype: torch.dtype = torch.float32) -> Update[StepRecord]:
-    """MultiTaskStep with ``method``."""
+def our_step(
+    case: Case, method: Weighting, dtype: torch.dtype = torch.float32, watch: bool = True
+) -> Update[StepRecord]:
+    """MultiTaskStep with ``method``; without ``watch`` it goes through a shared graph once for every task."""
     model = case.build().to(dtype)
-    watched = model if case.alone is None else None
+    watched = model if case.alone is None and watch else None
     step = MultiTaskStep(model.parameters(), adam(model), method, case.tasks, model=watched)
 
     def run() -> StepRecord:
@@ -125,9 +127,9 @@ def our_step(case: Case, method: Weighting, dtype: torch.dtype = torch.float32) 
     return Update("MultiTaskStep", model, run)
 
 
-def our_hypergradient(case: Case, method: Weighting) -> Tensor:
-    """D (T, T) of the first step."""
-    D = our_step(case, method).run().hypergradient
+def our_hypergradient(case: Case, watch: bool = True) -> Tensor:
+    """D (T, T) of the first step of MetaWeighting with scale=unit."""
+    D = our_step(case, MetaWeighting(scale="unit"), watch=watch).run().hypergradient
     assert D is not None
     return D
 

@@ -1,8 +1,7 @@
-"""torchjd's ways of doing the step of a :class:`Case`: its two engines, and one Jacobian call per task."""
+"""Peers in torchjd: its ways of doing the step of a :class:`Case`: its two engines, and one Jacobian call per task."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import milliseconds
 from lossrag.experiments.benchmark.peer_problems import Case, Update
 from lossrag.experiments.benchmark.problems import adam, trained
+from lossrag.extras import load_extra
 from lossrag.weighting import MGDA, PCGrad, UPGrad, Weighting
 
 MTL_BACKWARD, ROW_BY_ROW, AUTOGRAM = "mtl_backward", "mtl_backward, row by row", "autogram"
@@ -40,13 +40,8 @@ METHODS = {
 
 def torchjd() -> Any:
     """Its modules aggregation, autojac and autogram; raises ConfigError when it is not installed."""
-    try:
-        parts = {name: importlib.import_module(f"torchjd.{name}") for name in ("aggregation", "autojac", "autogram")}
-    except ImportError:
-        raise ConfigError(
-            'benchmark peers compares with torchjd, which is not installed: pip install "lossrag[baselines]"'
-        ) from None
-    return SimpleNamespace(**parts)
+    modules = ("aggregation", "autojac", "autogram")
+    return SimpleNamespace(**{name: load_extra(f"torchjd.{name}", "baselines", "benchmark peers") for name in modules})
 
 
 Engine = Callable[[Case, Any, torch.dtype], Update[None]]
@@ -92,7 +87,7 @@ def _autogram(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
 
 
 def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None]:
-    """What no engine does by itself: a pass and a call of ``jac`` for each task's own input, then torchjd's rest."""
+    """No engine of its own: a pass and a call of ``jac`` for each task's own input, then torchjd's rest."""
     library = torchjd()
     model = case.build().to(dtype)
     optimizer, shared = adam(model), trained(model.encoders)
@@ -105,9 +100,9 @@ def jac_per_task(case: Case, aggregator: Any, dtype: torch.dtype) -> Update[None
         rows = []
         for task, head in enumerate(model.heads):
             own = trained(head)
-            found = library.autojac.jac([alone(model, task)], [*shared, *own], parallel_chunk_size=1)
-            rows.append(found[: len(shared)])
-            for parameter, gradient in zip(own, found[len(shared) :], strict=True):
+            gradients = library.autojac.jac([alone(model, task)], [*shared, *own], parallel_chunk_size=1)
+            rows.append(gradients[: len(shared)])
+            for parameter, gradient in zip(own, gradients[len(shared) :], strict=True):
                 parameter.grad = gradient[0]
         for parameter, gradients in zip(shared, zip(*rows, strict=True), strict=True):
             parameter.jac = torch.cat(gradients)  # type: ignore[attr-defined]

@@ -1,20 +1,19 @@
-"""The step beside its peers: torchjd's own engines, a plain autograd loop, and scipy's exact least squares."""
+"""Peers beside the step: torchjd's own engines, a plain autograd loop, and scipy's exact least squares."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
-from lossrag.errors import ConfigError
+from lossrag.checks import check_least
 from lossrag.experiments.benchmark.frank_wolfe import problem_rows
-from lossrag.experiments.benchmark.paired import Result, paired_ratio, paired_within
+from lossrag.experiments.benchmark.paired import Result, paired_ratio, paired_within, pooled
 from lossrag.experiments.benchmark.peer_problems import (
     Case,
     autograd_loop,
@@ -24,9 +23,7 @@ from lossrag.experiments.benchmark.peer_problems import (
     shared_case,
 )
 from lossrag.experiments.benchmark.peer_torchjd import METHODS, Engine, Method, aggregator, fastest, jac_per_task
-from lossrag.experiments.benchmark.problems import TextOptions, check_sizes, check_text, require_equal
-from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.machine import apply_machine
+from lossrag.experiments.benchmark.problems import TextOptions, check_shared, check_text, require_equal
 from lossrag.weighting import MetaWeighting, frank_wolfe
 
 TOLERANCE = 1e-3
@@ -43,20 +40,17 @@ class PeersBenchmark(TextOptions):
     shared: list[list[int]] = field(default_factory=lambda: [[512, 64, 2], [1024, 64, 2]])
     heads: int = 16
     problems: int = 5
-    pairs: int = 9
     seconds: int = 30
 
     def __post_init__(self) -> None:
-        check_text("peers", self, self.tasks, self.pairs)
-        check_sizes("peers.shared", self.shared)
-        for name, least in (("heads", 1), ("problems", 2), ("seconds", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"peers.{name} must be {least} or more, got {getattr(self, name)}.")
+        check_text(self, self.tasks)
+        check_shared(self, self.shared)
+        check_least(self, 2, "problems")
+        check_least(self, 1, "seconds")
 
 
 def run_peers(options: PeersBenchmark) -> list[Result]:
     """MGDA, UPGrad and PCGrad beside torchjd, MetaWeighting beside an autograd loop, Frank-Wolfe beside scipy."""
-    apply_machine(MachineConfig(options.device, options.threads))
     cases = [own_case(options, tasks) for tasks in options.tasks]
     cases += [shared_case(width, rows, layers, options.heads) for width, rows, layers in options.shared]
     results: list[Result] = []
@@ -70,28 +64,23 @@ def run_peers(options: PeersBenchmark) -> list[Result]:
 def _beside_torchjd(options: PeersBenchmark, case: Case, name: str) -> Iterator[Result]:
     """Its fastest engine, those that cannot do it and why; for own inputs, what a user could still write around it."""
     method = METHODS[name]
-    found = fastest(case, method)
-    tried = ", ".join(f"{engine} {time}" for engine, time in found.milliseconds.items())
-    yield _timed(options, case, name, found.engine, {"engines_ms": tried})
-    for engine, reason in found.failed.items():
+    best = fastest(case, method)
+    tried = ", ".join(f"{engine} {time}" for engine, time in best.milliseconds.items())
+    yield _timed(options, case, name, best.engine, engines_ms=tried)
+    for engine, reason in best.failed.items():
         yield Result("peers", f"{case.name}, {name}", None, None, "x torchjd", {"engine": engine, "failed": reason})
     if case.alone is not None:
-        yield _timed(options, case, name, jac_per_task, {})
+        yield _timed(options, case, name, jac_per_task)
 
 
-def _timed(options: PeersBenchmark, case: Case, name: str, engine: Engine, more: dict[str, Any]) -> Result:
+def _timed(options: PeersBenchmark, case: Case, name: str, engine: Engine, **more: object) -> Result:
     method = METHODS[name]
     error = _difference(case, method, engine)
     ours, theirs = our_step(case, method.ours), engine(case, aggregator(method), torch.float32)
     timed = paired_within(ours.run, theirs.run, options.pairs, options.seconds)
-    figures = {
-        "engine": theirs.name,
-        "ours_ms": round(timed.milliseconds[0], 2),
-        "torchjd_ms": round(timed.milliseconds[1], 2),
-        "difference": f"{error:.0e}",
-        **more,
-    }
-    return Result("peers", f"{case.name}, {name}", timed.ratio, timed.spread, "x torchjd", figures)
+    names = ("ours_ms", "torchjd_ms")
+    more = {"engine": theirs.name, "difference": f"{error:.0e}", **more}
+    return timed.result("peers", f"{case.name}, {name}", "x torchjd", names, **more)
 
 
 def _difference(case: Case, method: Method, engine: Engine) -> float:
@@ -102,29 +91,14 @@ def _difference(case: Case, method: Method, engine: Engine) -> float:
 
 
 def _beside_loop(options: PeersBenchmark, case: Case) -> Result:
-    method = MetaWeighting(scale="unit")
-    error = require_equal(
-        f"{case.name}, MetaWeighting", our_hypergradient(case, method), autograd_loop(case).run(), TOLERANCE
-    )
-    ours, loop = our_step(case, method), autograd_loop(case)
+    name = f"{case.name}, MetaWeighting"
+    error = require_equal(name, our_hypergradient(case), autograd_loop(case).run(), TOLERANCE)
+    ours, loop = our_step(case, MetaWeighting(scale="unit")), autograd_loop(case)
     timed = paired_within(ours.run, loop.run, options.pairs, options.seconds)
-    more = {
-        "ours_ms": round(timed.milliseconds[0], 2),
-        "loop_ms": round(timed.milliseconds[1], 2),
-        "difference": f"{error:.0e}",
-    }
-    return Result("peers", f"{case.name}, MetaWeighting", timed.ratio, timed.spread, "x autograd loop", more)
+    return timed.result("peers", name, "x autograd loop", ("ours_ms", "loop_ms"), difference=f"{error:.0e}")
 
 
-def scipy_nnls() -> Any:
-    """scipy.optimize.nnls, or what to do about its absence."""
-    try:
-        return importlib.import_module("scipy.optimize").nnls
-    except ImportError:
-        raise ConfigError("benchmark peers compares with scipy, which is not installed: pip install scipy") from None
-
-
-def shortest_by_nnls(D: Any, nnls: Any) -> Any:
+def shortest_by_nnls(D: Any) -> Any:
     """lam (T,) ~ argmin_{y >= 0} |D^T y|^2 + (1^T y - 1)^2 at the scale of D (T, d): the exact min-norm point."""
     scale = np.linalg.norm(D, axis=1).min()
     matrix = np.vstack([D.T / scale, np.ones((1, len(D)))])
@@ -136,22 +110,15 @@ def shortest_by_nnls(D: Any, nnls: Any) -> Any:
 
 def _beside_nnls(options: PeersBenchmark, tasks: int) -> Result:
     """Both from the rows D (T, 2 T), as nnls has no use for their inner products."""
-    nnls = scipy_nnls()
     timings = []
     for seed in range(options.problems):
         rows = problem_rows("ordinary", tasks, seed)
         array = rows.numpy()
-        found, expected = frank_wolfe(rows @ rows.T).weights, torch.from_numpy(shortest_by_nnls(array, nnls))
-        require_equal(f"T={tasks}, min-norm", found @ rows, expected @ rows, 1e-6)
-        ours, theirs = partial(_solve, rows), partial(shortest_by_nnls, array, nnls)
+        lam, expected = _solve(rows), torch.from_numpy(shortest_by_nnls(array))
+        require_equal(f"T={tasks}, min-norm", lam @ rows, expected @ rows, 1e-6)
+        ours, theirs = partial(_solve, rows), partial(shortest_by_nnls, array)
         timings.append(paired_ratio(ours, theirs, options.pairs))
-    ratios = [timed.ratio for timed in timings]
-    low, _, high = quantiles(ratios, n=4)
-    more = {
-        "ours_ms": round(median(timed.milliseconds[0] for timed in timings), 4),
-        "scipy_ms": round(median(timed.milliseconds[1] for timed in timings), 4),
-    }
-    return Result("peers", f"T={tasks}, min-norm point", median(ratios), high - low, "x scipy nnls", more)
+    return pooled(timings).result("peers", f"T={tasks}, min-norm point", "x scipy nnls", ("ours_ms", "scipy_ms"))
 
 
 def _solve(rows: torch.Tensor) -> torch.Tensor:

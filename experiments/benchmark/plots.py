@@ -1,4 +1,4 @@
-"""The picture of a scaling benchmark: cost against tasks, batch and parameters, with the floor drawn in."""
+"""Picture of a scaling benchmark: cost against tasks, batch and parameters, with the floor drawn in."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def _panel(axes: Axes, sweep: str, rows: Sequence[Row]) -> None:
 
 
 def _held(sweep: str, rows: Sequence[Row]) -> str:
-    """What all points of the panel have in common."""
+    """The values that all points of the panel have in common."""
     units = {"tasks": "tasks", "batch": "rows", "parameters": "parameters"}
     values = {name: {row[name] for row in rows} for name in AXES if name != sweep}
-    fixed = [f"{short(found.pop())} {units[name]}" for name, found in values.items() if len(found) == 1]
+    fixed = [f"{short(*distinct)} {units[name]}" for name, distinct in values.items() if len(distinct) == 1]
     return "at " + ", ".join(fixed) if fixed else ""
 
 

@@ -1,16 +1,16 @@
-"""The problem most subjects time: TextCNN with a head per task, every task with words of its own."""
+"""Problem that most subjects time: TextCNN with a head per task, every task with words of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lossrag.errors import ConfigError, LossRAGError
+from lossrag.checks import check_least, require
+from lossrag.errors import LossRAGError
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
 from lossrag.lossbank import LOSSES, Mixture
@@ -24,7 +24,8 @@ Run = Callable[[], StepRecord]
 
 @dataclass(frozen=True)
 class TextOptions:
-    """batch: support rows over all tasks; length: words of each; vectors: their width; words: of the vocabulary."""
+    """batch: support rows over all tasks; length: words of each; vectors: their width; words: of the vocabulary; pairs:
+    of timings."""
 
     batch: int = 512
     length: int = 150
@@ -34,17 +35,21 @@ class TextOptions:
     trainable: bool = False
     device: str = "cpu"
     threads: int = 1
+    pairs: int = 9
 
 
-def check_text(subject: str, options: TextOptions, tasks: Sequence[int], pairs: int) -> None:
-    """Raise ConfigError for sizes that cannot work."""
-    if not tasks or min(tasks) < 1:
-        raise ConfigError(f"{subject}.tasks must list numbers of tasks from 1 up, e.g. tasks=[4,14], got {tasks}.")
-    least = {"batch": max(tasks), "length": 1, "vectors": 1, "filters": 1, "words": 2, "threads": 1}
-    for name, value in [*((name, getattr(options, name)) for name in least), ("pairs", pairs)]:
-        low = least.get(name, 2)
-        if value < low:
-            raise ConfigError(f"{subject}.{name} must be {low} or more, got {value}.")
+def check_numbers(options: object, field: str, sizes: Sequence[int]) -> None:
+    """Raise OptionError unless these are numbers from 1 up."""
+    fits = min(sizes, default=0) >= 1
+    require(fits, options, f"{{{field}}} must list numbers from 1 up, e.g. {{{field}}}=[4,14], got {list(sizes)}.")
+
+
+def check_text(options: TextOptions, tasks: Sequence[int]) -> None:
+    """Raise OptionError for sizes that cannot work with so many tasks."""
+    check_numbers(options, "tasks", tasks)
+    check_least(options, max(tasks), "batch")
+    check_least(options, 1, "length", "vectors", "filters", "threads")
+    check_least(options, 2, "words", "pairs")
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,13 @@ def floor(options: TextOptions, tasks: int, share: float) -> float:
     return 1 + query_rows(options, tasks, share) / (options.batch // tasks)
 
 
-def check_sizes(key: str, sizes: Sequence[Sequence[int]]) -> None:
-    """Raise ConfigError unless every entry is a [width, rows, layers] from 1 up."""
+def check_shared(options: object, sizes: Sequence[Sequence[int]]) -> None:
+    """Raise OptionError unless every entry of the field ``shared`` is a [width, rows, layers] from 1 up, and
+    ``heads`` is."""
     for size in sizes:
-        if len(size) != 3 or min(size) < 1:
-            raise ConfigError(f"{key} must list [width,rows,layers] from 1 up, e.g. [[512,64,2]], got {list(size)}.")
+        fits = len(size) == 3 and min(size) >= 1
+        require(fits, options, f"{{shared}} must list [width,rows,layers] from 1 up, e.g. [[512,64,2]], got {size}.")
+    check_least(options, 1, "heads")
 
 
 def shared_model(width: int, layers: int, heads: int) -> MultiTaskModel:
@@ -145,10 +152,6 @@ class SharedBatch:
     inputs: Tensor
     labels: Tensor
 
-    def losses(self, model: MultiTaskModel) -> list[Tensor]:
-        """The T losses from one pass."""
-        return self.joint(model)[1]
-
     def joint(self, model: MultiTaskModel) -> tuple[Tensor, list[Tensor]]:
         """The features (B, F) of the trunk, and the losses."""
         features = model.encoders[0](self.inputs.to(next(model.parameters()).dtype))
@@ -162,23 +165,10 @@ def shared_batch(width: int, rows: int, heads: int, seed: int) -> SharedBatch:
     return SharedBatch(inputs, torch.randint(CLASSES, (heads, rows), generator=generator))
 
 
-def shared_step(width: int, rows: int, layers: int, heads: int, watch: bool) -> Callable[[], StepRecord]:
-    """A MetaWeighting step, query = support; without ``watch`` it is a loop of T backward passes over one graph."""
-    model = shared_model(width, layers, heads)
-    support, query = (partial(shared_batch(width, rows, heads, seed).losses, model) for seed in (1, 2))
-    method = MetaWeighting(scale="unit")
-    step = MultiTaskStep(model.parameters(), adam(model), method, heads, model=model if watch else None)
-    return lambda: step(support, query)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|, Frobenius."""
-    return float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
-
-
 def require_equal(what: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
-    """The relative error; raises LossRAGError when it exceeds ``tolerance``."""
-    error = relative_error(found, expected)
+    """The relative error |found - expected| / |expected|, Frobenius; raises LossRAGError when it exceeds
+    ``tolerance``."""
+    error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
     if not error <= tolerance:
         raise LossRAGError(
             f"{what}: the two results differ by {error:.1e} of their length, expected at most {tolerance:.0e}. Times "

@@ -1,4 +1,4 @@
-"""What a TextCNN step costs beside the same step with PyTorch's dense convolution and pooling."""
+"""TextCNN step beside the same step with PyTorch's dense convolution and pooling."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
-from lossrag.experiments.config.schema import MachineConfig
-from lossrag.experiments.run.machine import apply_machine
 from lossrag.models import TextCNN
 from lossrag.models import max_over_time as fast_path
 
@@ -29,7 +27,6 @@ class TextCNNBenchmark:
 
 def run_textcnn(options: TextCNNBenchmark) -> list[Result]:
     """Training steps with frozen and trained vectors, in float32 and bf16, over PyTorch's dense step in float32."""
-    apply_machine(MachineConfig("cpu", options.threads))
     results = []
     for width, filters in options.sizes:
         for trainable in (False, True):
@@ -38,12 +35,8 @@ def run_textcnn(options: TextCNNBenchmark) -> list[Result]:
                 fast = _step(options, width, filters, trainable, precision, dense=False)
                 timed = paired_ratio(fast, dense, options.pairs)
                 name = f"{width}-d, {filters} filters, {'trained' if trainable else 'frozen'} vectors"
-                more = {
-                    "precision": "float32" if precision is None else "bf16",
-                    "fast_ms": round(timed.milliseconds[0], 1),
-                    "dense_ms": round(timed.milliseconds[1], 1),
-                }
-                results.append(Result("textcnn", name, timed.ratio, timed.spread, "x dense step", more))
+                kind, names = "float32" if precision is None else "bf16", ("fast_ms", "dense_ms")
+                results.append(timed.result("textcnn", name, "x dense step", names, precision=kind))
     return results
 
 

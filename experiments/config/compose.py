@@ -1,10 +1,10 @@
-"""Hydra overrides -> one typed Config, with errors that say what to do instead of Hydra's."""
+"""Composition of a typed Config from overrides, with errors that say what to do in place of Hydra's."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override
@@ -14,13 +14,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.experiments.config import schema
-from lossrag.experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, defaults_of, options_of, register_configs
+from lossrag.experiments.config.groups import CONF_DIR, GROUPS, OF_GROUP, SECTIONS, defaults_of, register_configs
+from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.model import ModelConfig, SharingConfig
+from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.config.overrides import check_choice, check_key, check_lists, is_choice, is_open, parse
 from lossrag.lossbank import LOSSES
-from lossrag.tasks import parse_corruption
+from lossrag.models import ENCODERS
+from lossrag.tasks import SUITES, parse_corruption
+from lossrag.weighting import WEIGHTINGS
 
+T = TypeVar("T")
 MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""
 
@@ -34,49 +39,39 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     for override in choices:
         check_choice(override)
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        known = _compose(choices)
+        composed = _compose(choices)
         presets = [override for override in choices if override.key_or_group == "experiment"]
-        preset = known if presets == choices else _compose(presets)
-        known = _without_leftovers(known, preset, [])
-        for override in values:
-            check_key(override, known)
-        return _without_leftovers(_compose(parsed), preset, values)
+        _drop_leftovers(composed, composed if presets == choices else _compose(presets))
+    for override in values:
+        check_key(override, composed)
+        try:
+            OmegaConf.update(composed, override.key_or_group, override.value(), force_add=is_open(override))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"Cannot set {override.input_line}: {str(error).splitlines()[0]}") from None
+    return composed
 
 
-def _compose(overrides: Sequence[Override]) -> DictConfig:
+def _compose(choices: Sequence[Override]) -> DictConfig:
     try:
-        return compose("train", overrides=[_line(override) for override in overrides])
+        return compose("train", overrides=[override.input_line or "" for override in choices])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
 
 
-def _line(override: Override) -> str:
-    line = (override.input_line or "").lstrip("+")
-    return f"++{line}" if is_open(override) else override.input_line or ""  # ++: Hydra adds what is not there yet
-
-
-def _without_leftovers(composed: DictConfig, preset: DictConfig, values: Sequence[Override]) -> DictConfig:
+def _drop_leftovers(composed: DictConfig, preset: DictConfig) -> None:
     """Undo what the preset said about a group when the user chose another entry of it.
 
     The alpha of the preset's MetaWeighting is no option of ``weighting=uniform``: the group starts from the entry's
-    own defaults, with the user's ``values`` over them. How tasks share a model is no option of its encoder, and stays.
+    own defaults. How tasks share a model is no option of its encoder, and stays.
     """
     for group in GROUPS:
         name = composed[group].name
-        if name == preset[group].name:
-            continue
-        settings = OmegaConf.create(defaults_of(group, name))
-        if group == "model":
-            settings.update({field.name: preset[group][field.name] for field in dataclasses.fields(SharingConfig)})
-        for override in values:
-            section, _, option = override.key_or_group.partition(".")
-            if section == group:
-                OmegaConf.update(settings, option, OmegaConf.select(composed, override.key_or_group))
-        OmegaConf.update(composed, group, settings, merge=False)
-    return composed
+        if name != preset[group].name:
+            kept = {key: preset[group][key] for key in OF_GROUP[group]} if group == "model" else {}
+            OmegaConf.update(composed, group, {**defaults_of(group, name), **kept}, merge=False)
 
 
-def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, Any]]:
+def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, object]]:
     """The typed configuration and its plain form, from ``key=value`` overrides.
 
     Raises ConfigError, naming the key, for unknown names or keys and for impossible values.
@@ -90,25 +85,39 @@ def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, Any]
     return build_config(settings), settings
 
 
-def build_config(settings: Mapping[str, Any]) -> schema.Config:
+def build_config(settings: Settings) -> schema.Config:
     """The typed configuration of plain settings, every value checked."""
     seed = settings["seed"]
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
-    sections = {name: build(cls, settings[name], name) for name, cls in SECTIONS.items()}
-    load_library(sections["loss"].library)
-    for key in ("classification", "regression"):
-        for section in ("loss", "outer"):
-            _check_loss(f"{section}.{key}", getattr(sections[section], key), key)
-    suite = dict(settings["tasks"])
-    corruptions = parse_corruption(suite.pop("corrupt", None) or {})
+
+    def options(cls: type[T], name: str) -> T:
+        return build(cls, section(settings, name), name)
+
+    loss, outer = options(schema.LossConfig, "loss"), options(schema.OuterConfig, "outer")
+    load_library(loss.library)
+    for name, losses in (("loss", loss), ("outer", outer)):
+        _check_loss(f"{name}.classification", losses.classification, "classification")
+        _check_loss(f"{name}.regression", losses.regression, "regression")
+    tasks, model, weighting = (section(settings, group) for group in GROUPS)
+    sharing, encoder = ({k: v for k, v in model.items() if (k in OF_GROUP["model"]) == own} for own in (True, False))
+    chosen = _choice("model", ENCODERS[str(model["name"])], encoder)
     config = schema.Config(
         seed=seed,
-        tasks=_choice("tasks", suite),
-        corrupt=corruptions,
-        model=_model(settings["model"]),
-        weighting=_choice("weighting", settings["weighting"]),
-        **sections,
+        tasks=_choice("tasks", SUITES[str(tasks["name"])].config, {k: v for k, v in tasks.items() if k != "corrupt"}),
+        corrupt=parse_corruption(cast(Settings, tasks.get("corrupt") or {})),
+        model=ModelConfig(
+            name=chosen.name, encoder=chosen.options, **dataclasses.asdict(build(SharingConfig, sharing, "model"))
+        ),
+        weighting=_choice("weighting", WEIGHTINGS[str(weighting["name"])], weighting),
+        data=options(schema.DataConfig, "data"),
+        loss=loss,
+        outer=outer,
+        optimizer=options(OptimizerConfig, "optimizer"),
+        train=options(schema.TrainConfig, "train"),
+        machine=options(schema.MachineConfig, "machine"),
+        run=options(schema.RunConfig, "run"),
+        log=options(schema.LogConfig, "log"),
     )
     _check_sharing(config)
     return config
@@ -134,36 +143,29 @@ def _check_sharing(config: schema.Config) -> None:
         )
 
 
-def build(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     """An instance of the dataclass ``cls``; raises ConfigError for unknown keys and wrong types."""
+    assert dataclasses.is_dataclass(cls)
     names = {field.name for field in dataclasses.fields(cls)}
     for key in values:
         if key not in names:
             raise ConfigError(f"Unknown key {where}.{key}: {did_you_mean(str(key), names)}")
     # a section's keys carry its name, the options of a command stand alone, a plan is a YAML file
-    form = f"{where}.{{key}}={{value}}" if where in (*SECTIONS, *GROUPS) else "{key}={value}"
-    check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else form)
+    prefix = f"{where}." if where in (*SECTIONS, *GROUPS) else ""
+    check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else f"{prefix}{{key}}={{value}}")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values)))
+        # OmegaConf makes what it is asked for, and says nothing of its type
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values))))
     except OptionError as error:
-        raise ConfigError(error.by_key(f"{where}." if where in (*SECTIONS, *GROUPS) else "")) from None
+        raise ConfigError(error.by_key(prefix)) from None
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if error.full_key else where
         raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None
 
 
-def _choice(group: str, values: Mapping[str, Any]) -> schema.Choice:
-    options = dict(values)
-    name = str(options.pop("name"))
-    return schema.Choice(name, build(options_of(group, name), options, group))
-
-
-def _model(values: Mapping[str, Any]) -> ModelConfig:
-    options = dict(values)
-    names = [field.name for field in dataclasses.fields(SharingConfig)]
-    sharing = build(SharingConfig, {name: options.pop(name) for name in names}, "model")
-    encoder = _choice("model", options)
-    return ModelConfig(name=encoder.name, encoder=encoder.options, **dataclasses.asdict(sharing))
+def _choice(group: str, cls: Callable[..., T], values: Settings) -> schema.Choice[T]:
+    options = {key: value for key, value in values.items() if key != "name"}
+    return schema.Choice(str(values["name"]), build(cls, options, group))
 
 
 def _check_loss(key: str, name: str | None, kind: str) -> None:

@@ -1,10 +1,10 @@
-"""What a configuration is made of: fixed sections, and groups whose choices are registered names."""
+"""Sections and groups of a configuration: a group's entries are registered names with options of their own."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -12,12 +12,11 @@ from lossrag.experiments.config import schema
 from lossrag.experiments.config.model import SharingConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.models import ENCODERS
-from lossrag.registry import Registry
 from lossrag.tasks import SUITES, SuiteEntry
 from lossrag.weighting import WEIGHTINGS
 
 CONF_DIR = Path(__file__).parent.parent / "conf"
-SECTIONS: dict[str, type[Any]] = {
+SECTIONS: Mapping[str, Callable[[], object]] = {
     "data": schema.DataConfig,
     "loss": schema.LossConfig,
     "outer": schema.OuterConfig,
@@ -27,7 +26,13 @@ SECTIONS: dict[str, type[Any]] = {
     "run": schema.RunConfig,
     "log": schema.LogConfig,
 }
-GROUPS: dict[str, Registry[Any]] = {"tasks": SUITES, "model": ENCODERS, "weighting": WEIGHTINGS}
+GROUPS: Mapping[str, Mapping[str, object]] = {"tasks": SUITES, "model": ENCODERS, "weighting": WEIGHTINGS}
+OF_GROUP: Mapping[str, Mapping[str, object]] = {
+    "model": dataclasses.asdict(SharingConfig()),
+    "tasks": {"corrupt": {}},
+    "weighting": {},
+}
+"""Settings that every entry of a group has, beside its own options."""
 FROM_ELSEWHERE = {"seed": "${seed}", "root": "${data.root}"}
 """Options of a suite that the run sets once for everything."""
 
@@ -38,24 +43,24 @@ def experiment_names() -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
-def options_of(group: str, name: str) -> Any:
-    """The dataclass of a registered entry's options."""
-    entry = GROUPS[group][name]
-    return entry.config if isinstance(entry, SuiteEntry) else entry
-
-
-def defaults_of(group: str, name: str) -> dict[str, Any]:
+def defaults_of(group: str, name: str) -> dict[str, object]:
     """The settings of a group when ``name`` is chosen and nothing else is said."""
-    options = dataclasses.asdict(options_of(group, name)())
-    every: dict[str, dict[str, Any]] = {"model": dataclasses.asdict(SharingConfig()), "tasks": {"corrupt": {}}}
-    extra = every.get(group, {})
-    return {"name": name, **extra, **{key: FROM_ELSEWHERE.get(key, value) for key, value in options.items()}}
+    entry = GROUPS[group][name]
+    options = _defaults(entry.config if isinstance(entry, SuiteEntry) else entry)
+    return {"name": name, **OF_GROUP[group], **{key: FROM_ELSEWHERE.get(key, options[key]) for key in options}}
+
+
+def _defaults(cls: object) -> dict[str, object]:
+    options = cls() if callable(cls) else None
+    assert dataclasses.is_dataclass(options)
+    assert not isinstance(options, type)
+    return dataclasses.asdict(options)
 
 
 def register_configs() -> None:
     """Offer every registered suite, encoder and weighting as a Hydra group option, with its own defaults."""
     store = ConfigStore.instance()
-    sections = {name: dataclasses.asdict(cls()) for name, cls in SECTIONS.items()}
+    sections = {name: _defaults(cls) for name, cls in SECTIONS.items()}
     store.store(name="base", node={"seed": 0, "preset": "custom", **sections})
     for group, registry in GROUPS.items():
         for name in registry:

@@ -1,24 +1,35 @@
-"""Which settings make two runs the same run."""
+"""Identity of a run: the plain settings that decide its results, as a name, as a digest, as differences."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
+from lossrag.errors import ConfigError
+
+Settings = Mapping[str, object]
+"""Plain settings by key: values as YAML has them, sections as settings of their own."""
 INCIDENTAL = ("data", "machine", "run", "log", "preset")
 """Sections that say where and how a run happens, not what it computes."""
 
 
-def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+def section(settings: Settings, name: str) -> Settings:
+    """The settings of a section or group; raises ConfigError when it is none."""
+    part = settings.get(name)
+    if not isinstance(part, Mapping):
+        raise ConfigError(f"{name} must be a section of keys, got {part!r}.")
+    return part
+
+
+def identity(settings: Settings) -> dict[str, object]:
     """The part of the plain settings that decides the results."""
     deciding = {key: value for key, value in settings.items() if key not in INCIDENTAL}
     # where the data lie does not change what they are: every file is pinned by its checksum
-    return {**deciding, "tasks": {key: value for key, value in settings["tasks"].items() if key != "root"}}
+    return {**deciding, "tasks": {key: value for key, value in section(settings, "tasks").items() if key != "root"}}
 
 
-def run_id(settings: Mapping[str, Any]) -> str:
+def run_id(settings: Settings) -> str:
     """A readable name with a digest: suite, weighting, seed, eight hex digits of the resolved settings.
 
     >>> settings = {"seed": 3, "tasks": {"name": "digits"}, "weighting": {"name": "uniform"}, "run": {}}
@@ -27,11 +38,11 @@ def run_id(settings: Mapping[str, Any]) -> str:
     """
     canonical = json.dumps(identity(settings), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()[:8]
-    method = settings["weighting"]["name"].replace("/", "-")
-    return f"{settings['tasks']['name']}-{method}-s{settings['seed']}-{digest}"
+    suite, method = (str(section(settings, group)["name"]) for group in ("tasks", "weighting"))
+    return f"{suite}-{method.replace('/', '-')}-s{settings['seed']}-{digest}"
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differing_keys(old: Settings, new: Settings) -> list[str]:
     """The deciding keys whose values differ, as 'key: old -> new' lines.
 
     >>> differing_keys({"tasks": {}, "train": {"epochs": 2}}, {"tasks": {}, "train": {"epochs": 3}})
@@ -45,13 +56,13 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Settings, prefix: str = "") -> dict[str, object]:
     """The leaves of nested settings by their dotted keys.
 
     >>> flatten({"seed": 0, "train": {"epochs": 1}})
     {'seed': 0, 'train.epochs': 1}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{key}."))

@@ -1,4 +1,4 @@
-"""A user's own losses: Python files that are run before any loss is looked up by name."""
+"""Library of a user's own losses: Python files that are run before any loss is looked up by name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from lossrag.errors import ConfigError, LossRAGError
 from lossrag.lossbank import LOSSES
 
+FLOORS = ("tasks", "models", "weighting", "lossbank", "experiments")
 _loaded: dict[Path, tuple[str, ...]] = {}
 
 
@@ -43,5 +44,7 @@ def _run(path: Path, given: str) -> None:
         specification.loader.exec_module(module)
     except LossRAGError as error:
         raise ConfigError(f"loss.library={given}: {error}") from error
-    except Exception as error:  # whatever a user's own code may raise
-        raise ConfigError(f"loss.library: {given} does not run ({type(error).__name__}: {error}).") from error
+    except (Exception, SystemExit) as error:  # whatever a user's own code may raise
+        old = error.name if isinstance(error, ModuleNotFoundError) and error.name in FLOORS else None
+        advice = f" Import it as lossrag.{old}: from lossrag.{old} import ..." if old else ""
+        raise ConfigError(f"loss.library: {given} does not run ({type(error).__name__}: {error}).{advice}") from error

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from lossrag.checks import check_choice, check_least
-from lossrag.errors import ConfigError
-from lossrag.models import PENALTIES, SHARING
+from lossrag.checks import check_choice, check_least, require
+from lossrag.models import PENALTIES, SHARING, EncoderOptions
 
 
 @dataclass(frozen=True)
 class SharingConfig:
-    """How tasks share their encoder: ``hard``, ``none``, or ``shared_private``: one for all and one each side by side.
+    """Sharing of the encoder: ``hard``, ``none``, or ``shared_private``: one for all and one each side by side.
 
     adversarial, orthogonal: weights lambda and gamma of the terms of AdvMTL (docs/adversarial.md); 0: off.
     penalty: what the second one is, ``paper`` or ``unit`` (models/adversarial.py).
@@ -29,16 +27,17 @@ class SharingConfig:
         check_least(self, 0, "adversarial", "orthogonal")
         for key in ("adversarial", "orthogonal"):
             value = getattr(self, key)
-            if value and self.sharing != "shared_private":
-                raise ConfigError(
-                    f"model.{key}={value} keeps shared and private features apart, but with model.sharing="
-                    f"{self.sharing} there are not both: set model.sharing=shared_private, or model.{key}=0."
-                )
+            require(
+                not value or self.sharing == "shared_private",
+                self,
+                f"{{{key}}}={value} keeps shared and private features apart, but with {{sharing}}={self.sharing} there "
+                f"are not both: set {{sharing}}=shared_private, or {{{key}}}=0.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(SharingConfig):
-    """How tasks share, the name of the encoder and its own options."""
+    """Sharing, the name of the encoder and its own options."""
 
     name: str
-    encoder: Any
+    encoder: EncoderOptions

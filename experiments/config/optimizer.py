@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lossrag.checks import check_choice, check_least, check_positive, check_share
+from lossrag.checks import check_choice, check_least, check_positive, check_share, require
 from lossrag.errors import ConfigError
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -45,7 +45,7 @@ class OptimizerConfig:
 
     @property
     def scheduled(self) -> bool:
-        """Whether the learning rates are set anew before every step."""
+        """True where the learning rates are set anew before every step."""
         return self.schedule != "constant" or self.warmup > 0
 
     def __post_init__(self) -> None:
@@ -55,30 +55,27 @@ class OptimizerConfig:
         check_positive(self, "lr", "vectors_lr_factor", "heads_lr_factor")
         check_least(self, 0, "weight_decay", "hypergradient_lr")
         check_share(self, "momentum", "warmup")
-        self._check_hypergradient()
+        beta = self.hypergradient_lr
+        require(
+            not beta or self.name != "adamw",
+            self,
+            f"{{hypergradient_lr}}={beta} adapts the learning rate of sgd and adam; adamw's decay is no part of its "
+            "gradient: set {name}=adam, or {hypergradient_lr}=0.",
+        )
+        require(
+            not beta or not self.scheduled,
+            self,
+            f"{{hypergradient_lr}}={beta} moves the learning rate itself: set {{schedule}}=constant and {{warmup}}=0, "
+            "or {hypergradient_lr}=0.",
+        )
+        lazy_allows(
+            self.vectors != "lazy" or not beta,
+            f"optimizer.hypergradient_lr={beta} compares gradients of whole tables",
+            "optimizer.hypergradient_lr=0",
+        )
         for key in ("weight_decay", "momentum"):
             lazy_allows(
                 self.vectors != "lazy" or not getattr(self, key),
                 f"optimizer.{key}={getattr(self, key)} acts on all of them in every step",
                 f"optimizer.{key}=0",
             )
-
-    def _check_hypergradient(self) -> None:
-        beta = self.hypergradient_lr
-        if not beta:
-            return
-        if self.name == "adamw":
-            raise ConfigError(
-                f"optimizer.hypergradient_lr={beta} adapts the learning rate of sgd and adam; adamw's decay is no part "
-                "of its gradient: set optimizer.name=adam, or optimizer.hypergradient_lr=0."
-            )
-        if self.scheduled:
-            raise ConfigError(
-                f"optimizer.hypergradient_lr={beta} moves the learning rate itself: set optimizer.schedule=constant "
-                "and optimizer.warmup=0, or optimizer.hypergradient_lr=0."
-            )
-        lazy_allows(
-            self.vectors != "lazy",
-            f"optimizer.hypergradient_lr={beta} compares gradients of whole tables",
-            "optimizer.hypergradient_lr=0",
-        )

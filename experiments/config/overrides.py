@@ -1,11 +1,11 @@
-"""The user's overrides, read and checked before Hydra sees them: its own errors do not say what to do."""
+"""Overrides of a user, read and checked before Hydra sees them: its own errors do not say what to do."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import cast, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.groups import GROUPS, experiment_names
-from lossrag.experiments.config.identity import flatten
+from lossrag.experiments.config.identity import Settings, flatten
 
 _MISSING = object()
 OPEN = "tasks.corrupt"
@@ -32,18 +32,29 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             override = None
         if override is None or not override.key_or_group:
-            raise ConfigError(f"Cannot read {text!r}: write key=value, e.g. weighting.alpha=0.5")
+            raise ConfigError(f"Cannot read {text!r}: {_mended(text)}")
         if override.is_sweep_override():
+            key, _, values = text.partition("=")
             raise ConfigError(
-                f"{text} names several values, but a run takes one: start one command per value, for a list write "
-                f"{override.key_or_group}=[a,b], for a text with a comma quote it."
+                f"{text} names several values, but a run takes one: for a run of each say "
+                f"`lossrag sweep key={key} values=[{values}]`, for a list write {key}=[{values}], for a text with a "
+                f"comma quote it: '{key}=\"{values}\"'."
             )
         parsed.append(override)
     return parsed
 
 
+def _mended(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if text in ("-m", "--multirun"):
+        return "several runs are started with `lossrag sweep key=KEY values=[A,B]`."
+    if key and equals and not text.startswith("-") and value:
+        return f"write key=value, and quote a value with special characters: '{key}=\"{value}\"'."
+    return "write key=value, e.g. weighting.alpha=0.5"
+
+
 def is_choice(override: Override) -> bool:
-    """Whether it names a preset or an entry of a group, as in ``weighting=uniform``."""
+    """True where it names a preset or an entry of a group, as in ``weighting=uniform``."""
     return override.key_or_group in (*GROUPS, "experiment")
 
 
@@ -69,8 +80,10 @@ def check_key(override: Override, known: DictConfig) -> None:
     if is_open(override) and not override.is_delete():
         return
     current = OmegaConf.select(known, key, default=_MISSING)
-    if current is _MISSING:
+    if current is _MISSING or override.package is not None:
         raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")
+    if override.is_add():
+        raise ConfigError(f"{override.input_line}: {key} is there already: leave out the +.")
     if override.is_delete():
         raise ConfigError(f"{override.input_line}: {key} cannot be deleted: set it to another value, {key}=...")
     if isinstance(current, DictConfig):
@@ -81,13 +94,13 @@ def check_key(override: Override, known: DictConfig) -> None:
 
 
 def is_open(override: Override) -> bool:
-    """Whether the override is about what happens to the labels of a task."""
+    """True where the override is about what happens to the labels of a task."""
     return f"{override.key_or_group}.".startswith(f"{OPEN}.")
 
 
 def _hint(key: str, known: DictConfig) -> str:
     section, _, option = key.partition(".")
-    keys = [*flatten(OmegaConf.to_container(known)), OPEN]  # type: ignore[arg-type]
+    keys = list(dict.fromkeys([*flatten(cast(Settings, OmegaConf.to_container(known))), OPEN]))
     same_leaf = [full for full in keys if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     if same_leaf:
         return f"did you mean {same_leaf[0]!r}?"
@@ -104,7 +117,7 @@ def _hint(key: str, known: DictConfig) -> str:
     return f"choose from {', '.join(sections)}; `lossrag train --cfg` prints every key."
 
 
-def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
+def plain_values(overrides: Sequence[str]) -> dict[str, object]:
     """key=value arguments of a command that has options of its own; raises ConfigError for what cannot be read."""
     for override in overrides:
         if "=" not in override:
@@ -120,7 +133,7 @@ def plain_values(overrides: Sequence[str]) -> dict[str, Any]:
 KINDS = {int: "whole numbers", float: "numbers", str: "names"}
 
 
-def check_lists(cls: Any, values: Mapping[str, Any], where: str, form: str) -> None:
+def check_lists(cls: object, values: Settings, where: str, form: str) -> None:
     """Raise ConfigError for a value that is no list where the dataclass ``cls`` has one, or a list of another depth.
 
     form: how the user sets a key, with {key} and {value}.
@@ -157,13 +170,13 @@ def check_lists(cls: Any, values: Mapping[str, Any], where: str, form: str) -> N
         raise ConfigError(f"{where}.{key} must be {_described(item)}, got {written(value)}: write {advice}")
 
 
-def _described(item: Any) -> str:
+def _described(item: type) -> str:
     if get_origin(item) is list:
         return f"a list of lists of {KINDS.get(get_args(item)[0], 'values')}"
     return f"a list of {KINDS[item]}" if item in KINDS else "a list"
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(written, value))}]"

@@ -1,10 +1,10 @@
-"""The typed configuration of a run: what the YAML files under ``experiments/conf`` must amount to."""
+"""Typed configuration of a run, section by section."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from lossrag.checks import check_choice, check_least, require
 from lossrag.errors import ConfigError
@@ -12,6 +12,7 @@ from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
 from lossrag.lossbank import ComposerConfig, LookAheadOptions, OneStepOptions
 from lossrag.tasks import Corruption
+from lossrag.weighting import Weighting
 
 Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
 
@@ -157,22 +158,25 @@ class LogConfig:
         check_least(self, 1, "every_steps", "figures_every")
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[T]):
     """A registered name and the object its options built."""
 
     name: str
-    options: Any
+    options: T
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run."""
+    """Everything that defines a run. The options of the suite are read by its own loader alone."""
 
     seed: int
-    tasks: Choice
+    tasks: Choice[object]
     model: ModelConfig
-    weighting: Choice
+    weighting: Choice[Weighting]
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)

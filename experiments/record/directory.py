@@ -1,17 +1,16 @@
-"""The directory of one run: made from its configuration, locked while in use, never overwritten."""
+"""Directory of one run: made from its configuration, locked while in use, never overwritten."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from lossrag.errors import RunDirectoryError
-from lossrag.experiments.config.identity import differing_keys, run_id
+from lossrag.experiments.config.identity import Settings, differing_keys, run_id
 from lossrag.experiments.config.schema import RunConfig
 from lossrag.files import write_atomic
 
@@ -57,7 +56,7 @@ class RunDirectory:
         self.lock.release()
 
 
-def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
+def open_run(settings: Settings, run: RunConfig) -> RunDirectory:
     """The directory of this configuration: new, or the one of an earlier run to resume or to show.
 
     Raises RunDirectoryError when it is in use, cannot be written, or holds a run of another configuration.
@@ -90,7 +89,7 @@ def open_run(settings: Mapping[str, Any], run: RunConfig) -> RunDirectory:
     return directory
 
 
-def _check_or_write_config(directory: RunDirectory, settings: Mapping[str, Any]) -> None:
+def _check_or_write_config(directory: RunDirectory, settings: Settings) -> None:
     for rest in [*directory.path.glob(".*.tmp"), *directory.last.parent.glob(".*.tmp")]:
         # of a process that was killed while it wrote
         rest.unlink()
@@ -99,7 +98,7 @@ def _check_or_write_config(directory: RunDirectory, settings: Mapping[str, Any])
         return
     try:
         stored = OmegaConf.to_container(OmegaConf.load(directory.config))
-        differing = differing_keys(stored, settings)  # type: ignore[arg-type]
+        differing = differing_keys(cast(Settings, stored), settings)
     except Exception:  # YAML and OmegaConf have many ways to stumble over a damaged file
         raise RunDirectoryError(
             f"{directory.config} is damaged, so nobody knows what this run is: restore it, or choose another folder "

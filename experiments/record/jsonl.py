@@ -1,4 +1,4 @@
-"""metrics.jsonl: every logged point as one line of JSON, the record that no viewer can lose."""
+"""Points of a run, metrics.jsonl: every logged point as one line of JSON, the record that no viewer can lose."""
 
 from __future__ import annotations
 

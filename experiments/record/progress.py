@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on: a live bar with the task weights, or plain lines elsewhere."""
+"""Progress of a run on the terminal: a live bar with the task weights, or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RunProgress:
         self._bar.update(self._task, completed=done, epoch=epoch, weights=self._shown)
 
     def epoch(self, epoch: int, loss: float, score: float, weights: Sequence[float], best: bool) -> None:
-        """After an epoch: its mean support loss, its validation score and its mean task weights."""
+        """After an epoch: its mean support loss, its mean validation score and its mean task weights."""
         now = time.monotonic()
         due = self._console.is_terminal or now - self._last_line >= LINE_SECONDS
         if not due and epoch not in (1, self._epochs):
@@ -64,7 +64,7 @@ class RunProgress:
         self._last_line = now
         self._console.print(
             f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  support loss {loss:.3f}  "
-            f"validation {score:.4f}{' *' if best else '  '}  {self._named(weights)}",
+            f"mean validation score {score:.4f}{' *' if best else '  '}  {self._named(weights)}",
             highlight=False,
             soft_wrap=True,
         )

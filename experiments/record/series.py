@@ -1,4 +1,4 @@
-"""The series of a run: one name per number, the same in TensorBoard, metrics.jsonl and the figures.
+"""Series of a run: one name per number, the same in TensorBoard, metrics.jsonl and the figures.
 
 The table of names in docs/tensorboard.md is held to this file by a test.
 """
@@ -6,21 +6,46 @@ The table of names in docs/tensorboard.md is held to this file by a test.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lossrag.experiments.run.objective import metric_name
-from lossrag.experiments.run.problem import Evaluation
-from lossrag.experiments.run.step import StepOutcome
 from lossrag.tasks import Task
+from lossrag.weighting import StepRecord
 
 Values = dict[str, float]
 COMPOSITION = "composition/"
 """What the tags of shares begin with: composition/TASK/LOSS."""
 D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
+
+    terms: what an adversarial model adds to training, (T,) by the names of their series.
+    """
+
+    record: StepRecord
+    scores: Tensor
+    query_scores: Tensor | None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64."""
+
+    losses: Tensor
+    scores: Tensor
+
+    @property
+    def score_mean(self) -> float:
+        """The mean score: over all tasks, each in its own metric (:attr:`Task.metric`). It chooses the epoch."""
+        return float(self.scores.mean())
 
 
 def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.optim.Optimizer) -> Values:
@@ -34,7 +59,7 @@ def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.op
 
     def put(pattern: str, values: Tensor | None) -> None:
         if values is not None:
-            names.extend(pattern.format(metric=metric_name(task), task=task.name) for task in tasks)
+            names.extend(pattern.format(metric=task.metric, task=task.name) for task in tasks)
             tensors.append(values.double().cpu() if values.device.type == "mps" else values.double())
 
     put("support/loss/{task}", record.support_losses)
@@ -43,8 +68,8 @@ def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.op
     put("query/{metric}/{task}", outcome.query_scores)
     put("weight/{task}", record.weights)
     put("lambda/{task}", record.lam)
-    for name, each in outcome.terms.items():
-        put(f"{name}/{{task}}", each)
+    for name, term in outcome.terms.items():
+        put(f"{name}/{{task}}", term)
     if record.gap is not None and record.iterations is not None:
         names += ["frank_wolfe/gap", "frank_wolfe/iterations"]
         tensors += [record.gap.double().view(1), record.iterations.double().view(1)]
@@ -53,12 +78,12 @@ def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.op
 
 
 def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> Values:
-    """The series of one evaluated split, with the means over tasks that the metric allows."""
+    """The series of one evaluated split, with the mean score."""
     values: Values = {}
     for task, loss, score in zip(tasks, evaluation.losses.tolist(), evaluation.scores.tolist(), strict=True):
         values[f"{split}/loss/{task.name}"] = loss
-        values[f"{split}/{metric_name(task)}/{task.name}"] = score
-    values[f"{split}/score_mean"] = float(evaluation.scores.mean())
+        values[f"{split}/{task.metric}/{task.name}"] = score
+    values[f"{split}/score_mean"] = evaluation.score_mean
     return values
 
 
@@ -69,7 +94,7 @@ def layout(tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> dict[
     def chart(*patterns: str) -> list[object]:
         return ["Multiline", list(patterns)]
 
-    metrics = sorted({metric_name(task) for task in tasks})
+    metrics = sorted({task.metric for task in tasks})
     charts = {
         "task weights": chart(r"^weight/.*"),
         "lambda": chart(r"^lambda/.*"),

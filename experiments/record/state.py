@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds: everything that a resumed run cannot compute from (seed, epoch, step)."""
+"""State of a run in its checkpoints: everything that a resumed run cannot compute from (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Progress:
 
 
 def is_finite(model: MultiTaskModel) -> bool:
-    """Whether every parameter is (reads the device)."""
+    """True where every parameter is (reads the device)."""
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 

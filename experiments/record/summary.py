@@ -1,4 +1,4 @@
-"""What a finished run leaves: summary.json for scripts and one table for people."""
+"""Summary of a finished run: summary.json for scripts and one table for people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lossrag import __version__
+from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
+from lossrag.experiments.record.descent import descent_sentence
 from lossrag.experiments.record.directory import RunDirectory
-from lossrag.experiments.run.descent import descent_sentence
-from lossrag.experiments.run.objective import metric_name
-from lossrag.experiments.run.problem import Evaluation
+from lossrag.experiments.record.series import Evaluation
+from lossrag.experiments.record.state import Best
 from lossrag.files import write_atomic
 from lossrag.lossbank import Composer
 from lossrag.tasks import Suite
@@ -25,20 +25,18 @@ from lossrag.tasks import Suite
 def write_summary(
     directory: RunDirectory,
     config: Config,
-    settings: Mapping[str, Any],
+    settings: Settings,
     suite: Suite,
     test: Evaluation,
-    best_epoch: int,
-    best_score: float,
-    task_weights: Tensor,
+    best: Best,
     seconds: float,
     further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
 
-    ``test_accuracy`` holds the classification tasks, ``test_r2`` the regressions; ``test_score_mean`` is the mean
-    over all. ``further`` is what else there is to say of some runs: ``compositions`` and ``off`` where losses are
-    composed, ``theorem_1`` with an outer problem.
+    ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
+    ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
+    ``compositions`` and ``off`` where losses are composed, ``theorem_1`` with an outer problem.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -50,15 +48,15 @@ def write_summary(
         "suite": suite.name,
         "edition": suite.edition,
         "weighting": config.weighting.name,
-        "metric": {task.name: metric_name(task) for task in suite.tasks},
+        "metric": {task.name: task.metric for task in suite.tasks},
         "test_accuracy": accuracy,
         "test_accuracy_mean": sum(accuracy.values()) / len(accuracy) if accuracy else None,
         "test_r2": {task.name: value for task, value in scores.items() if task.kind == "regression"},
-        "test_score_mean": float(test.scores.mean()),
+        "test_score_mean": test.score_mean,
         "test_loss": dict(zip(suite.task_names, test.losses.tolist(), strict=True)),
-        "task_weights": dict(zip(suite.task_names, task_weights.tolist(), strict=True)),
-        "best_epoch": best_epoch,
-        "validation_score_mean": best_score,
+        "task_weights": dict(zip(suite.task_names, best.tensors["task_weights"].tolist(), strict=True)),
+        "best_epoch": best.epoch,
+        "validation_score_mean": best.score,
         "epochs": config.train.epochs,
         "refit": config.train.refit,
         **further,
@@ -70,7 +68,7 @@ def write_summary(
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """The final table: per task and mean test score, and the task weights of the chosen epoch."""
+    """The final table: test score per task and its mean, and the task weights of the chosen epoch."""
     table = Table(title=f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}")
     table.add_column("task")
     for column in ("test score", "test loss", "weight"):
@@ -84,8 +82,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             f"{summary['task_weights'][task]:.3f}",
         )
     table.add_section()
-    if summary["test_accuracy_mean"] is not None:
-        table.add_row("mean", f"{summary['test_accuracy_mean']:.4f} accuracy", "", "")
+    metrics = ", ".join(sorted(set(summary["metric"].values())))
+    table.add_row("mean score", f"{summary['test_score_mean']:.4f} {metrics}", "", "")
     console.print(table)
     for task, shares in summary.get("compositions", {}).items():
         console.print(sentence(task, shares, len(summary["off"][task])), highlight=False, markup=False, soft_wrap=True)

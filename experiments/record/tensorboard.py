@@ -1,10 +1,9 @@
-"""TensorBoard: scalars, one chart per quantity over all tasks, pictures of D, hyperparameters, the config."""
+"""TensorBoard of a run: scalars, one chart per quantity over all tasks, pictures of D, hyperparameters, the config."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lossrag.experiments.config.identity import flatten
+from lossrag.experiments.config.identity import Settings, flatten
 from lossrag.experiments.plotting import new_figure
 from lossrag.experiments.record.series import layout
 from lossrag.tasks import Task
@@ -27,19 +26,14 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed: int) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=resumed if any(folder.glob("*")) else None)
 
-    def describe(
-        self, settings: Mapping[str, Any], tasks: Sequence[Task], composed: bool, terms: Sequence[str]
-    ) -> None:
-        """What the run is: the resolved configuration as text and hyperparameters, and the chart layout."""
+    def describe(self, settings: Settings, tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> None:
+        """Description of the run: the resolved configuration as text and hyperparameters, and the chart layout."""
         text = OmegaConf.to_yaml(OmegaConf.create(dict(settings)))
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "), 0)
         self._writer.add_custom_scalars(layout(tasks, composed, terms))
+        described = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in flatten(settings).items()}
         # add_hparams would open a second run; its three summaries belong into this one
-        flat = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for key, value in flatten(settings).items()
-        }
-        for summary in hparams(flat, {HPARAM_METRIC: 0.0}):
+        for summary in hparams(described, {HPARAM_METRIC: 0.0}):
             self._writer.file_writer.add_summary(summary)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a run: losses, scores, task weights and lambda over its steps."""
+"""Trajectories of a run as one picture: losses, scores, task weights and lambda over its steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 
 from lossrag.experiments.plotting import COLOURS, STYLES, legend_below, new_panels
 from lossrag.experiments.record.jsonl import read_points
-from lossrag.experiments.run.objective import metric_name
 from lossrag.tasks import Task
 
 SMOOTHING = 20
@@ -40,7 +39,7 @@ def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> Non
 
 
 def _tag(pattern: str, task: Task) -> str:
-    return pattern.format(task=task.name, metric=metric_name(task))
+    return pattern.format(task=task.name, metric=task.metric)
 
 
 def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: list[dict[str, Any]]) -> None:
@@ -48,6 +47,7 @@ def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: 
         tag = _tag(pattern, task)
         steps, values = _thinned([(p["step"], p[tag]) for p in points if tag in p])
         colour = COLOURS[number % len(COLOURS)]
+        # line styles take over when there are more tasks than colours
         style = STYLES[number // len(COLOURS) % len(STYLES)]
         if len(values) > 2 * SMOOTHING:
             # the raw line stays visible behind its running mean

@@ -44,7 +44,7 @@ class Adversary:
         self._collecting = False
 
     def term(self, task: int, features: Tensor) -> Tensor:
-        """What a task adds: a scalar from its features (B, 2 F), its loss beside it not included."""
+        """The terms of a task: a scalar from its features (B, 2 F), its loss beside it not included."""
         return self._weighted(self._measure(task, features))
 
     def _measure(self, task: int, features: Tensor) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ class Adversary:
         return told + ([ORTHOGONALITY] if self.orthogonal else [])
 
     def measured(self) -> dict[str, Tensor]:
-        """What the latest support batch showed before the update, (T,) by the name of the series; not yet read off the
+        """Terms of the latest support batch before the update, (T,) by the name of the series; not yet read off the
         device."""
         each = [self._measured[task] for task in sorted(self._measured)]
         return {name: torch.stack([found[name] for found in each]) for name in self.series()}

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: suite, model, optimiser, step."""
+"""Objects of a run from its configuration: suite, model, optimiser, step."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
 
 
 def passes_route(config: Config) -> str:
-    """How tasks with their own inputs go through the model (:meth:`Problem.batch_losses`)."""
+    """Route of tasks with their own inputs through the model (:meth:`Problem.batch_losses`)."""
     needs = config.weighting.options.needs
     if needs.hypergradient is not None and config.train.memory == "low":
         return "single"

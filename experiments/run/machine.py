@@ -30,7 +30,7 @@ def _available(device: torch.device) -> bool:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 rather than emulating it."""
+    """True where the device computes in bfloat16 rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,4 +1,4 @@
-"""The losses of one batch, and the scores that come off the same logits."""
+"""Objective of one batch: its losses, and the scores that come off the same logits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,6 @@ from lossrag.experiments.run.task_groups import segment_means
 from lossrag.lossbank import Mixture, joined_mixture
 from lossrag.models import Outputs
 from lossrag.tasks import Task
-
-
-def metric_name(task: Task) -> str:
-    """``accuracy`` or ``macro_accuracy`` for classification, ``r2`` (coefficient of determination) for regression."""
-    if task.kind == "classification":
-        return "macro_accuracy" if task.macro else "accuracy"
-    return "r2"
 
 
 def score(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
@@ -79,7 +72,7 @@ class BatchObjective:
         return (values * share.to(values.dtype)).sum()
 
     def alike(self, tasks: range) -> bool:
-        """Whether they have the same kind and number of outputs, and losses that work row by row."""
+        """True where they have the same kind and number of outputs, and losses that work row by row."""
         same = len({(self.tasks[t].kind, self.tasks[t].outputs) for t in tasks}) == 1
         return same and not self.by_class and all(self.mixtures[t].row_by_row for t in tasks)
 
@@ -88,7 +81,7 @@ class BatchObjective:
         logits, targets = outputs.logits, torch.cat([self.targets[t] for t in tasks])
         self._keep(tasks, outputs)
         with torch.no_grad():
-            if all(metric_name(self.tasks[t]) == "accuracy" for t in tasks):
+            if all(self.tasks[t].metric == "accuracy" for t in tasks):
                 self._scores[tasks.start] = segment_means(hits(logits, targets), sizes)
             else:
                 parts = torch.split(logits, list(sizes))

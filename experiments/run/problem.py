@@ -1,4 +1,4 @@
-"""A suite, a model and losses put together: closures for the step, and the evaluation of a split."""
+"""Problem of a run, a suite with a model and losses: closures for the step, and the evaluation of a split."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
+from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.adversarial import Adversary
 from lossrag.experiments.run.objective import BatchObjective, score
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
@@ -23,16 +24,8 @@ EVALUATION_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64."""
-
-    losses: Tensor
-    scores: Tensor
-
-
-@dataclass(frozen=True)
 class Problem:
-    """What is trained: ``inner[t]`` and ``outer[t]`` are the losses of task t in training and on the query batch.
+    """Suite, model and losses: ``inner[t]`` and ``outer[t]`` are those of task t in training and on the query batch.
 
     by_class: the outer loss of a task is the mean over its classes.
     adversary: adds terms to the training of the model; query losses and evaluation know nothing of it.

@@ -11,7 +11,7 @@ from lossrag.experiments.config.optimizer import OptimizerConfig
 
 
 def lr_factor(schedule: str, warmup: int, step: int, steps: int) -> float:
-    """What learning rates are multiplied with at ``step``, from 0, of ``steps``, the first ``warmup`` of which rise.
+    """Factor of the learning rates at ``step``, from 0, of ``steps``, the first ``warmup`` of which rise.
 
     ``linear`` and ``cosine`` end at 0 after the last step, which itself still moves.
 

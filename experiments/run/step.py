@@ -1,35 +1,22 @@
-"""One step of a run: from the rows of its batches to what it reports, a function of (seed, step) and the tensors."""
+"""Steps of a run: from the rows of its batches to what they report, a function of (seed, step) and the tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lossrag.experiments.config.schema import Config
-from lossrag.experiments.run.build import passes_route
-from lossrag.experiments.run.learned_losses import end_step
+from lossrag.experiments.record.series import StepOutcome
+from lossrag.experiments.run.build import build_step, passes_route
+from lossrag.experiments.run.learned_losses import build_learned_losses, end_step
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
 from lossrag.lossbank import LearnedLosses
 from lossrag.streams import step_seed
-from lossrag.tasks import query_index
-from lossrag.weighting import MultiTaskStep, StepRecord
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
-
-    terms: what an adversarial model adds to training, (T,) by the names of their series (:meth:`Adversary.measured`).
-    """
-
-    record: StepRecord
-    scores: Tensor
-    query_scores: Tensor | None
-    terms: Mapping[str, Tensor] = field(default_factory=dict)
+from lossrag.tasks import epoch_plan, query_index
+from lossrag.weighting import MultiTaskStep
 
 
 @dataclass(frozen=True)
@@ -41,6 +28,19 @@ class BatchStep:
     step: MultiTaskStep
     learned: LearnedLosses | None
     schedule: Schedule | None = None
+
+    @staticmethod
+    def of(config: Config, problem: Problem, epochs: int, run: str = "") -> BatchStep:
+        """A fresh step for so many epochs; ``run`` is the id that learned losses are remembered under."""
+        step = build_step(config, problem)
+        steps = len(_plan(config, problem, 0)) * epochs
+        learned = build_learned_losses(config, problem, run, steps)
+        step.keep_query_gradient = learned is not None and learned.evidence.follows
+        return BatchStep(config, problem, step, learned, Schedule.of(config.optimizer, step.optimizer, steps))
+
+    def plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
+        """The steps of an epoch, from 0: the support rows (B,) of every task."""
+        return _plan(self.config, self.problem, epoch)
 
     def __call__(self, index: tuple[Tensor, ...], epoch: int) -> StepOutcome:
         """One update from the support rows ``index[t]`` (B,) of every task, in this epoch (from 0)."""
@@ -69,3 +69,7 @@ class BatchStep:
             end_step(learned, problem, record, index, query_rows, config.seed, query_batch)
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)
+
+
+def _plan(config: Config, problem: Problem, epoch: int) -> list[tuple[Tensor, ...]]:
+    return epoch_plan(problem.suite, "support", config.train.batch_size, config.seed, epoch)

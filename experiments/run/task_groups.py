@@ -1,4 +1,4 @@
-"""Losses of tasks with their own inputs: a pass of its own for each task with many rows, one for several with few."""
+"""Groups of tasks with their own inputs: a pass of its own for each task with many rows, one for several with few."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Objective(Protocol):
         """The losses (r,) of tasks that are :meth:`alike`, from the outputs for all their rows, task after task."""
 
     def alike(self, tasks: range) -> bool:
-        """Whether they have the same number of outputs and a loss that works row by row, the same for all."""
+        """True where they have the same number of outputs and a loss that works row by row, the same for all."""
 
 
 def task_losses(

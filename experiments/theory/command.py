@@ -14,9 +14,9 @@ from lossrag.errors import CheckpointError, ConfigError
 from lossrag.experiments.config.compose import build, build_config
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
+from lossrag.experiments.record.descent import descent_sentence
 from lossrag.experiments.record.finished import load_runs
 from lossrag.experiments.run.build import build_problem, build_suite, trains_on_query
-from lossrag.experiments.run.descent import descent_sentence
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity
 from lossrag.experiments.theory.report import theory_report, theory_sentences, theory_table

@@ -45,12 +45,12 @@ def test_memory_in_units_of_the_matrix(monkeypatch, one_process):
     assert low.ratio == pytest.approx(2 / 3)
     assert (rows.more["in_units_of_d"], low.more["in_units_of_d"]) == (3.0, 2.0)
     assert "low over rows" in timed.case
-    assert timed.ratio > 0
 
 
 @pytest.mark.parametrize("kind", ["uniform", "rows", "low"])
 def test_a_peak_is_measured(kind):
-    assert peak_bytes(TextOptions(**TINY, batch=8), 2, kind) > 2**20
+    """Beyond what torch itself takes, and in bytes: less than this machine has."""
+    assert 50 * 2**20 < peak_bytes(TextOptions(**TINY, batch=8), 2, kind) < 2**40
 
 
 def test_bytes_of_a_gradient():
@@ -82,6 +82,7 @@ def test_scaling(lossrag, scaling):
         *["growth"] * 2,
     ]
     assert [row["floor"] for row in rows[:6]] == [2.0] * 6
+    assert {row["query"] for row in rows} == {"query = support", "query = support / 8"}
     assert rows[8]["floor"] == 1.5
     assert rows[4]["parameters"] < rows[5]["parameters"]
     assert rows[-1]["case"] == "T=8 over T=4, query = support / 8"

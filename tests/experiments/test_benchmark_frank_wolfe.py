@@ -15,13 +15,6 @@ from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, itera
 SMALL = FrankWolfeBenchmark(tasks=(2, 3), batch_tasks=(3,), problems=2, pairs=2, batch=5, max_iterations=50)
 
 
-@pytest.fixture(autouse=True)
-def threads_as_before() -> object:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_row_for_every_kind_and_size_or_what_to_install() -> None:
     if importlib.util.find_spec("torchjd") is None:
         with pytest.raises(ConfigError, match=r"pip install 'lossrag\[baselines\]'"):
@@ -31,7 +24,6 @@ def test_a_row_for_every_kind_and_size_or_what_to_install() -> None:
     assert len(results) == 2 * len(subject.KINDS) + 2
     assert len({result.case for result in results}) == len(results)
     for result in results:
-        assert result.ratio > 0
         assert float(result.more["exact_gap"]) < 1e-12
         if result.unit == "x torchjd":
             assert float(result.more["gap"]) <= 1e-6
@@ -54,7 +46,7 @@ def test_the_iterations_of_the_peer_are_counted_on_its_own_loop() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": (0,)}, r"tasks must list numbers of tasks from 1 up, got \(0,\)"),
+        ({"tasks": (0,)}, r"tasks must list numbers from 1 up, .* got \[0\]"),
         ({"batch": 1}, "batch must be 2 or more, got 1"),
         ({"gap": 0.0}, "gap must lie between 0 and 1, got 0.0"),
     ],

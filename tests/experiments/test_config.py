@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -37,8 +40,8 @@ def test_the_paper_presets_have_the_numbers_of_the_paper(name, alpha):
 def test_every_choice_composes_over_a_preset(group, name):
     """What the preset says about another choice of the group does not get in the way."""
     extra = ["model.sharing=none"] if name == "single_task" else []
-    for preset in ("digits", "topic_quick"):
-        assert load_config([f"experiment={preset}", f"{group}={name}", *extra])[1][group]["name"] == name
+    preset = "advmtl" if group == "tasks" else "topic_quick" if group == "model" else "digits"
+    assert load_config([f"experiment={preset}", f"{group}={name}", *extra])[1][group]["name"] == name
 
 
 def test_another_choice_starts_from_its_own_defaults():
@@ -202,7 +205,8 @@ MALFORMED = {
     "weighting.alpha=[1": "write key=value",
     "a=b=c": "write key=value",
     "--epochs": "write key=value",
-    "-m": "write key=value",
+    "-m": "lossrag sweep key=KEY",
+    "run.dir=/runs/lr=0.1": "quote a value with special characters: 'run.dir=\"/runs/lr=0.1\"'",
     "": "write key=value",
     "=3": "write key=value",
     "seed=1,2": "names several values",
@@ -232,6 +236,27 @@ def test_malformed_overrides(override):
     with pytest.raises(ConfigError) as caught:
         load_config([override])
     assert MALFORMED[override] in str(caught.value)
+
+
+@pytest.mark.parametrize("floor", ["tasks", "models", "weighting", "lossbank", "experiments"])
+def test_a_library_with_an_old_name_is_told_the_new_one(tmp_path, floor, monkeypatch):
+    """On the path, as beside a checkout, the floor says so itself; elsewhere there is no such module."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "weighting").is_dir()])
+    for number, path in enumerate((tmp_path, Path(__file__).parents[2])):
+        monkeypatch.syspath_prepend(path)
+        library = tmp_path / f"mine{number}.py"
+        library.write_text(f"from {floor} import register_loss\n")
+        with pytest.raises(
+            ConfigError, match=rf"mine{number}.py does not run .*from lossrag\.{floor} import"
+        ) as caught:
+            load_config([f"loss.library=[{library}]"])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_library_that_ends_the_program_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ConfigError, match="does not run"):
+        load_config([f"loss.library=[{tmp_path}/mine.py]"])
 
 
 def test_option_of_another_method():

@@ -10,7 +10,7 @@ import torch
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.lossbank import LOSSES
 
-STEPS = 5
+STEPS = 3
 
 
 def turn_nan(monkeypatch, name, after):
@@ -38,7 +38,7 @@ def small(tmp_path):
     overrides = [
         "experiment=digits",
         "train.epochs=2",
-        "train.batch_size=256",
+        "train.batch_size=512",
         "run.checkpoint_seconds=0",
         "log.tensorboard=false",
     ]
@@ -49,7 +49,6 @@ def small(tmp_path):
 @pytest.mark.parametrize(
     ("after", "what", "step"),
     [
-        (3, "support loss", 2),
         (6, "query loss", 3),
         (2 * STEPS + 1, "validation loss", STEPS),
         (2 * STEPS + 2, "support loss", STEPS + 1),
@@ -66,7 +65,6 @@ def test_metaweighting(small, lossrag, monkeypatch, after, what, step):
     assert "digit" not in error
     assert "last good checkpoint" in error
     assert_good(directory, step if "validation" in what else step - 1)
-    assert lossrag(*line).code == 0
 
 
 def test_uniform(small, lossrag, monkeypatch):
@@ -91,8 +89,7 @@ def test_several_tasks(small, lossrag, monkeypatch):
     assert "centre" not in error
 
 
-@pytest.mark.parametrize("weighting", ["metaweighting", "uniform"])
-@pytest.mark.parametrize("rate", ["1e20", "1e38"])
+@pytest.mark.parametrize(("weighting", "rate"), [("metaweighting", "1e38"), ("uniform", "1e20")])
 def test_learning_rate_far_too_large(small, lossrag, weighting, rate):
     directory, line = small
     error = lossrag(*line, "optimizer.name=sgd", f"optimizer.lr={rate}", f"weighting={weighting}").error
@@ -113,7 +110,7 @@ def test_parameters_that_turn_nan_are_not_saved(small, lossrag, monkeypatch):
 
     def poison(self, *arguments, **signals):
         record = original(self, *arguments, **signals)
-        if self.count == 3:
+        if self.count == 2:
             with torch.no_grad():
                 self.parameters[0].view(-1)[0] = float("nan")
         return record
@@ -121,9 +118,8 @@ def test_parameters_that_turn_nan_are_not_saved(small, lossrag, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(MultiTaskStep, "__call__", poison)
         error = lossrag(*line, "weighting=uniform").error
-    assert "Step 4" in error
-    assert_good(directory, 2)
-    assert lossrag(*line, "weighting=uniform").code == 0
+    assert "Step 3" in error
+    assert_good(directory, 1)
 
 
 def test_seldom_read_values_are_checked_before_every_checkpoint(small, lossrag, monkeypatch):

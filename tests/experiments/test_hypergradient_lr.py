@@ -151,7 +151,7 @@ def test_built_from_the_configuration():
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"hypergradient_lr": -1.0}, "optimizer.hypergradient_lr must be 0 or more"),
+        ({"hypergradient_lr": -1.0}, "OptimizerConfig: hypergradient_lr must be 0 or more"),
         ({"hypergradient_lr": 1e-4, "name": "adamw"}, "sgd and adam"),
         ({"hypergradient_lr": 1e-4, "vectors": "lazy"}, "set optimizer.hypergradient_lr=0"),
     ],

@@ -9,9 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.optim.lazy_adam import LazyAdam
-from lossrag.experiments.record.checkpoint import load_checkpoint
-from lossrag.experiments.run.build import build_problem, build_step, build_suite, passes_route, trained_tables
-from lossrag.tasks import epoch_plan, query_index
+from lossrag.experiments.run.build import build_problem, build_suite, trained_tables
+from lossrag.experiments.run.step import BatchStep
 from lossrag.weighting import GradientRows, MetaWeighting, MultiTaskStep, TableRows, TaskGradients, TaskGroup
 
 pytestmark = pytest.mark.usefixtures("toy")
@@ -30,25 +29,16 @@ class Run:
 
     def __init__(self, *overrides: str) -> None:
         self.config, _ = load_config(list(overrides))
-        suite = build_suite(self.config)
-        self.problem = build_problem(self.config, suite, torch.device("cpu"))
+        self.problem = build_problem(self.config, build_suite(self.config), torch.device("cpu"))
         self.problem.model.double()
-        self.step = build_step(self.config, self.problem)
-        self.route = passes_route(self.config)
+        self.batch_step = BatchStep.of(self.config, self.problem, 1)
+        self.step, self.plan = self.batch_step.step, self.batch_step.plan(0)
         self.tables = [table.weight for table in trained_tables(self.problem.model)]
-        self.plan = epoch_plan(suite, "support", self.config.train.batch_size, 0, 0)
 
     def __call__(self, number: int) -> list[torch.Tensor]:
         """One step; the rows of the tables that its support batch reads, by table."""
-        torch.manual_seed(number)
         index = self.plan[number % len(self.plan)]
-        rows = self.problem.trained_rows(index) if self.route == "groups" else None
-        support = self.problem.batch_losses("support", index, route=self.route, rows=rows)[0]
-        if self.config.weighting.options.needs.hypergradient is None:
-            self.step(support)
-        else:
-            drawn = query_index(self.problem.suite, self.config.train.batch_size, 0, number)
-            self.step(support, self.problem.batch_losses("query", drawn, route=self.route, rows=rows)[0])
+        self.batch_step(index, 0)
         read = [e.inputs.gather(i) for e, i in zip(self.problem.suite.splits["support"], index, strict=True)]
         parts = [read] if len(self.tables) == 1 else [[batch] for batch in read]
         return [torch.cat([batch.flatten() for batch in part]).unique() for part in parts]
@@ -238,29 +228,6 @@ def test_nothing_as_large_as_the_table_is_made(monkeypatch, method, name, vector
     assert bool(mode.found) == (vectors == "dense"), mode.found
 
 
-KILLED = -9
-RESUMED = {
-    "metaweighting, adam": [],
-    "metaweighting, sgd, refit": ["optimizer.name=sgd", "optimizer.lr=0.1", "train.refit=true"],
-    "uniform, adamw": ["weighting=uniform", "optimizer.name=adamw"],
-    "single task": ["weighting=single_task", "model.sharing=none"],
-}
-
-
-@pytest.mark.parametrize("name", RESUMED)
-def test_resume(tmp_path, sessions, assert_same_run, name):
-    line = ["train", *LAZY, "train.epochs=2", "log.tensorboard=false", *RESUMED[name]]
-    whole = [*line, f"run.dir={tmp_path}/whole", "run.checkpoint_seconds=1e9"]
-    broken = {"arguments": [*line, f"run.dir={tmp_path}/broken", "run.checkpoint_seconds=0"]}
-    stops = [{**broken, "place": "step", "number": number} for number in (2, 4, 3)]
-    assert sessions([{"arguments": whole}, *stops, broken]) == [0, KILLED, KILLED, KILLED, 0]
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-    tensors, _ = load_checkpoint(tmp_path / "whole" / "checkpoints" / "last.safetensors")
-    tables = [tensor for key, tensor in tensors.items() if key.startswith("model/") and "embedding" in key]
-    assert tables
-    assert not any(table[0].any() for table in tables)
-
-
 REFUSED = {
     "optimizer.weight_decay=0.1": "set optimizer.weight_decay=0,",
     "optimizer.momentum=0.9 optimizer.name=sgd": "set optimizer.momentum=0,",
@@ -269,7 +236,7 @@ REFUSED = {
     "tasks=digits model=mlp": "set model=textcnn model.trainable_vectors=true,",
     "train.memory=low": "set train.memory=rows,",
     "model.sharing=none": "set model.sharing=hard,",
-    "optimizer.vectors=lasy": "must be 'dense' or 'lazy', got 'lasy'",
+    "optimizer.vectors=lasy": "did you mean 'lazy'",
 }
 
 

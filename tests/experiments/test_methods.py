@@ -64,7 +64,7 @@ DIGITS = {
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_on_digits(train, name):
-    directory = train(*DIGITS[name], "log.tensorboard=false")
+    directory = train("train.epochs=1", *DIGITS[name], "log.tensorboard=false")
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["task_weights"].keys() == {"digit", "parity", "loops", "centre"}
     assert summary["refit"] == ("train.refit=true" in DIGITS[name])
@@ -131,7 +131,7 @@ TOY = {
     "shared": ["weighting.parameters=shared", "weighting.constraint=simplex"],
     "one_minus_p, refit": ["outer.classification=one_minus_p", "train.refit=true"],
     "small query batch": ["outer.batch_size=3"],
-    "the paper's preset": ["experiment=paper/topic", "train.epochs=2"],
+    "the paper's preset": ["experiment=paper/topic", "train.epochs=1"],
 }
 
 
@@ -140,7 +140,7 @@ def test_on_own_inputs(lossrag, toy, tmp_path, name):
     overrides = [*TOY[name]]
     if not any(override.startswith("experiment") for override in overrides):
         overrides += ["model.filters=4", "train.batch_size=12"]
-    line = ["train", "tasks=toy", "train.epochs=2", "log.tensorboard=false", f"run.dir={tmp_path}/run", *overrides]
+    line = ["train", "tasks=toy", "train.epochs=1", "log.tensorboard=false", f"run.dir={tmp_path}/run", *overrides]
     result = lossrag(*line)
     assert result.code == 0, result
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""What the terminal shows: a live bar with the weights, or plain lines where nothing can be redrawn."""
+"""Progress on the terminal: a live bar with the weights, or plain lines where nothing can be redrawn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.progress import RunProgress
-from lossrag.experiments.train import train as run_training
+from lossrag.experiments.train import train_run
 from lossrag.tasks import Task
 
 
@@ -19,19 +19,19 @@ def small(tmp_path, *overrides):
 
 def test_plain_lines_without_a_terminal(tmp_path):
     text = io.StringIO()
-    run_training(small(tmp_path), Console(file=text, width=200))
+    train_run(small(tmp_path), Console(file=text, width=200))
     lines = text.getvalue().splitlines()
     epochs = [line for line in lines if line.startswith("epoch")]
     assert epochs[0].startswith("epoch 1/3  support loss ")
     assert epochs[-1].startswith("epoch 3/3  support loss ")
-    assert all("w digit " in line and "centre" in line and "validation" in line for line in epochs)
+    assert all("w digit " in line and "centre" in line and "mean validation score" in line for line in epochs)
     assert "\x1b" not in text.getvalue()
     assert "\r" not in text.getvalue()
 
 
 def test_a_terminal_shows_a_bar_with_the_weights(tmp_path):
     text = io.StringIO()
-    run_training(small(tmp_path), Console(file=text, force_terminal=True, width=160))
+    train_run(small(tmp_path), Console(file=text, force_terminal=True, width=160))
     shown = text.getvalue()
     assert "w digit 1.00" in shown
     assert "15/15" in shown
@@ -56,5 +56,5 @@ def test_many_tasks_fit_on_a_line():
     with RunProgress(Console(file=text, width=300), tasks, 1, 1, 0) as bar:
         bar.epoch(1, 0.5, 0.25, [1.0] * 14, True)
     (line,) = text.getvalue().splitlines()
-    assert "validation 0.2500 *" in line
+    assert "mean validation score 0.2500 *" in line
     assert line.endswith("t5 1.00 ...")

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.jsonl import read_points
 
-STEPS, EPOCHS = 5, 3
-RUN = ["train", "experiment=digits", f"train.epochs={EPOCHS}", "train.batch_size=256"]
+STEPS, EPOCHS = 3, 3
+RUN = ["train", "experiment=digits", f"train.epochs={EPOCHS}", "train.batch_size=512"]
 QUICK = "log.tensorboard=false"
 BOARD = "log.figures_every=2"
 KILLED, TERMINATED = -9, 143
@@ -48,12 +48,12 @@ def test_killed_at_every_step(undisturbed, tmp_path, sessions, assert_same_run):
 ONCE = [
     # before the first checkpoint, the last step of an epoch, the first of the next
     *[("step", number, 0) for number in (1, STEPS + 1)],
-    # with checkpoints now and then, and none at all before the end
-    *[("step", number, seconds) for number, seconds in ((12, 0.03), (9, 1e9))],
+    # with checkpoints now and then
+    ("step", STEPS * EPOCHS - 1, 0.03),
     # between the two checkpoint files, before one gets its name, around the end of an epoch, at the end
     *[("save", number, 0) for number in (STEPS + 1, STEPS + 2)],
-    *[("rename", number, 0) for number in (1, 9)],
-    *[("line", number, 0) for number in (STEPS + 1, STEPS + 2)],
+    ("rename", 9, 0),
+    ("line", STEPS + 1, 0),
     ("test", EPOCHS + 1, 0),
     ("figure", 1, 1e9),
     ("summary", 1, 0),
@@ -71,7 +71,7 @@ def test_killed_once(undisturbed, tmp_path, sessions, assert_same_run):
         assert not list((tmp_path / str(number)).rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(("place", "number", "step"), [("step", 4, 4), ("test", 1, STEPS), ("test", 3, STEPS * EPOCHS)])
+@pytest.mark.parametrize(("place", "number", "step"), [("step", 4, 4), ("test", 3, STEPS * EPOCHS)])
 def test_sigterm_writes_a_checkpoint_first(undisturbed, tmp_path, sessions, assert_same_run, place, number, step):
     directory = tmp_path / "run"
     arguments = [*RUN, f"run.dir={directory}", QUICK, "run.checkpoint_seconds=1e9"]
@@ -96,19 +96,32 @@ def test_interrupt_is_answered_and_resumes(undisturbed, tmp_path, sessions, asse
     assert_same_run(undisturbed, tmp_path / "run")
 
 
-OTHERS = {
+TOY = ["~experiment", "tasks=toy", "model.filters=4", "train.epochs=2", "train.batch_size=12"]
+ADVMTL = ["model.sharing=shared_private", "model.adversarial=0.05", "model.orthogonal=0.01", "model.dropout=0.3"]
+LAZY = [*TOY, "model.trainable_vectors=true", "optimizer.vectors=lazy"]
+SETTINGS = {
     "baseline, thinned log": ["weighting=uniform", "train.query_for_baselines=support", "log.every_steps=4"],
     "sgd with momentum, dropout": ["optimizer.name=sgd", "optimizer.momentum=0.9", "model.dropout=0.3"],
+    "scheduled": ["optimizer.schedule=linear", "optimizer.warmup=0.25", "optimizer.heads_lr_factor=2"],
+    "hypergradient descent": ["weighting=uniform", "optimizer.hypergradient_lr=1e-6"],
+    # methods that remember something of their own
+    **{name: [f"weighting={name}"] for name in ("uncertainty", "random", "dtp")},
+    "dwa, which starts in the third epoch": ["weighting=dwa", "train.epochs=4"],
+    "bandit_mtl": ["weighting=bandit_mtl", "weighting.rho=0.05"],
+    "adversarial": [*TOY, *ADVMTL],
+    "lazy vectors, adam": LAZY,
+    "lazy vectors, sgd, refit": [*LAZY, "optimizer.name=sgd", "optimizer.lr=0.1", "train.refit=true"],
+    "lazy vectors, uniform, adamw": [*LAZY, "weighting=uniform", "optimizer.name=adamw"],
+    "lazy vectors, single task": [*LAZY, "weighting=single_task", "model.sharing=none"],
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_configurations(tmp_path, sessions, assert_same_run, name):
-    overrides = OTHERS[name]
-    stops = [{"place": "step", "number": number} for number in (3, 5)]
-    whole = plan(tmp_path / "whole", [], *overrides)
-    broken = plan(tmp_path / "broken", stops, *overrides, "run.checkpoint_seconds=0")
-    assert sessions(whole + broken) == [0, KILLED, KILLED, 0]
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_in_the_last_epoch(tmp_path, sessions, assert_same_run, name):
+    whole = plan(tmp_path / "whole", [], *SETTINGS[name], "run.checkpoint_seconds=1e9")
+    stop = {"place": "step", "number": 9 if "dwa" in name else 4}
+    broken = plan(tmp_path / "broken", [stop], *SETTINGS[name], "run.checkpoint_seconds=0")
+    assert sessions(whole + broken) == [0, KILLED, 0]
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
@@ -138,8 +151,9 @@ def test_tensorboard_shows_no_step_twice(undisturbed, tmp_path, sessions):
     plans = []
     for number, (place, at, seconds) in enumerate(TWICE_LOGGED):
         stop = {"place": place, "number": at}
-        plans += plan(tmp_path / str(number), [stop], f"run.checkpoint_seconds={seconds}", board=BOARD)
-    assert sessions([{**session, "wait": 0.6} for session in plans]) == [KILLED, 0] * len(TWICE_LOGGED)
+        first, second = plan(tmp_path / str(number), [stop], f"run.checkpoint_seconds={seconds}", board=BOARD)
+        plans += [first, {**second, "wait": 0.8}]
+    assert sessions(plans) == [KILLED, 0] * len(TWICE_LOGGED)
     expected = scalars(undisturbed)
     for number, case in enumerate(TWICE_LOGGED):
         assert scalars(tmp_path / str(number)) == expected, case

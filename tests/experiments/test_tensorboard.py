@@ -231,6 +231,6 @@ def test_hyperparameters(ask):
 
 
 def test_without_tensorboard(train):
-    directory = train("log.tensorboard=false")
+    directory = train("log.tensorboard=false", "train.epochs=1")
     assert not (directory / "tensorboard").exists()
     assert (directory / "trajectories.png").exists()

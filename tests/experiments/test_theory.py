@@ -12,8 +12,8 @@ from torch import nn
 
 from lossrag import ConfigError
 from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.record.descent import descent_checks, descent_summary
 from lossrag.experiments.record.jsonl import read_points
-from lossrag.experiments.run.descent import descent_checks, descent_summary
 from lossrag.experiments.theory.bounds import query_bound, train_bound, train_slack
 from lossrag.experiments.theory.measure import bounded_losses, estimate_complexity
 from lossrag.experiments.theory.rademacher import Complexity, correlation, draw_signs, fit_signs, sign_loss

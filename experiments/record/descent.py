@@ -43,7 +43,7 @@ def descent_shares(means: Tensor) -> dict[str, float]:
 
 
 def descent_summary(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """What summary.json says of Theorem 1: the shares over all steps of the run; nothing without an outer problem.
+    """Theorem 1 in summary.json: the shares over all steps of the run; nothing without an outer problem.
 
     points: those of metrics.jsonl, in which every epoch has the same number of steps.
 
