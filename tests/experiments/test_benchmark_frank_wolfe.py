@@ -17,7 +17,7 @@ SMALL = FrankWolfeBenchmark(tasks=(2, 3), batch_tasks=(3,), problems=2, pairs=2,
 
 def test_a_row_for_every_kind_and_size_or_what_to_install() -> None:
     if importlib.util.find_spec("torchjd") is None:
-        with pytest.raises(ConfigError, match=r"pip install 'lossrag\[baselines\]'"):
+        with pytest.raises(ConfigError, match=r"pip install .*\[baselines\]"):
             run_frank_wolfe(SMALL)
         return
     results = run_frank_wolfe(SMALL)
@@ -32,7 +32,7 @@ def test_a_row_for_every_kind_and_size_or_what_to_install() -> None:
 
 def test_without_torchjd_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
-    with pytest.raises(ConfigError, match=r"torchjd.*pip install 'lossrag\[baselines\]'"):
+    with pytest.raises(ConfigError, match=r"torchjd.*pip install .*\[baselines\]"):
         run_frank_wolfe(SMALL)
 
 
