@@ -32,8 +32,11 @@ MAX_SEED = 2**32 - 1
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed, untyped configuration; raises ConfigError for unknown names and keys."""
-    register_configs()
     parsed = parse(overrides)
+    for override in parsed:
+        if override.key_or_group == "loss.library" and isinstance(files := override.value(), list):
+            load_library([str(file) for file in files])  # what they register may be chosen by name
+    register_configs()
     choices = [override for override in parsed if is_choice(override)]
     values = [override for override in parsed if not is_choice(override)]
     for override in choices:

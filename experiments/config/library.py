@@ -1,4 +1,4 @@
-"""Library of a user's own losses: Python files that are run before any loss is looked up by name."""
+"""Library of a user's own: Python files that register losses, weightings and suites, run before a name is looked up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def load_library(files: Sequence[str]) -> list[str]:
 
 def _run(path: Path, given: str) -> None:
     if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"loss.library: {given!r} is no Python file: give the paths of files that register losses.")
+        raise ConfigError(
+            f"loss.library: {given!r} is no Python file: give the paths of files that register losses, weightings or suites."
+        )
     # a name of its own, so that two files called losses.py do not meet
     name = f"lossrag_library_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, path)
