@@ -37,7 +37,8 @@ def load(config: Config) -> Suite:
     inputs = DenseInputs(x)
     examples = tuple(Examples(inputs, column) for column in columns)
     tasks = Task("left", "classification", 2), Task("up", "classification", 2)
-    return Suite("own_suite", f"{config.samples} points", tasks, True, dict.fromkeys(SPLITS, examples), input_shape=(3,))
+    splits = dict.fromkeys(SPLITS, examples)
+    return Suite("own_suite", f"{config.samples} points", tasks, True, splits, input_shape=(3,))
 
 @register_loss("own_loss", family="noise-robust", target_kind="classification", reference="mine")
 def own_loss(logits, targets):
@@ -70,7 +71,8 @@ def test_the_processes_of_a_study_know_it(lossrag, own, tmp_path):
     line = ["sweep", *own, "key=weighting.first", "values=[2.0]", "seeds=[0]", f"root={tmp_path / 'sweep'}"]
     assert lossrag(*line).code == 0
     (table,) = (tmp_path / "sweep").rglob("sweep.csv")
-    assert [row["value"] for row in csv.DictReader(table.read_text().splitlines())] == ["2.0"]
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert row["weighting.first"] == "2.0"
 
 
 def test_a_name_without_its_file(lossrag):
