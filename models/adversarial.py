@@ -51,8 +51,8 @@ class TaskDiscriminator(nn.Module):
         >>> TaskDiscriminator(3, 1).accuracy(torch.ones(2, 3), 0).item()
         1.0
         """
-        told: Tensor = self(shared).argmax(dim=1) == task
-        return told.to(shared.dtype).mean()
+        recognised: Tensor = self(shared).argmax(dim=1) == task
+        return recognised.to(shared.dtype).mean()
 
 
 def reverse(features: Tensor) -> Tensor:
@@ -87,7 +87,6 @@ def orthogonality(shared: Tensor, private: Tensor, scale: str = "paper") -> Tens
 
     Raises ConfigError for another scale.
 
-    >>> import torch
     >>> orthogonality(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])).item()  # 3^2 + 6^2
     45.0
     >>> same = torch.tensor([[1.0, 0.0], [3.0, 0.0]])

@@ -81,7 +81,7 @@ class BERT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not self.frozen:
             return self._dropped(self._pooled(tokens, self.embedding(tokens), {}))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.no_grad():
             blocks = torch.split(tokens, max(1, BLOCK_PIECES // tokens.shape[1]))
             pooled = torch.cat([self._pooled(block, self.embedding(block), {}) for block in blocks])
         return self._dropped(pooled)

@@ -8,15 +8,13 @@ size, the largest first, so that those which use offset o are a prefix. Document
 stay in the cache, and only the maxima and their positions ever leave it. (At the seams between documents a row mixes
 two of them; those rows lie beyond the last position and are not looked at.)
 
-Backward. Only the winning window of each (document, filter) carries gradient, one position of L. With p = argmax,
-    dW_c[:, o]      = sum_b g[b, c] words[b, p[b, c] + o]              a weighted sum of rows: an embedding bag
-    dwords[b, l]    = sum_o sum_{c: p[b, c] = l - o} g[b, c] W_c[:, o]   the same over the filters that won at l - o
-which is 1/L of the dense work. Ties go to the first position; dense autograd shares the gradient among them, which
-gives the same weight gradients, because windows that tie by having the same words are equal.
+Backward and in forward mode only the winning window of each (document, filter) counts, one position of L: 1/L of the
+dense work (sums in models/winning_windows.py). Ties go to the first position; dense autograd shares the gradient among
+them, which gives the same weight gradients, because windows that tie by having the same words are equal.
 
-Forward mode needs the winning windows only, too. A second backward pass
-(create_graph=True) differentiates the dense formula at the winning positions instead. :func:`dense` is the plain form:
-the oracle of the tests, and the path for everything this one does not cover (accelerators, even kernel sizes).
+A second backward pass (create_graph=True) differentiates the dense formula at the winning positions instead.
+:func:`dense` is the plain form: the oracle of the tests, and the path for everything this one does not cover
+(accelerators, even kernel sizes).
 """
 
 from __future__ import annotations

