@@ -40,8 +40,14 @@ class TextCNNOptions:
     def build(self, vectors: Tensor | None, input_shape: tuple[int, ...]) -> TextCNN:
         if vectors is None:
             raise ConfigError("TextCNN reads word tokens, but this suite has none: choose mlp.")
-        shares = (self.dropout, self.vector_dropout)
-        return TextCNN(vectors, self.kernel_sizes, self.filters, *shares, self.trainable_vectors)
+        return TextCNN(
+            vectors,
+            self.kernel_sizes,
+            self.filters,
+            self.dropout,
+            self.vector_dropout,
+            self.trainable_vectors,
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lossrag.errors import ConfigError
 from lossrag.models.max_over_time import margin, max_over_time, max_over_time_by_segment
-from lossrag.models.segments import add_by_segment, embed_by_segment
+from lossrag.models.segments import embed_by_segment
 
 
 class TextCNN(nn.Module):
@@ -82,7 +82,8 @@ class TextCNN(nn.Module):
         else:
             words = embed_by_segment(self._padded(tokens), self.embedding.weight, rest.pop(0), lookup, sizes)
         pooled = max_over_time_by_segment(self.vector_dropout(words), rest[0::2], sizes, _precision(tokens))
-        features: Tensor = self.dropout(torch.relu(add_by_segment(pooled, torch.cat(rest[1::2], dim=1), sizes)))
+        biases = torch.cat(rest[1::2], dim=1).repeat_interleave(torch.tensor(sizes, device=pooled.device), dim=0)
+        features: Tensor = self.dropout(torch.relu(pooled + biases))
         return features
 
     def _filters(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -22,10 +22,9 @@ WINDOW = 8
 def epoch_plan(suite: Suite, split: str, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, ...]]:
     """The steps of one epoch: each holds one int64 index (B,) a task into ``suite.splits[split]``.
 
-    With shared input ``batch_size`` are the rows of a step and all tasks hold the same index; else it is the
-    number of samples over all tasks, split evenly. An epoch ends when the largest task is through; smaller
-    tasks go on with new permutations. In one pass every sample of a task occurs once; the batches of a
-    pass differ by one sample at most.
+    With shared input ``batch_size`` are the rows of a step and all tasks hold the same index; else it is the number of
+    samples over all tasks, split evenly. An epoch ends when the largest task is through; smaller tasks go on with new
+    permutations. In one pass every sample of a task occurs once; the batches of a pass differ by one sample at most.
 
     Raises ConfigError when ``batch_size`` gives a task no sample, or for a negative seed or epoch.
     """

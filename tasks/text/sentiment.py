@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lossrag.checks import check_choice
 from lossrag.errors import DataError
 from lossrag.tasks.files.fetch import in_root, resolve
-from lossrag.tasks.files.sources import SENTIMENT, SENTIMENT_SOURCES
+from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import Suite, Task
 from lossrag.tasks.text.cache import Encoded
@@ -76,13 +76,13 @@ def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None)
     The published train part is split into support and query by ``rho``, copies kept together; dev is the validation
     split. Raises DataError when the data cannot be had or are damaged, or a split lacks a class.
     """
-    in_root(SENTIMENT_SOURCES, config.root)  # damaged data are an error even if nothing is read
+    in_root(sentiment_sources(), config.root)  # damaged data are an error even if nothing is read
     tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
     return load_texts("sentiment", config, encoder, SENTIMENT.sha256, tasks, _build)
 
 
 def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> Encoded:
-    (path,) = resolve(SENTIMENT_SOURCES, config.root, _OTHERWISE)
+    (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
     names = CHOICES[config.domains]
     reviews = {part: [row for row in rows if row.domain in names] for part, rows in read_reviews(path).items()}
     again = repeats(reviews)

@@ -12,9 +12,7 @@ from lossrag.tasks.suite import TokenInputs
 
 # Words of letters, with the clitics of the Penn treebank apart ("do n't", "it 's") as in GloVe's vocabulary;
 # numbers; the punctuation that carries tone. In the normalised edition there are letters only.
-_TOKEN = re.compile(
-    r"[^\W\d_]+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b|[^\W\d_]+|\d+(?:[.,]\d+)*|[!?.,;:()\"$%]",
-)
+_TOKEN = re.compile(r"[^\W\d_]+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b|[^\W\d_]+|\d+(?:[.,]\d+)*|[!?.,;:()\"$%]")
 
 
 def tokenise(text: str) -> list[str]:

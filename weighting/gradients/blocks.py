@@ -112,18 +112,15 @@ class OwnRows:
     def clear(self) -> None:
         """Forget the gradients of the last step."""
         self._stacks: dict[tuple[int, ...], tuple[range, Tensor]] = {}
-        self._row: dict[int, tuple[int, Tensor]] = {}
+        self.row: dict[int, tuple[int, Tensor]] = {}
+        """By position of a parameter: its task, and its gradient (n,)."""
 
     def write(self, tasks: range, positions: tuple[int, ...], gradient: Tensor) -> None:
         """Keep ``gradient``: that of parameter ``positions[i]`` of task ``tasks[i]``, end to end."""
         flat = gradient.reshape(-1)
         self._stacks[positions] = (tasks, flat)
         for task, position, row in zip(tasks, positions, torch.split(flat, self.lengths(positions)), strict=True):
-            self._row[position] = (task, row)
-
-    def row(self, position: int) -> tuple[int, Tensor] | None:
-        """The task that owns this parameter, and the gradient (n,); None when it was not written as a stack."""
-        return self._row.get(position)
+            self.row[position] = (task, row)
 
     def combine(self, coefficients: Tensor) -> dict[int, Tensor]:
         """coefficients[t] * gradient of every parameter held, by position, in its shape."""

@@ -123,12 +123,12 @@ class Passes:
         for task, loss in enumerate(values):
             keep = task < len(values) - 1
             # torch takes tensors and edges side by side, though its annotation does not say so
-            gradients = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
+            gradients = torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
             shared = {i: g[None] for (i, _), g in zip(formed, gradients, strict=False) if g is not None}
-            rest = gradients[len(formed) :]
+            rest = iter(gradients[len(formed) :])
             linear: list[LinearGradient] = []
             for layer, value in zip(layers, inputs, strict=True):
-                gradient = layer.gradient(value, [rest.pop(0) for _ in layer.edges])
+                gradient = layer.gradient(value, [next(rest) for _ in layer.edges])
                 if gradient is not None:
                     linear.append(gradient)
                     if layer.bias is not None:

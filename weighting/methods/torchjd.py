@@ -33,8 +33,8 @@ class TorchJD(Weighting):
     needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
-    memory: ClassVar[Mapping[str, str]] = {}
-    """The tensors that torchjd's object remembers: key in the state -> its attribute."""
+    memory: ClassVar[Mapping[str, tuple[str, Callable[[int], Tensor]]]] = {}
+    """The tensors that torchjd's object remembers: key in the state -> its attribute, and its start for T tasks."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
@@ -43,10 +43,6 @@ class TorchJD(Weighting):
         """torchjd's object with these options, from its module ``torchjd.aggregation``."""
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
-    def fresh(self, tasks: int) -> State:
-        """Memory of torchjd's object before the first step, by the keys of ``memory``."""
-        return {}
-
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
         """torchjd's mark of what its memory is for, T or more; without it the memory would be reset."""
         return tasks
@@ -54,7 +50,7 @@ class TorchJD(Weighting):
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and torchjd's own memory at its start."""
         _instance(self)
-        return {**super().init(tasks, device), **self.fresh(tasks)}
+        return {**super().init(tasks, device), **{key: start(tasks) for key, (_, start) in self.memory.items()}}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
@@ -62,7 +58,7 @@ class TorchJD(Weighting):
         B = signals.gramian
         B = B.float() if B.dtype in (torch.bfloat16, torch.float16) else B
         peer = _instance(self)
-        for key, attribute in self.memory.items():
+        for key, (attribute, _) in self.memory.items():
             setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
         if self.memory:
             peer._state_key = self.state_key(len(B), B.dtype)
@@ -74,7 +70,7 @@ class TorchJD(Weighting):
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
         weights = len(B) * v.detach().to(state["weights"])
-        kept = {key: getattr(peer, attribute).to(state[key]) for key, attribute in self.memory.items()}
+        kept = {key: getattr(peer, attribute).to(state[key]) for key, (attribute, _) in self.memory.items()}
         return weights, {"weights": weights, **kept}
 
 
@@ -212,7 +208,7 @@ class Krum(TorchJD):
 class GradVac(TorchJD):
     """Gradient Vaccine (Wang et al., ICLR 2021); ``beta`` in [0, 1]: decay of the mean cosines it remembers (T, T)."""
 
-    memory: ClassVar[Mapping[str, str]] = {"cosines": "_phi_t"}
+    memory: ClassVar = {"cosines": ("_phi_t", lambda tasks: torch.zeros(tasks, tasks, dtype=torch.float64))}
 
     beta: float = 0.5
     eps: float = 1e-8
@@ -220,10 +216,6 @@ class GradVac(TorchJD):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, 0, "beta", most=1)
-
-    def fresh(self, tasks: int) -> State:
-        """Cosines 0."""
-        return {"cosines": torch.zeros(tasks, tasks, dtype=torch.float64)}
 
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
         """T and the dtype."""
@@ -236,7 +228,10 @@ class PCD(TorchJD):
     """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
     ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
 
-    memory: ClassVar[Mapping[str, str]] = {"squares": "_sq_norm_ema", "steps": "_n_steps"}
+    memory: ClassVar = {  # on the CPU, where torchjd computes
+        "squares": ("_sq_norm_ema", lambda tasks: torch.zeros(tasks, dtype=torch.float64)),
+        "steps": ("_n_steps", lambda _: torch.tensor(0)),
+    }
 
     tau: float = 0.02
     beta: float = 0.999
@@ -246,7 +241,3 @@ class PCD(TorchJD):
         super().__post_init__()
         check_least(self, 0, "tau", most=1)
         check_share(self, "beta")
-
-    def fresh(self, tasks: int) -> State:
-        """Lengths 0 and no steps; on the CPU, where torchjd computes."""
-        return {"squares": torch.zeros(tasks, dtype=torch.float64), "steps": torch.tensor(0)}

@@ -196,7 +196,7 @@ def test_settings_that_cannot_work(options, message):
 @pytest.mark.data
 def test_real_counts_are_those_of_the_data_readme(real_data):
     reviews = read_reviews(
-        lossrag.tasks.files.fetch.resolve(lossrag.tasks.files.sources.SENTIMENT_SOURCES, real_data)[0]
+        lossrag.tasks.files.fetch.resolve(lossrag.tasks.files.sources.sentiment_sources(), real_data)[0]
     )
     assert {part: len(reviews[part]) for part in PARTS} == {"train": 22_180, "dev": 3_200, "test": 6_400}
     count = {part: Counter(review.domain for review in reviews[part]) for part in PARTS}
