@@ -70,9 +70,8 @@ def check_choice(options: object, field: str, choices: Sequence[str]) -> None:
     """Raise OptionError unless the field is one of ``choices``."""
     value = getattr(options, field)
     if value not in choices:
-        raise OptionError(
-            type(options).__name__, f"{{{field}}}={value!r} is unknown: {did_you_mean(str(value), choices)}"
-        )
+        text = f"{{{field}}}={value!r} is unknown: {did_you_mean(str(value), choices)}"
+        raise OptionError(type(options).__name__, text)
 
 
 def one_of(what: str, value: str, choices: Sequence[str]) -> str:

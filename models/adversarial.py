@@ -41,8 +41,7 @@ class TaskDiscriminator(nn.Module):
         >>> TaskDiscriminator(3, 1).loss(torch.ones(2, 3), 0).item()
         0.0
         """
-        logits = self(reverse(shared))
-        return F.cross_entropy(logits, torch.full((len(shared),), task, device=shared.device))
+        return F.cross_entropy(self(reverse(shared)), torch.full((len(shared),), task, device=shared.device))
 
     @torch.no_grad()
     def accuracy(self, shared: Tensor, task: int) -> Tensor:

@@ -59,10 +59,9 @@ def max_over_time_by_segment(
     """
     if not covers(words, copies):
         cast = words.to(precision or words.dtype)
-        parts = zip(torch.split(cast, list(sizes)), range(len(sizes)), strict=True)
-        return torch.cat([dense(part, [copy[s].to(cast.dtype) for copy in copies]) for part, s in parts]).to(
-            words.dtype
-        )
+        parts = enumerate(torch.split(cast, list(sizes)))
+        maxima = [dense(part, [copy[s].to(cast.dtype) for copy in copies]) for s, part in parts]
+        return torch.cat(maxima).to(words.dtype)
     settings = (tuple(sizes), precision or words.dtype)
     pooled: Tensor = _MaxOverTime.apply(words.contiguous(), settings, *copies)[0]  # type: ignore[no-untyped-call]
     return pooled
@@ -164,9 +163,8 @@ def _differentiable(
     """The gradients by autograd through the dense formula at the winning positions, with a graph of their own."""
     filters = [copy.shape[1] for copy in copies]
     pooled = []
-    for segment, (part, where) in enumerate(
-        zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
-    ):
+    parts = zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
+    for segment, (part, where) in enumerate(parts):
         scores = _dense_scores(part, [copy[segment] for copy in copies])
         pairs = zip(scores, torch.split(where, filters, dim=1), strict=True)
         pooled.append(torch.cat([score.gather(2, at.unsqueeze(2)).squeeze(2) for score, at in pairs], dim=1))

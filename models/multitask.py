@@ -186,9 +186,8 @@ def _stacked_logits(features: Tensor, sizes: Sequence[int], weights: Tensor, bia
     ends = torch.tensor(sizes, device=features.device)
     held = torch.arange(max(sizes), device=features.device) < ends[:, None]
     padded = features.new_zeros(*held.shape, features.shape[1]).masked_scatter(held[:, :, None], features)
-    return torch.masked_select(torch.baddbmm(bias[:, None], padded, weight.mT), held[:, :, None]).view(
-        len(features), -1
-    )
+    logits = torch.baddbmm(bias[:, None], padded, weight.mT)
+    return torch.masked_select(logits, held[:, :, None]).view(len(features), -1)
 
 
 def stack_padded(batches: Sequence[Tensor]) -> Tensor:

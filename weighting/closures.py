@@ -54,6 +54,7 @@ class TaskGroup:
 
 
 Ungrouped = JointClosure | Sequence[Closure]
+"""Losses of which one task's can be had at a time."""
 Losses = Ungrouped | Sequence[Closure | TaskGroup]
 """Own inputs: one closure per task, each runs its own forward pass and returns a scalar, or groups of tasks. Shared
 input: one closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a

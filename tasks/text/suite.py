@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -125,22 +125,16 @@ def load_texts(
         config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
         if config.vectors == "glove":
             in_root(glove_sources(config.dim), config.root)
-    path = encoded_path(name, _cache_settings(config, encoder, corpus))
+        settings = asdict(config)
+    else:
+        settings = {key: value for key, value in asdict(config).items() if key not in _OF_WORDS}
+        settings |= {"encoder": encoder.name, "pieces": encoder.digest}
+    path = encoded_path(name, {**settings, "root": None, "corpus": corpus})
     encoded = read_encoded(path)
     if encoded is None:
         encoded = build(config, encoder)
         write_encoded(path, *encoded)
     return _decode(name, encoded, tasks, encoder)
-
-
-def _cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
-    """Everything that determines the suite of a corpus, as words or as the word pieces of ``encoder``."""
-    settings = {**asdict(config), "root": None, "corpus": corpus}
-    if encoder is None:
-        return settings
-    for name in _OF_WORDS:
-        del settings[name]
-    return {**settings, "encoder": encoder.name, "pieces": encoder.digest}
 
 
 def _decode(name: str, encoded: Encoded, tasks: Sequence[Task], encoder: EncoderFiles | None) -> Suite:

@@ -77,7 +77,7 @@ class LinearTaps:
             expected = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
             rest = iter(at_edges)
             for layer, reference in zip(new, expected, strict=True):
-                gradient = layer.gradient(layer.joined_inputs(), [next(rest) for _ in layer.edges])
+                gradient = layer.gradient(stack_calls(layer.inputs), [next(rest) for _ in layer.edges])
                 self._trusted[layer.weight] = _agree(gradient, reference)
         return [layer for layer in layers if self._trusted.get(layer.weight, True)]
 
@@ -100,17 +100,12 @@ class TappedLayer:
         kept = all(value._version == version for value, version in zip(self.inputs, self.versions, strict=True))
         return kept and pays_off(rows, self.shape[1], self.shape[0], tasks)
 
-    def joined_inputs(self) -> Tensor:
-        """The inputs of all calls (rows, in)."""
-        return stack_calls(self.inputs)
-
     def gradient(self, inputs: Tensor, at_edges: Sequence[Tensor | None]) -> LinearGradient | None:
         """Its gradient from those at the outputs of the calls, None where a task does not depend on one."""
         if all(value is None for value in at_edges):
             return None
-        filled = [
-            inputs.new_zeros(size) if value is None else value for value, size in zip(at_edges, self.sizes, strict=True)
-        ]
+        calls = zip(at_edges, self.sizes, strict=True)
+        filled = [inputs.new_zeros(size) if value is None else value for value, size in calls]
         return LinearGradient(self.weight, inputs, stack_calls(filled).to(inputs.dtype))
 
 

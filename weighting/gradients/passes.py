@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.closures import JointClosure, Losses, TableRows, TaskGroup, Ungrouped
-from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
+from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer, stack_calls
 from lossrag.weighting.gradients.rows import TaskGradients
 
 Take = Callable[[TaskGradients], None]
@@ -115,7 +115,7 @@ class Passes:
     def _joint_backward(self, values: Sequence[Tensor], layers: Sequence[TappedLayer], take: Take) -> None:
         tapped = {position for layer in layers for position in (layer.weight, layer.bias)}
         formed = [(i, p) for i, p in enumerate(self.parameters) if i not in tapped]
-        inputs = [layer.joined_inputs() for layer in layers]
+        inputs = [stack_calls(layer.inputs) for layer in layers]
         wanted_at: list[Tensor | GradientEdge] = [
             *(p for _, p in formed),
             *(edge for layer in layers for edge in layer.edges),
