@@ -7,7 +7,8 @@ both to the key that the user wrote (:meth:`lossrag.errors.OptionError.by_key`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lossrag.errors import ConfigError, OptionError, did_you_mean
 
@@ -25,25 +26,18 @@ def require(holds: bool, options: object, text: str) -> None:
 
 def check_positive(options: object, *fields: str) -> None:
     """Raise OptionError unless these fields are positive, finite numbers."""
-    for field in fields:
-        value = getattr(options, field)
-        require(0 < value < math.inf, options, f"{{{field}}} must be a positive number, got {value!r}.")
+    _check_fields(options, fields, lambda value: 0 < value < math.inf, "a positive number")
 
 
 def check_least(options: object, least: float, *fields: str, most: float = math.inf) -> None:
     """Raise OptionError unless these fields are finite numbers from ``least`` to ``most``; None passes."""
     expected = f"{least} or more" if most == math.inf else f"from {least} to {most}"
-    for field in fields:
-        value = getattr(options, field)
-        fits = value is None or (least <= value <= most and value < math.inf)
-        require(fits, options, f"{{{field}}} must be {expected}, got {value!r}.")
+    _check_fields(options, fields, lambda v: v is None or (least <= v <= most and v < math.inf), expected)
 
 
 def check_share(options: object, *fields: str) -> None:
     """Raise OptionError unless these fields are in [0, 1); None passes."""
-    for field in fields:
-        value = getattr(options, field)
-        require(value is None or 0 <= value < 1, options, f"{{{field}}} must be in [0, 1), got {value!r}.")
+    _check_fields(options, fields, lambda value: value is None or 0 <= value < 1, "in [0, 1)")
 
 
 def check_numbers(options: object, field: str, values: Sequence[float], *, zeros: bool) -> None:
@@ -63,18 +57,21 @@ def check_length(options: object, field: str, values: Sequence[object], tasks: i
 
 def check_inside(options: object, *fields: str) -> None:
     """Raise OptionError unless these fields are in (0, 1)."""
+    _check_fields(options, fields, lambda value: 0 < value < 1, "in (0, 1)")
+
+
+def _check_fields(options: object, fields: Sequence[str], fits: Callable[[Any], bool], expected: str) -> None:
     for field in fields:
         value = getattr(options, field)
-        require(0 < value < 1, options, f"{{{field}}} must be in (0, 1), got {value!r}.")
+        require(fits(value), options, f"{{{field}}} must be {expected}, got {value!r}.")
 
 
 def check_choice(options: object, field: str, choices: Sequence[str]) -> None:
     """Raise OptionError unless the field is one of ``choices``."""
     value = getattr(options, field)
     if value not in choices:
-        raise OptionError(
-            type(options).__name__, f"{{{field}}}={value!r} is unknown: {did_you_mean(str(value), choices)}"
-        )
+        text = f"{{{field}}}={value!r} is unknown: {did_you_mean(str(value), choices)}"
+        raise OptionError(type(options).__name__, text)
 
 
 def one_of(what: str, value: str, choices: Sequence[str]) -> str:

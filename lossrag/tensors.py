@@ -55,7 +55,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, meta
 
 
-def digest_of(tensors: Mapping[str, Tensor], digest: Any = None) -> Any:
+def digest_of(tensors: Mapping[str, Tensor], digest: hashlib._Hash | None = None) -> hashlib._Hash:
     """A sha256 object over names, dtypes, shapes and bytes of CPU ``tensors``; goes on from ``digest`` if given."""
     digest = hashlib.sha256() if digest is None else digest
     for name in sorted(tensors):
@@ -68,5 +68,4 @@ def digest_of(tensors: Mapping[str, Tensor], digest: Any = None) -> Any:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    found: str = digest_of(tensors, hashlib.sha256(text.encode())).hexdigest()
-    return found
+    return digest_of(tensors, hashlib.sha256(text.encode())).hexdigest()

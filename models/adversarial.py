@@ -41,8 +41,7 @@ class TaskDiscriminator(nn.Module):
         >>> TaskDiscriminator(3, 1).loss(torch.ones(2, 3), 0).item()
         0.0
         """
-        logits = self(reverse(shared))
-        return F.cross_entropy(logits, torch.full((len(shared),), task, device=shared.device))
+        return F.cross_entropy(self(reverse(shared)), torch.full((len(shared),), task, device=shared.device))
 
     @torch.no_grad()
     def accuracy(self, shared: Tensor, task: int) -> Tensor:
@@ -51,8 +50,8 @@ class TaskDiscriminator(nn.Module):
         >>> TaskDiscriminator(3, 1).accuracy(torch.ones(2, 3), 0).item()
         1.0
         """
-        told: Tensor = self(shared).argmax(dim=1) == task
-        return told.to(shared.dtype).mean()
+        recognised: Tensor = self(shared).argmax(dim=1) == task
+        return recognised.to(shared.dtype).mean()
 
 
 def reverse(features: Tensor) -> Tensor:
@@ -87,7 +86,6 @@ def orthogonality(shared: Tensor, private: Tensor, scale: str = "paper") -> Tens
 
     Raises ConfigError for another scale.
 
-    >>> import torch
     >>> orthogonality(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]])).item()  # 3^2 + 6^2
     45.0
     >>> same = torch.tensor([[1.0, 0.0], [3.0, 0.0]])

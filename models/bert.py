@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,11 +80,12 @@ class BERT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not self.frozen:
-            return self._dropped(self._pooled(tokens, self.embedding(tokens), {}))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            blocks = torch.split(tokens, max(1, BLOCK_PIECES // tokens.shape[1]))
-            pooled = torch.cat([self._pooled(block, self.embedding(block), {}) for block in blocks])
-        return self._dropped(pooled)
+            pooled = self._pooled(tokens, self.embedding(tokens), {})
+        else:
+            with torch.no_grad():
+                blocks = torch.split(tokens, max(1, BLOCK_PIECES // tokens.shape[1]))
+                pooled = torch.cat([self._pooled(block, self.embedding(block), {}) for block in blocks])
+        return cast(Tensor, self.dropout(pooled))
 
     def forward_by_segment(
         self, tokens: Tensor, sizes: Sequence[int], copies: Sequence[Tensor], lookup: Tensor | None
@@ -97,9 +98,8 @@ class BERT(nn.Module):
         names = [name for name, _ in self.body.named_parameters()]
         segments = zip(*(copy.unbind() for copy in copies[1:]), strict=True)
         parts = zip(torch.split(tokens, list(sizes)), torch.split(words, list(sizes)), segments, strict=True)
-        return self._dropped(
-            torch.cat([self._pooled(t, w, dict(zip(names, copy, strict=True))) for t, w, copy in parts])
-        )
+        pooled = [self._pooled(t, w, dict(zip(names, copy, strict=True))) for t, w, copy in parts]
+        return cast(Tensor, self.dropout(torch.cat(pooled)))
 
     def _pooled(self, tokens: Tensor, words: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         mask = tokens > 0
@@ -113,10 +113,6 @@ class BERT(nn.Module):
         weights = (mask / mask.sum(1, keepdim=True)).to(hidden.dtype)
         return torch.einsum("ble,bl->be", hidden, weights)
 
-    def _dropped(self, pooled: Tensor) -> Tensor:
-        features: Tensor = self.dropout(pooled)
-        return features
-
 
 class Features(nn.Module):
     """Features (B, F) that a frozen encoder computed beforehand; ``dropout``: the share of them that is dropped."""
@@ -127,8 +123,7 @@ class Features(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        dropped: Tensor = self.dropout(inputs)
-        return dropped
+        return cast(Tensor, self.dropout(inputs))
 
 
 def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Tensor, int]:

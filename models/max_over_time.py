@@ -8,15 +8,13 @@ size, the largest first, so that those which use offset o are a prefix. Document
 stay in the cache, and only the maxima and their positions ever leave it. (At the seams between documents a row mixes
 two of them; those rows lie beyond the last position and are not looked at.)
 
-Backward. Only the winning window of each (document, filter) carries gradient, one position of L. With p = argmax,
-    dW_c[:, o]      = sum_b g[b, c] words[b, p[b, c] + o]              a weighted sum of rows: an embedding bag
-    dwords[b, l]    = sum_o sum_{c: p[b, c] = l - o} g[b, c] W_c[:, o]   the same over the filters that won at l - o
-which is 1/L of the dense work. Ties go to the first position; dense autograd shares the gradient among them, which
-gives the same weight gradients, because windows that tie by having the same words are equal.
+Backward and in forward mode only the winning window of each (document, filter) counts, one position of L: 1/L of the
+dense work (sums in models/winning_windows.py). Ties go to the first position; dense autograd shares the gradient among
+them, which gives the same weight gradients, because windows that tie by having the same words are equal.
 
-Forward mode needs the winning windows only, too. A second backward pass
-(create_graph=True) differentiates the dense formula at the winning positions instead. :func:`dense` is the plain form:
-the oracle of the tests, and the path for everything this one does not cover (accelerators, even kernel sizes).
+A second backward pass (create_graph=True) differentiates the dense formula at the winning positions instead.
+:func:`dense` is the plain form: the oracle of the tests, and the path for everything this one does not cover
+(accelerators, even kernel sizes).
 """
 
 from __future__ import annotations
@@ -61,10 +59,9 @@ def max_over_time_by_segment(
     """
     if not covers(words, copies):
         cast = words.to(precision or words.dtype)
-        parts = zip(torch.split(cast, list(sizes)), range(len(sizes)), strict=True)
-        return torch.cat([dense(part, [copy[s].to(cast.dtype) for copy in copies]) for part, s in parts]).to(
-            words.dtype
-        )
+        parts = enumerate(torch.split(cast, list(sizes)))
+        maxima = [dense(part, [copy[s].to(cast.dtype) for copy in copies]) for s, part in parts]
+        return torch.cat(maxima).to(words.dtype)
     settings = (tuple(sizes), precision or words.dtype)
     pooled: Tensor = _MaxOverTime.apply(words.contiguous(), settings, *copies)[0]  # type: ignore[no-untyped-call]
     return pooled
@@ -166,9 +163,8 @@ def _differentiable(
     """The gradients by autograd through the dense formula at the winning positions, with a graph of their own."""
     filters = [copy.shape[1] for copy in copies]
     pooled = []
-    for segment, (part, where) in enumerate(
-        zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
-    ):
+    parts = zip(torch.split(words, list(sizes)), torch.split(positions, list(sizes)), strict=True)
+    for segment, (part, where) in enumerate(parts):
         scores = _dense_scores(part, [copy[segment] for copy in copies])
         pairs = zip(scores, torch.split(where, filters, dim=1), strict=True)
         pooled.append(torch.cat([score.gather(2, at.unsqueeze(2)).squeeze(2) for score, at in pairs], dim=1))

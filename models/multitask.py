@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,7 @@ class MultiTaskModel(nn.Module):
 
     def outputs(self, inputs: Tensor, task: int) -> Outputs:
         """Logits (B, outputs[task]) and features (B, F) of one task."""
-        parts = [self._encode(encoder, inputs) for encoder in self._encoders(task)]
-        return self._outputs(task, *parts)
+        return self._outputs(task, *(self._encode(encoder, inputs) for encoder in self._encoders(task)))
 
     def _encoders(self, task: int) -> list[nn.Module]:
         """The encoders that a task reads: the shared one first."""
@@ -123,13 +122,10 @@ class MultiTaskModel(nn.Module):
         stacks = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         return Outputs(_stacked_logits(features, [len(batch) for batch in inputs], *stacks), features)
 
-    def _autocast(self, inputs: Tensor) -> torch.autocast:
-        return torch.autocast(inputs.device.type, dtype=self.precision, enabled=self.precision is not None)
-
-    def _encode(self, encoder: nn.Module, inputs: Tensor) -> Tensor:
-        with self._autocast(inputs):
-            features: Tensor = encoder(inputs)
-        return features if self.precision is None else features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
+    def _encode(self, encode: Callable[..., Tensor], inputs: Tensor, *segments: Any) -> Tensor:
+        with torch.autocast(inputs.device.type, dtype=self.precision, enabled=self.precision is not None):
+            features = encode(inputs, *segments)
+        return features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
 
     def segment_encoder(self) -> SegmentEncoder | None:
         """The shared encoder, when it can keep the gradients of tasks apart in one pass; else None."""
@@ -170,10 +166,9 @@ class MultiTaskModel(nn.Module):
     def _features(
         self, encoder: SegmentEncoder, inputs: Mapping[int, Tensor], copies: Sequence[Tensor], lookup: Tensor | None
     ) -> Tensor:
-        batch = stack_padded(list(inputs.values()))
-        with self._autocast(batch):
-            features = encoder.forward_by_segment(batch, [len(b) for b in inputs.values()], copies, lookup)
-        return features.to(cast(nn.Linear, self.heads[0]).weight.dtype)
+        batches = list(inputs.values())
+        sizes = [len(batch) for batch in batches]
+        return self._encode(encoder.forward_by_segment, stack_padded(batches), sizes, copies, lookup)
 
 
 def _width(encoder: nn.Module) -> int:
@@ -191,9 +186,8 @@ def _stacked_logits(features: Tensor, sizes: Sequence[int], weights: Tensor, bia
     ends = torch.tensor(sizes, device=features.device)
     held = torch.arange(max(sizes), device=features.device) < ends[:, None]
     padded = features.new_zeros(*held.shape, features.shape[1]).masked_scatter(held[:, :, None], features)
-    return torch.masked_select(torch.baddbmm(bias[:, None], padded, weight.mT), held[:, :, None]).view(
-        len(features), -1
-    )
+    logits = torch.baddbmm(bias[:, None], padded, weight.mT)
+    return torch.masked_select(logits, held[:, :, None]).view(len(features), -1)
 
 
 def stack_padded(batches: Sequence[Tensor]) -> Tensor:

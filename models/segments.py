@@ -32,11 +32,6 @@ def row_lookup(ids: Tensor, rows: int) -> Tensor:
     return lookup
 
 
-def add_by_segment(values: Tensor, copies: Tensor, sizes: Sequence[int]) -> Tensor:
-    """``values`` (B, F) plus the bias of each row's segment; ``copies`` (S, F)."""
-    return values + copies.repeat_interleave(torch.tensor(sizes, device=values.device), dim=0)
-
-
 class _Embed(torch.autograd.Function):
     @staticmethod
     def forward(ids: Tensor, table: Tensor, copies: Tensor, lookup: Tensor, sizes: tuple[int, ...]) -> Tensor:

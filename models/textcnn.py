@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lossrag.errors import ConfigError
 from lossrag.models.max_over_time import margin, max_over_time, max_over_time_by_segment
-from lossrag.models.segments import add_by_segment, embed_by_segment
+from lossrag.models.segments import embed_by_segment
 
 
 class TextCNN(nn.Module):
@@ -40,13 +40,10 @@ class TextCNN(nn.Module):
             )
         # a copy: training must not write into the suite's own table
         vectors = torch.cat([torch.zeros_like(vectors[:1]), vectors[1:]])
-        self.embedding = nn.Embedding(
-            vectors.shape[0], vectors.shape[1], padding_idx=0, _weight=vectors, _freeze=not trainable
-        )
+        width = vectors.shape[1]
+        self.embedding = nn.Embedding(len(vectors), width, padding_idx=0, _weight=vectors, _freeze=not trainable)
         # these modules hold the parameters; max_over_time computes what they and the pooling would
-        self.convolutions = nn.ModuleList(
-            [nn.Conv1d(vectors.shape[1], filters, size, padding=size // 2) for size in kernel_sizes]
-        )
+        self.convolutions = nn.ModuleList(nn.Conv1d(width, filters, size, padding=size // 2) for size in kernel_sizes)
         self.vector_dropout = nn.Dropout(vector_dropout)
         self.dropout = nn.Dropout(dropout)
         self.features = filters * len(kernel_sizes)
@@ -60,8 +57,7 @@ class TextCNN(nn.Module):
         words = self.vector_dropout(self.embedding(self._padded(tokens)))
         # the bias is constant over time and ReLU is monotone: both commute with the maximum, so pool first
         scores = max_over_time(words, weights, _precision(tokens)) + torch.cat(biases)
-        features: Tensor = self.dropout(torch.relu(scores))
-        return features
+        return cast(Tensor, self.dropout(torch.relu(scores)))
 
     @property
     def table(self) -> Tensor | None:
@@ -82,8 +78,8 @@ class TextCNN(nn.Module):
         else:
             words = embed_by_segment(self._padded(tokens), self.embedding.weight, rest.pop(0), lookup, sizes)
         pooled = max_over_time_by_segment(self.vector_dropout(words), rest[0::2], sizes, _precision(tokens))
-        features: Tensor = self.dropout(torch.relu(add_by_segment(pooled, torch.cat(rest[1::2], dim=1), sizes)))
-        return features
+        biases = torch.cat(rest[1::2], dim=1).repeat_interleave(torch.tensor(sizes, device=pooled.device), dim=0)
+        return cast(Tensor, self.dropout(torch.relu(pooled + biases)))
 
     def _filters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Weights (filters, E, size) and biases (filters,) of every kernel size."""

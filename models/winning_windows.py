@@ -2,7 +2,7 @@
 
 With p[b, c] the position at which document b won for filter c, and words laid end to end as one matrix of rows:
     gradient of a filter   sum_b g[b, c] words[b, p[b, c] + o]        a weighted sum of rows: an embedding bag
-    gradient of the words  the same over the filters that won at a position
+    gradient of the words  sum_o sum_{c: p[b, c] = l - o} g[b, c] W_c[:, o], the same over the filters that won at l - o
     tangent of a maximum   sum_o <words[b, p[b, c] + o], dW_c[:, o]>  products of rows: the gradient of bag weights
 """
 
@@ -74,9 +74,7 @@ def copy_gradients(
         used = matrix.shape[1]
         # entries that fill up a short segment point at row 0 with share 0, whatever the offset
         bags = (rows[:, :used] + offset).clamp_(min=0).reshape(len(sizes) * used, -1)
-        sums = F.embedding_bag(
-            bags, flat, per_sample_weights=shares[:, :used].reshape(len(sizes) * used, -1), mode="sum"
-        )
+        sums = F.embedding_bag(bags, flat, mode="sum", per_sample_weights=shares[:, :used].reshape(bags.shape))
         taps.put(result, offset, sums.view(len(sizes), used, width))
     return result
 
@@ -108,13 +106,9 @@ def words_gradient(words: Tensor, taps: Taps, where: Tensor, amount: Tensor) -> 
     for first in range(0, documents, step):
         last = min(first + step, documents)
         bags = starts[first * length : last * length] - starts[first * length]
-        sums = F.embedding_bag(
-            columns[first:last].reshape(-1),
-            table,
-            bags,
-            per_sample_weights=shares[first:last].reshape(-1),
-            mode="sum",
-        ).view(last - first, length, span, width)
+        winners, weights = columns[first:last].reshape(-1), shares[first:last].reshape(-1)
+        sums = F.embedding_bag(winners, table, bags, mode="sum", per_sample_weights=weights)
+        sums = sums.view(last - first, length, span, width)
         for slot in range(span):
             result[first:last, slot : slot + length] += sums[:, :, slot]
     return result

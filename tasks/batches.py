@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.streams import Stream, check_seed, generator
+from lossrag.streams import Stream, generator
 from lossrag.tasks.suite import SPLITS, Inputs, Suite
 
 WINDOW = 8
@@ -22,15 +22,14 @@ WINDOW = 8
 def epoch_plan(suite: Suite, split: str, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, ...]]:
     """The steps of one epoch: each holds one int64 index (B,) a task into ``suite.splits[split]``.
 
-    With shared input ``batch_size`` are the rows of a step and all tasks hold the same index; else it is the
-    number of samples over all tasks, split evenly. An epoch ends when the largest task is through; smaller
-    tasks go on with new permutations. In one pass every sample of a task occurs once; the batches of a
-    pass differ by one sample at most.
+    With shared input ``batch_size`` are the rows of a step and all tasks hold the same index; else it is the number of
+    samples over all tasks, split evenly. An epoch ends when the largest task is through; smaller tasks go on with new
+    permutations. In one pass every sample of a task occurs once; the batches of a pass differ by one sample at most.
 
     Raises ConfigError when ``batch_size`` gives a task no sample, or for a negative seed or epoch.
     """
     share = _share(suite, batch_size)
-    _check(seed, epoch, "epoch")
+    _check("epoch", epoch)
     columns = _columns(suite, split)
     steps = max(ceil(len(inputs) / share) for inputs in columns)
     stream = (Stream.EPOCH, SPLITS.index(split), epoch)
@@ -50,7 +49,7 @@ def query_index(suite: Suite, batch_size: int, seed: int, step: int) -> tuple[Te
     batch has no more samples than the query split.
     """
     share = _share(suite, batch_size)
-    _check(seed, step, "step")
+    _check("step", step)
     index = []
     for task, inputs in enumerate(_columns(suite, "query")):
         turn, place = divmod(step, ceil(len(inputs) / share))
@@ -84,8 +83,7 @@ def _share(suite: Suite, batch_size: int) -> int:
     return batch_size // parts
 
 
-def _check(seed: int, position: int, name: str) -> None:
-    check_seed(seed)
+def _check(name: str, position: int) -> None:
     if position < 0:
         raise ConfigError(f"The {name} counts from 0, not {position}.")
 

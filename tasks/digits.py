@@ -56,10 +56,8 @@ def load_digits(config: DigitsConfig) -> Suite:
     in_test = stratified_mask(digits, TEST_SHARE, generator(config.seed, Stream.TEST_SPLIT))
     train = np.flatnonzero(~in_test)
     keys = [pixels[i].tobytes() for i in train]
-    index = {
-        split: train[rows]
-        for split, rows in split_train(keys, digits[train], config.rho, config.seed, config.validation).items()
-    }
+    places = split_train(keys, digits[train], config.rho, config.seed, config.validation)
+    index = {split: train[rows] for split, rows in places.items()}
     index["test"] = np.flatnonzero(in_test)
 
     centre = _centre(pixels)

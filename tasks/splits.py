@@ -54,9 +54,8 @@ def split_train(
             raise ConfigError(f"{name} is a share of the samples and lies between 0 and 1, not {share!r}.")
     units, unit_strata = _units(keys, strata)
     rng = generator(seed, Stream.SUPPORT_SPLIT)
-    held_out = np.zeros(len(unit_strata), dtype=np.bool_)
-    if validation is not None:
-        held_out = stratified_mask(unit_strata, validation, rng)
+    none = np.zeros(len(unit_strata), dtype=np.bool_)
+    held_out = none if validation is None else stratified_mask(unit_strata, validation, rng)
     rest = np.flatnonzero(~held_out)
     query = np.zeros_like(held_out)
     query[rest[stratified_mask(unit_strata[rest], rho, rng)]] = True

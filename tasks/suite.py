@@ -147,9 +147,8 @@ def _check_examples(suite: str, split: str, task: Task, examples: Examples) -> N
     if len(examples) == 0:
         raise DataError(f"{where} no samples in the {split} split: give it more data or a larger share.")
     if task.kind == "classification":
-        present = torch.bincount(examples.targets, minlength=task.outputs) > 0
-        if not bool(present.all()):
-            absent = (~present).nonzero().flatten().tolist()
+        absent = (torch.bincount(examples.targets, minlength=task.outputs) == 0).nonzero().flatten().tolist()
+        if absent:
             missing = [task.labels[i] if task.labels else str(i) for i in absent]
             raise DataError(
                 f"{where} no sample of class {', '.join(missing)} in the {split} split: "

@@ -53,7 +53,9 @@ class TaskGroup:
         return [torch.cat(list(parameters)) for parameters in self.own]
 
 
-Losses = JointClosure | Sequence[Closure | TaskGroup]
+Ungrouped = JointClosure | Sequence[Closure]
+"""Losses of which one task's can be had at a time."""
+Losses = Ungrouped | Sequence[Closure | TaskGroup]
 """Own inputs: one closure per task, each runs its own forward pass and returns a scalar, or groups of tasks. Shared
 input: one closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a
 stack, every task's backward pass would reach the heads of all others, to fetch zeros."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import HypergradientSpec, Needs, Outer, Signals, State, Weighting
-from lossrag.weighting.closures import Losses
+from lossrag.weighting.base import HypergradientSpec, Needs, Signals, State, Weighting
+from lossrag.weighting.closures import Losses, Ungrouped
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.linear_layers import LinearTaps
@@ -94,7 +94,7 @@ class MultiTaskStep:
         self._rows = GradientRows(self.parameters, len(self.tasks), sparse)
         self._query_sum = GradientSum(self.parameters, self._rows.table_rows)
         self.keep_query_gradient = False
-        taps = None if model is None else LinearTaps(model, self.parameters)
+        taps = LinearTaps(nn.Module() if model is None else model, self.parameters)
         self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
         if self.needs.hypergradient is not None:
             check_inner(optimizer, self.needs.hypergradient)
@@ -149,29 +149,12 @@ class MultiTaskStep:
             update = self._update_by_rows if needs.rows else self._update_joint
             losses, weights = update(support, weigh, representation)
         if spec is None or query is None:
-            return StepRecord(self.count, self.tasks, losses, weights, next_weights=self.task_weights)
+            return StepRecord(self.count, self.tasks, losses, weights, self.task_weights)
         query_losses, D = self._hypergradient(query, spec, replay)
         self.state, outer = self.weighting.learn(self.state, D)
-        return self._record(losses, weights, query_losses, D, outer)
-
-    def _record(self, losses: Tensor, weights: Tensor, query_losses: Tensor, D: Tensor, outer: Outer) -> StepRecord:
-        keeps = self.keep_query_gradient and self.memory == "rows"
-        kept = self._query_sum.mean(len(self.tasks)) if keeps else None
-        self._query_sum.clear()
-        return StepRecord(
-            step=self.count,
-            tasks=self.tasks,
-            support_losses=losses,
-            weights=weights,
-            next_weights=self.task_weights,
-            query_losses=query_losses,
-            hypergradient=D,
-            lam=outer.lam,
-            direction=outer.direction,
-            gap=outer.gap,
-            iterations=outer.iterations,
-            query_gradient=kept,
-        )
+        kept = self._query_sum.take_mean(len(self.tasks)) if self.keep_query_gradient and replay is None else None
+        decided = (losses, weights, self.task_weights)
+        return StepRecord(self.count, self.tasks, *decided, query_losses, D, **vars(outer), query_gradient=kept)
 
     def _update_joint(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
         """theta <- optimiser step on (1/T) sum_t w_t L_t: one backward pass, and one more above the features for each
@@ -188,7 +171,7 @@ class MultiTaskStep:
         self.optimizer.step()
         return losses.detach(), weights
 
-    def _update_in_turn(self, support: Losses, weigh: Weigh) -> tuple[Tensor, Tensor]:
+    def _update_in_turn(self, support: Ungrouped, weigh: Weigh) -> tuple[Tensor, Tensor]:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
         weights = weigh(unknown)
@@ -200,15 +183,15 @@ class MultiTaskStep:
     def _update_by_rows(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
         self._rows.clear()
-        found: list[Representation | None] = []
+        compared: list[Representation | None] = []
 
         def look(values: list[Tensor]) -> None:
-            found.append(self._representation(features, values))
+            compared.append(self._representation(features, values))
 
         needs = self.needs
         losses = self._passes.gradients(support, self._rows.write, look if needs.representation else None)
         gramian = self._rows.gramian(own=needs.gramian == "all") if needs.gramian else None
-        weights = weigh(losses, gramian, *found)
+        weights = weigh(losses, gramian, *compared)
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         combined = self._rows.combine(weights / len(weights), own / len(weights))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
@@ -245,7 +228,7 @@ class MultiTaskStep:
         factors = inner_factors(self.optimizer, self.parameters, spec)
         divisor = 1 if spec.scale == "unit" else len(self.tasks)
         if replay is not None:
-            losses, products = replayed_hypergradient(replay, query, self._passes, len(self.tasks), factors, spec)
+            losses, products = replayed_hypergradient(replay, query, self._passes, factors, spec)
             return losses, products / -divisor
         D = self.parameters[0].new_zeros(len(self.tasks), len(self.tasks))
 

@@ -99,6 +99,7 @@ class _Plan:
         if self.classes < 2:
             raise self.error("it has one class, which leaves nothing to confuse: leave it out.")
         self.shares = self._shares()
+        self.targets = self._targets()
         self.probabilities = self._probabilities()
 
     def apply(self, examples: Examples, split: str, seed: int) -> tuple[Examples, CorruptionReport]:
@@ -142,7 +143,7 @@ class _Plan:
         elif self.corruption.noise == "pair":
             wrong = (truth + 1) % self.classes
         else:
-            wrong = self._targets()[truth]
+            wrong = self.targets[truth]
         return np.where(flip < rate, wrong, truth)
 
     def _shares(self) -> tuple[float, ...] | None:
@@ -155,7 +156,6 @@ class _Plan:
         return imbalance
 
     def _probabilities(self) -> NDArray[np.float64] | None:
-        self._targets()
         matrix = self.corruption.matrix
         if matrix is not None and len(matrix) != self.classes:
             raise self.error(f"the matrix has {len(matrix)} rows for {self.classes} classes: give each class one.")

@@ -49,8 +49,8 @@ class Corruption:
     def _check_noise(self) -> None:
         matrix = self.matrix or ()
         if self.noise != "asymmetric":
-            given = self.flips is not None or self.matrix is not None
-            require(not given, self, f"a transition belongs to {{noise}}=asymmetric, not to {self.noise}.")
+            free = self.flips is None and self.matrix is None
+            require(free, self, f"a transition belongs to {{noise}}=asymmetric, not to {self.noise}.")
         else:
             require(
                 (self.flips is None) != (self.matrix is None),

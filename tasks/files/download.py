@@ -143,16 +143,13 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
 def _watch(process: subprocess.Popen[bytes], report: Callable[[], None]) -> int:
     end = time.monotonic() + WHEEL_SECONDS
     try:
-        while (code := process.poll()) is None:
-            if time.monotonic() > end:
-                return -1
+        while process.poll() is None and time.monotonic() < end:
             report()
             time.sleep(0.1)
-        return code
     finally:
-        if process.poll() is None:  # out of time, or Ctrl-C
-            process.kill()
-            process.wait()
+        process.kill()  # out of time, or Ctrl-C; it does nothing to one that has ended
+        process.wait()
+    return process.returncode
 
 
 def _largest(folder: str) -> int:

@@ -80,8 +80,8 @@ def resolve(alternatives: Alternatives, root: str | None = None, otherwise: str 
 
     Raises DataError when there is none, with the ways out; ``otherwise`` is one more of them.
     """
-    if found := in_root(alternatives, root):
-        return found
+    if paths := in_root(alternatives, root):
+        return paths
     for files in alternatives:
         if all(_in_cache(file) for file in files):
             return tuple(_cached(file) for file in files)

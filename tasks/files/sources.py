@@ -55,9 +55,7 @@ SENTIMENT = DataFile(
     "sentiment/fdu-mtl.jsonl.gz", "846d5cefed3294373161c4ac15a1abd054bf54bb8ae0f2d04765a0c43028bfe2", 8 * MB
 )
 GLOVE_SUBSET = DataFile(
-    "vectors/glove.6B.50d.subset.txt.gz",
-    "e6c0dc19dd463494035ed58e2dfb93a0fd7fa7bef84c600b98ab1fbe5efcd523",
-    17 * MB,
+    "vectors/glove.6B.50d.subset.txt.gz", "e6c0dc19dd463494035ed58e2dfb93a0fd7fa7bef84c600b98ab1fbe5efcd523", 17 * MB
 )
 # Pennington, Socher, Manning (2014), PDDL 1.0: 50, 100, 200 and 300 dimensions.
 GLOVE_ZIP = DataFile(

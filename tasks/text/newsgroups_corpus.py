@@ -128,9 +128,8 @@ def exceptions() -> dict[str, dict[str, list[str]]]:
     The raw corpus and the wheel disagree on 66 raw documents (46 train, 20 test) and 41 rows of the wheel:
     PGP signatures, uuencoded or cut-off posts that one side or the other lost. The edition is what both have.
     """
-    table: dict[str, dict[str, list[str]]] = json.loads(
-        (resources.files(__package__) / "normalised_exceptions.json").read_text(encoding="utf-8")
-    )
+    file = resources.files(__package__) / "normalised_exceptions.json"
+    table: dict[str, dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
     return table
 
 

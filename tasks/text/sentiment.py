@@ -153,9 +153,7 @@ def repeats(reviews: Mapping[str, Sequence[Review]]) -> dict[str, list[bool]]:
     >>> repeats({"train": [a], "dev": [b, a], "test": [a, b]})
     {'dev': [False, True], 'test': [True, True]}
     """
-    train = {(review.domain, review.words) for review in reviews["train"]}
-    known = train | {(review.domain, review.words) for review in reviews["dev"]}
-    return {
-        "dev": [(review.domain, review.words) in train for review in reviews["dev"]],
-        "test": [(review.domain, review.words) in known for review in reviews["test"]],
-    }
+    keys = {part: [(review.domain, review.words) for review in reviews[part]] for part in PARTS}
+    train = set(keys["train"])
+    known = train.union(keys["dev"])
+    return {"dev": [key in train for key in keys["dev"]], "test": [key in known for key in keys["test"]]}

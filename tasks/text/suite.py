@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from lossrag.tasks.text.cache import Encoded, encoded_path, read_encoded, write_
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.pieces import encode_pieces
 from lossrag.tasks.text.vectors import available_vectors, glove, table
-from lossrag.tasks.text.words import Vocabulary, document_frequency
+from lossrag.tasks.text.words import document_frequency, encode_words, ranked
 
 GLOVE_DIMS = (50, 100, 200, 300)
 VECTORS = ("glove", "random", "glove_or_random")
@@ -125,22 +125,16 @@ def load_texts(
         config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
         if config.vectors == "glove":
             in_root(glove_sources(config.dim), config.root)
-    path = encoded_path(name, _cache_settings(config, encoder, corpus))
+        settings = asdict(config)
+    else:
+        settings = {key: value for key, value in asdict(config).items() if key not in _OF_WORDS}
+        settings |= {"encoder": encoder.name, "pieces": encoder.digest}
+    path = encoded_path(name, {**settings, "root": None, "corpus": corpus})
     encoded = read_encoded(path)
     if encoded is None:
         encoded = build(config, encoder)
         write_encoded(path, *encoded)
     return _decode(name, encoded, tasks, encoder)
-
-
-def _cache_settings(config: TextConfig, encoder: EncoderFiles | None, corpus: str) -> dict[str, Any]:
-    """Everything that determines the suite of a corpus, as words or as the word pieces of ``encoder``."""
-    settings = {**asdict(config), "root": None, "corpus": corpus}
-    if encoder is None:
-        return settings
-    for name in _OF_WORDS:
-        del settings[name]
-    return {**settings, "encoder": encoder.name, "pieces": encoder.digest}
 
 
 def _decode(name: str, encoded: Encoded, tasks: Sequence[Task], encoder: EncoderFiles | None) -> Suite:
@@ -171,17 +165,14 @@ def encode(
     sizes = " / ".join(f"{len(parts[split].words):,}" for split in SPLITS)
     counted = f"{sizes} documents ({' / '.join(SPLITS)})"
     if encoder is not None:
-
-        def of(part: Part) -> TokenInputs:
-            return encode_pieces(encoder, part.texts, config.max_tokens)
-
-        said = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
-        return _tensors(parts, tasks, of), f"{counted}, {said}"
-    vocabulary, vectors = _vocabulary(config, parts["support"].words + parts["query"].words)
-    tensors = _tensors(parts, tasks, lambda part: vocabulary.encode(part.words, config.max_tokens))
-    source = f"GloVe 6B {config.dim}-d" if config.vectors == "glove" else f"random {config.dim}-d"
-    words = f"{source} vectors of {len(vocabulary.words):,} words"
-    return {"vectors": torch.from_numpy(vectors), **tensors}, f"{counted}, {words}"
+        pieces = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
+        tensors = _tensors(parts, tasks, lambda part: encode_pieces(encoder, part.texts, config.max_tokens))
+        return tensors, f"{counted}, {pieces}"
+    words, vectors = _vocabulary(config, parts["support"].words + parts["query"].words)
+    tensors = _tensors(parts, tasks, lambda part: encode_words(words, part.words, config.max_tokens))
+    source = "GloVe 6B" if config.vectors == "glove" else "random"
+    content = f"{source} {config.dim}-d vectors of {len(words):,} words"
+    return {"vectors": torch.from_numpy(vectors), **tensors}, f"{counted}, {content}"
 
 
 def _tensors(
@@ -198,13 +189,14 @@ def _tensors(
     return tensors
 
 
-def _vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[Vocabulary, NDArray[np.float32]]:
+def _vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[list[str], NDArray[np.float32]]:
+    """Words in the order of their ids, and their vectors (1 + V, dim)."""
     counts = document_frequency(documents)
-    words = Vocabulary.ranked(counts, config.min_df)
+    words = ranked(counts, config.min_df)
     known = {}
     if config.vectors == "glove":
         known = glove(words, config.dim, config.root)
         words = [word for word in words if word in known or (config.oov and counts[word] >= config.oov_min_df)]
     words = words[: config.max_words]
     known = {word: known[word] for word in words if word in known}
-    return Vocabulary(tuple(words)), table(words, known, config.dim, config.seed)
+    return words, table(words, known, config.dim, config.seed)

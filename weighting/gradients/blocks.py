@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -102,12 +101,6 @@ class SharedBlock:
         return self._buffer.nbytes + sum(rows.nbytes for _, rows in self._parts)
 
 
-@dataclass(frozen=True)
-class _Stack:
-    tasks: range
-    flat: Tensor
-
-
 class OwnRows:
     """Gradients of parameters that a single task owns (its head), those of a pass over several tasks side by side."""
 
@@ -118,42 +111,38 @@ class OwnRows:
 
     def clear(self) -> None:
         """Forget the gradients of the last step."""
-        self._stacks: dict[tuple[int, ...], _Stack] = {}
-        self._row: dict[int, tuple[int, Tensor]] = {}
+        self._stacks: dict[tuple[int, ...], tuple[range, Tensor]] = {}
+        self.row: dict[int, tuple[int, Tensor]] = {}
+        """By position of a parameter: its task, and its gradient (n,)."""
 
     def write(self, tasks: range, positions: tuple[int, ...], gradient: Tensor) -> None:
         """Keep ``gradient``: that of parameter ``positions[i]`` of task ``tasks[i]``, end to end."""
         flat = gradient.reshape(-1)
-        self._stacks[positions] = _Stack(tasks, flat)
+        self._stacks[positions] = (tasks, flat)
         for task, position, row in zip(tasks, positions, torch.split(flat, self.lengths(positions)), strict=True):
-            self._row[position] = (task, row)
-
-    def row(self, position: int) -> tuple[int, Tensor] | None:
-        """The task that owns this parameter, and the gradient (n,); None when it was not written as a stack."""
-        return self._row.get(position)
+            self.row[position] = (task, row)
 
     def combine(self, coefficients: Tensor) -> dict[int, Tensor]:
         """coefficients[t] * gradient of every parameter held, by position, in its shape."""
         result: dict[int, Tensor] = {}
-        for positions, stack in self._stacks.items():
-            share = coefficients[stack.tasks.start : stack.tasks.stop].to(stack.flat.dtype)
-            scaled = share[self.owners(positions)] * stack.flat
+        for positions, (tasks, flat) in self._stacks.items():
+            share = coefficients[tasks.start : tasks.stop].to(flat.dtype)
+            scaled = share[self.owners(positions)] * flat
             for position, row in zip(positions, torch.split(scaled, self.lengths(positions)), strict=True):
                 result[position] = row.view_as(self.parameters[position])
         return result
 
     def dot(self, positions: tuple[int, ...], flat: Tensor) -> Tensor | None:
         """<flat_i, gradient_i> (r,) for each parameter of the same stack; None when the stacks differ."""
-        stack = self._stacks.get(positions)
-        if stack is None:
+        if positions not in self._stacks:
             return None
-        return flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), stack.flat * flat)
+        return flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), self._stacks[positions][1] * flat)
 
     def add_squares(self, total: Tensor) -> None:
         """Add the squared lengths of all gradients held to the diagonal of ``total`` (T, T)."""
-        for positions, stack in self._stacks.items():
-            squares = stack.flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), stack.flat.square())
-            total.diagonal()[stack.tasks.start : stack.tasks.stop] += squares
+        for positions, (tasks, flat) in self._stacks.items():
+            squares = flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), flat.square())
+            total.diagonal()[tasks.start : tasks.stop] += squares
 
     def lengths(self, positions: tuple[int, ...]) -> list[int]:
         """Entries of each parameter."""
@@ -163,18 +152,14 @@ class OwnRows:
         """(n,) int64: for every entry of a stack, which of its parameters it is of."""
         if positions not in self._owners:
             lengths = torch.tensor(self.lengths(positions))
-            self._owners[positions] = torch.arange(len(lengths)).repeat_interleave(lengths).to(self.device)
+            owners = torch.arange(len(lengths)).repeat_interleave(lengths)
+            self._owners[positions] = owners.to(self.parameters[0].device)
         return self._owners[positions]
-
-    @property
-    def device(self) -> torch.device:
-        """That of the parameters."""
-        return self.parameters[0].device
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(stack.flat.nbytes for stack in self._stacks.values())
+        return sum(flat.nbytes for _, flat in self._stacks.values())
 
 
 def _columns(tasks: list[int], device: torch.device) -> Columns:

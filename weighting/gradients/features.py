@@ -31,9 +31,8 @@ class Representation:
                 f"{len(features)}: return one tensor per task, the same one for tasks that share it."
             )
         self.features, self.losses = list(features), list(losses)
-        self.gradients = [
-            _gradient(feature, loss, task) for feature, loss, task in zip(features, losses, tasks, strict=True)
-        ]
+        parts = zip(features, losses, tasks, strict=True)
+        self.gradients = [_gradient(feature, loss, task) for feature, loss, task in parts]
 
     def gramian(self, align: str) -> Tensor:
         """Inner products (T, T) of the gradients: ``rows`` by row, ``mean`` of their sums (F,) over the rows."""

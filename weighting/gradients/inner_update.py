@@ -24,7 +24,7 @@ def inner_factors(
     """One factor per parameter: a number, or a tensor of its shape for ``inner="adam"``.
 
     Called after ``optimizer.step()``, so that Adam's moments are those of this update. With ``scale="unit"`` eta
-    is left out. Raises ConfigError when ``inner="adam"`` meets another optimiser.
+    is left out.
     """
     group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     factors: list[Tensor | float] = []

@@ -28,7 +28,7 @@ class LinearTaps:
     def __init__(self, model: nn.Module, parameters: Sequence[Tensor]) -> None:
         position = {id(parameter): i for i, parameter in enumerate(parameters)}
         uses = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-        self._layers: dict[nn.Module, tuple[int, int | None]] = {}
+        self._layers: dict[nn.Linear, tuple[int, int | None]] = {}
         for module in model.modules():
             if type(module) is not nn.Linear:
                 continue
@@ -43,11 +43,10 @@ class LinearTaps:
         """The layers that are called inside the block, by position of the weight."""
         seen: dict[int, TappedLayer] = {}
 
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             weight, bias = self._layers[module]
             if not output.requires_grad or self._trusted.get(weight) is False:
                 return
-            assert isinstance(module, nn.Linear)
             layer = seen.setdefault(weight, TappedLayer(weight, bias, module.weight.shape))
             value = inputs[0].detach()
             layer.inputs.append(value)
@@ -76,11 +75,10 @@ class LinearTaps:
             at_edges = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
             weights = [parameters[layer.weight] for layer in new]
             expected = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
-            start = 0
+            rest = iter(at_edges)
             for layer, reference in zip(new, expected, strict=True):
-                part = at_edges[start : start + len(layer.edges)]
-                start += len(layer.edges)
-                self._trusted[layer.weight] = _agree(layer.gradient(layer.joined_inputs(), part), reference)
+                gradient = layer.gradient(stack_calls(layer.inputs), [next(rest) for _ in layer.edges])
+                self._trusted[layer.weight] = _agree(gradient, reference)
         return [layer for layer in layers if self._trusted.get(layer.weight, True)]
 
 
@@ -102,17 +100,12 @@ class TappedLayer:
         kept = all(value._version == version for value, version in zip(self.inputs, self.versions, strict=True))
         return kept and pays_off(rows, self.shape[1], self.shape[0], tasks)
 
-    def joined_inputs(self) -> Tensor:
-        """The inputs of all calls (rows, in)."""
-        return stack_calls(self.inputs)
-
     def gradient(self, inputs: Tensor, at_edges: Sequence[Tensor | None]) -> LinearGradient | None:
         """Its gradient from those at the outputs of the calls, None where a task does not depend on one."""
         if all(value is None for value in at_edges):
             return None
-        filled = [
-            inputs.new_zeros(size) if value is None else value for value, size in zip(at_edges, self.sizes, strict=True)
-        ]
+        calls = zip(at_edges, self.sizes, strict=True)
+        filled = [inputs.new_zeros(size) if value is None else value for value, size in calls]
         return LinearGradient(self.weight, inputs, stack_calls(filled).to(inputs.dtype))
 
 

@@ -21,10 +21,6 @@ class GradientSum:
         self._table_rows = table_rows
         self._sums: dict[int, Tensor] = {}
 
-    def clear(self) -> None:
-        """Start again from nothing."""
-        self._sums = {}
-
     def add(self, gradients: TaskGradients) -> None:
         """Add the gradients of some tasks."""
         for position, gradient in gradients.shared.items():
@@ -43,10 +39,7 @@ class GradientSum:
         held = self._sums.get(position)
         self._sums[position] = gradient if held is None else held + gradient
 
-    def mean(self, tasks: int) -> tuple[Tensor, ...]:
-        """The sum over ``tasks``, per parameter and in its shape; zeros where no task touched it."""
-        sums = [self._sums.get(position) for position in range(len(self.parameters))]
-        return tuple(
-            torch.zeros_like(parameter) if total is None else total / tasks
-            for parameter, total in zip(self.parameters, sums, strict=True)
-        )
+    def take_mean(self, tasks: int) -> tuple[Tensor, ...]:
+        """The sum over ``tasks``, per parameter and in its shape, zeros where no task touched it; it starts anew."""
+        sums, self._sums = self._sums, {}
+        return tuple(sums[i] / tasks if i in sums else torch.zeros_like(p) for i, p in enumerate(self.parameters))

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.closures import JointClosure, Losses, TableRows, TaskGroup
-from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer
+from lossrag.weighting.closures import JointClosure, Losses, TableRows, TaskGroup, Ungrouped
+from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer, stack_calls
 from lossrag.weighting.gradients.rows import TaskGradients
 
 Take = Callable[[TaskGradients], None]
@@ -29,7 +29,7 @@ class Passes:
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], tasks: Sequence[str], restrict: Restrict, taps: LinearTaps | None
+        self, parameters: Sequence[Tensor], tasks: Sequence[str], restrict: Restrict, taps: LinearTaps
     ) -> None:
         self.parameters = parameters
         self.tasks = tasks
@@ -50,7 +50,7 @@ class Passes:
                 f"MultiTaskStep: expected a list of {len(self.tasks)} scalar losses, got a tensor of shape "
                 f"{tuple(values.shape)}: return [loss_a, loss_b, ...] without stacking them."
             )
-        self._check_count("task losses", len(values))
+        self._check_count(len(values))
         return [self._scalar(task, loss) for task, loss in enumerate(values)]
 
     def gradients(self, losses: Losses, take: Take, look: Callable[[list[Tensor]], None] | None = None) -> Tensor:
@@ -66,30 +66,29 @@ class Passes:
                 backward(take)
             else:
                 waiting.append((values, backward))
-        self._check_count("task losses", sum(map(len, parts)))
+        self._check_count(sum(map(len, parts)))
         if look is not None:
             look([value for values, _ in waiting for value in values])
         for _, backward in waiting:
             backward(take)
         return torch.cat(parts)
 
-    def accumulate(self, losses: Losses, coefficients: Tensor) -> Tensor:
+    def accumulate(self, losses: Ungrouped, coefficients: Tensor) -> Tensor:
         """The detached losses (T,), after adding sum_t coefficients[t] grad L_t to the parameters' ``grad``.
 
         Tasks with closures of their own pass one after the other, so that one graph is held at a time.
         """
         if callable(losses):
-            values = torch.stack(self.values(losses))
-            (values * coefficients.to(values.dtype)).sum().backward()  # type: ignore[no-untyped-call]
-            return values.detach()
-        found: list[Tensor] = []
-        for task, entry in enumerate(losses):
-            assert not isinstance(entry, TaskGroup)
-            loss = self._scalar(task, entry())
+            stacked = torch.stack(self.values(losses))
+            (stacked * coefficients.to(stacked.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+            return stacked.detach()
+        values: list[Tensor] = []
+        for task, closure in enumerate(losses):
+            loss = self._scalar(task, closure())
             (loss * coefficients[task].to(loss.dtype)).backward()  # type: ignore[no-untyped-call]
-            found.append(loss.detach())
-        self._check_count("task losses", len(found))
-        return torch.stack(found)
+            values.append(loss.detach())
+        self._check_count(len(values))
+        return torch.stack(values)
 
     def _forward(self, losses: Losses) -> Iterator[Forward]:
         """The forward passes, each of them when it is asked for."""
@@ -107,19 +106,16 @@ class Passes:
             count += len(values)
 
     def _joint(self, losses: JointClosure) -> Forward:
-        if self.taps is None:
+        with self.taps.watch() as seen:
             values = self.values(losses)
-            layers: list[TappedLayer] = []
-        else:
-            with self.taps.watch() as seen:
-                values = self.values(losses)
-            wanted = [layer for layer in seen.values() if layer.pays_off(len(values))]
-            layers = self.taps.trusted(wanted, values, self.parameters)
+        wanted = [layer for layer in seen.values() if layer.pays_off(len(values))]
+        layers = self.taps.trusted(wanted, values, self.parameters)
         return values, partial(self._joint_backward, values, layers)
 
     def _joint_backward(self, values: Sequence[Tensor], layers: Sequence[TappedLayer], take: Take) -> None:
-        formed = [(i, p) for i, p in enumerate(self.parameters) if i not in _positions(layers)]
-        inputs = [layer.joined_inputs() for layer in layers]
+        tapped = {position for layer in layers for position in (layer.weight, layer.bias)}
+        formed = [(i, p) for i, p in enumerate(self.parameters) if i not in tapped]
+        inputs = [stack_calls(layer.inputs) for layer in layers]
         wanted_at: list[Tensor | GradientEdge] = [
             *(p for _, p in formed),
             *(edge for layer in layers for edge in layer.edges),
@@ -127,12 +123,12 @@ class Passes:
         for task, loss in enumerate(values):
             keep = task < len(values) - 1
             # torch takes tensors and edges side by side, though its annotation does not say so
-            gradients = list(torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True))  # type: ignore[arg-type]
+            gradients = torch.autograd.grad(loss, wanted_at, retain_graph=keep, allow_unused=True)  # type: ignore[arg-type]
             shared = {i: g[None] for (i, _), g in zip(formed, gradients, strict=False) if g is not None}
-            rest = gradients[len(formed) :]
+            rest = iter(gradients[len(formed) :])
             linear: list[LinearGradient] = []
             for layer, value in zip(layers, inputs, strict=True):
-                gradient = layer.gradient(value, [rest.pop(0) for _ in layer.edges])
+                gradient = layer.gradient(value, [next(rest) for _ in layer.edges])
                 if gradient is not None:
                     linear.append(gradient)
                     if layer.bias is not None:
@@ -168,9 +164,9 @@ class Passes:
         ]
         take(TaskGradients(group.tasks, shared, own))
 
-    def _check_count(self, what: str, count: int) -> None:
+    def _check_count(self, count: int) -> None:
         if count != len(self.tasks):
-            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} {what}, one per task, got {count}.")
+            raise ConfigError(f"MultiTaskStep: expected {len(self.tasks)} task losses, one per task, got {count}.")
 
     def _scalar(self, task: int, loss: Tensor) -> Tensor:
         if loss.dim() != 0:
@@ -184,8 +180,3 @@ class Passes:
                 "compute it from the model's outputs, without detach() or no_grad()."
             )
         return loss
-
-
-def _positions(layers: Sequence[TappedLayer]) -> set[int]:
-    biases = {layer.bias for layer in layers if layer.bias is not None}
-    return {layer.weight for layer in layers} | biases

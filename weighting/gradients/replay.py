@@ -11,62 +11,55 @@ normalisation, generators of one's own) is changed again by every repetition.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.base import HypergradientSpec
-from lossrag.weighting.closures import Closure, Losses, TaskGroup
+from lossrag.weighting.closures import Losses, TaskGroup, Ungrouped
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.rows import Factor, GradientRows, TaskGradients
 
+T = TypeVar("T")
 RandomState = list[Tensor]
 
 
-@dataclass
 class Replay:
     """The support losses of one step, ready to be differentiated again at the parameters they had."""
 
-    parameters: Sequence[Tensor]
-    losses: Losses
-    _states: dict[int, RandomState] = field(default_factory=dict)
-    _values: list[Tensor] = field(default_factory=list)
+    def __init__(self, parameters: Sequence[Tensor], losses: Losses) -> None:
+        self.parameters = parameters
+        self.losses = _ungrouped(losses)
+        self._states: dict[int, RandomState] = {}
+        self._values = [parameter.detach().clone() for parameter in parameters]
 
-    def __post_init__(self) -> None:
-        _check(self.losses)
-        self._values = [parameter.detach().clone() for parameter in self.parameters]
-
-    def recording(self) -> Losses:
+    def recording(self) -> Ungrouped:
         """The same losses; the random state before each is remembered as they are called."""
         if callable(self.losses):
-            joint = self.losses
+            return partial(self._record, 0, self.losses)
+        return [partial(self._record, task, closure) for task, closure in enumerate(self.losses)]
 
-            def call() -> Sequence[Tensor]:
-                self._states[0] = _random_state(self.parameters)
-                return joint()
+    def _record(self, place: int, closure: Callable[[], T]) -> T:
+        self._states[place] = _random_state(self.parameters)
+        return closure()
 
-            return call
-        return [self._record(task, _closure(entry)) for task, entry in enumerate(self.losses)]
+    def gradients(self, task: int, wanted: set[int] | None = None) -> TaskGradients:
+        """The gradients of one task at the old parameters; parameters and random state are as before afterwards.
 
-    def _record(self, task: int, closure: Closure) -> Closure:
-        def call() -> Tensor:
-            self._states[task] = _random_state(self.parameters)
-            return closure()
-
-        return call
-
-    def gradients(self, task: int) -> TaskGradients:
-        """The gradients of one task at the old parameters; parameters and random state are as before afterwards."""
+        wanted: positions of the parameters, None for all of them.
+        """
         now = _random_state(self.parameters)
         self._swap()
         _set_random_state(self.parameters, self._states[0 if callable(self.losses) else task])
-        loss = self.losses()[task] if callable(self.losses) else _closure(self.losses[task])()
+        loss = self.losses()[task] if callable(self.losses) else self.losses[task]()
         gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
         self._swap()
         _set_random_state(self.parameters, now)
-        return TaskGradients(range(task, task + 1), {i: g[None] for i, g in enumerate(gradients) if g is not None})
+        touched = {i: g[None] for i, g in enumerate(gradients) if g is not None and (wanted is None or i in wanted)}
+        return TaskGradients(range(task, task + 1), touched)
 
     def _swap(self) -> None:
         for i, parameter in enumerate(self.parameters):
@@ -74,29 +67,27 @@ class Replay:
 
 
 def replayed_hypergradient(
-    replay: Replay, query: Losses, passes: Passes, tasks: int, factors: Sequence[Factor], spec: HypergradientSpec
+    replay: Replay, query: Losses, passes: Passes, factors: Sequence[Factor], spec: HypergradientSpec
 ) -> tuple[Tensor, Tensor]:
     """Query losses (T,) and D (T, T) without the factor -1/T, with one support gradient held at a time."""
-    _check(query)
-    parameters = list(replay.parameters)
+    query = _ungrouped(query)
+    parameters, tasks = list(replay.parameters), len(passes.tasks)
     wanted = _shared_only(replay, tasks) if spec.parameters == "shared" and tasks > 1 else None
     products = parameters[0].new_zeros(tasks, tasks)
     rows = GradientRows(parameters, tasks)
+    add = partial(_add_products, products, rows, factors)
     start = _random_state(parameters)
     losses = products.new_zeros(tasks)
     for task in range(tasks):
         rows.clear()
-        rows.write(_restricted(replay.gradients(task), wanted))
+        rows.write(replay.gradients(task, wanted))
         _set_random_state(parameters, start)
-        losses = passes.gradients(query, _adder(rows, products, factors))
+        losses = passes.gradients(query, add)
     return losses, products
 
 
-def _adder(rows: GradientRows, products: Tensor, factors: Sequence[Factor]) -> Callable[[TaskGradients], None]:
-    def add(gradients: TaskGradients) -> None:
-        products[gradients.tasks.start] += rows.inner(gradients, factors, shared=False)[0]
-
-    return add
+def _add_products(products: Tensor, rows: GradientRows, factors: Sequence[Factor], gradients: TaskGradients) -> None:
+    products[gradients.tasks.start] += rows.inner(gradients, factors, shared=False)[0]
 
 
 def _shared_only(replay: Replay, tasks: int) -> set[int]:
@@ -105,20 +96,13 @@ def _shared_only(replay: Replay, tasks: int) -> set[int]:
     return {position for position in touched if touched.count(position) > 1}
 
 
-def _restricted(gradients: TaskGradients, wanted: set[int] | None) -> TaskGradients:
-    if wanted is None:
-        return gradients
-    return TaskGradients(gradients.tasks, {i: g for i, g in gradients.shared.items() if i in wanted})
-
-
-def _check(losses: Losses) -> None:
-    if not callable(losses) and any(isinstance(entry, TaskGroup) for entry in losses):
+def _ungrouped(losses: Losses) -> Ungrouped:
+    if callable(losses):
+        return losses
+    closures = [entry for entry in losses if not isinstance(entry, TaskGroup)]
+    if len(closures) < len(losses):
         raise ConfigError("memory='low' differentiates one task at a time: give one closure per task, no TaskGroup.")
-
-
-def _closure(entry: Closure | TaskGroup) -> Closure:
-    assert not isinstance(entry, TaskGroup)
-    return entry
+    return closures
 
 
 def _random_state(parameters: Sequence[Tensor]) -> RandomState:

@@ -130,7 +130,7 @@ class GradientRows:
         return total
 
     def _add_block(self, total: Tensor, position: int, gradient: Tensor, factor: Factor, shared: bool) -> None:
-        block, stacked = self._blocks[position], self._own.row(position)
+        block, stacked = self._blocks[position], self._own.row.get(position)
         skip = shared and self.tasks > 1
         if stacked is not None and not skip:  # kept beside those of other tasks, but this pass is of one task alone
             task, row = stacked

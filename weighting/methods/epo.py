@@ -25,7 +25,6 @@ from torch import Tensor
 
 from lossrag.checks import check_length, check_numbers, check_positive
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
-from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
 
 LEAST = 1e-12
@@ -80,13 +79,14 @@ class EPO(Weighting):
 
     def _solve(self, losses: Tensor, B: Tensor) -> Tensor:
         B = B / B.diagonal().max().clamp(min=torch.finfo(B.dtype).tiny)
-        scaled = preference_vector(self.preference, losses) * losses
-        mu, a = adjustments(losses, preference_vector(self.preference, losses))
+        preference = losses.new_tensor(self.preference or [1.0] * len(losses))
+        mu, a = adjustments(losses, preference)
         wanted = B @ a
         if mu > self.tolerance:
             floor = torch.zeros_like(wanted)
             held = torch.ones_like(wanted, dtype=torch.bool)
             if (wanted > 0).any():
+                scaled = preference * losses
                 worst = scaled == scaled.max()
                 held = worst | (wanted <= 0)
                 floor = torch.where(worst, 0.0, wanted)

@@ -30,5 +30,4 @@ class Fixed(Weighting):
     def init(self, tasks: int, device: torch.device) -> State:
         """The given weights (T,)."""
         check_length(self, "weights", self.weights, tasks)
-        state = super().init(tasks, device)
-        return {"weights": state["weights"].new_tensor(self.weights)}
+        return {"weights": super().init(tasks, device)["weights"].new_tensor(self.weights)}

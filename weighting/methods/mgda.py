@@ -50,13 +50,9 @@ class MGDA(Weighting):
         """T lambda* (T,); the state keeps the latest weights."""
         assert signals.gramian is not None
         B = signals.gramian
-        divisors = self._divisors(B, signals.losses.to(B.dtype))
-        if divisors is not None:
-            inverse = torch.where(divisors > 0, 1 / divisors, torch.ones_like(divisors))
-            B = inverse[:, None] * B * inverse
+        losses, lengths, ones = signals.losses.to(B.dtype), B.diagonal().clamp(min=0).sqrt(), B.new_ones(len(B))
+        divisors = {"none": ones, "l2": lengths, "loss": losses, "loss+": losses * lengths}[self.normalization]
+        inverse = torch.where(divisors > 0, 1 / divisors, ones)
+        B = inverse[:, None] * B * inverse
         weights = len(B) * frank_wolfe(B).weights.to(state["weights"].dtype)
         return weights, {"weights": weights}
-
-    def _divisors(self, gramian: Tensor, losses: Tensor) -> Tensor | None:
-        lengths = gramian.diagonal().clamp(min=0).sqrt()
-        return {"none": None, "l2": lengths, "loss": losses, "loss+": losses * lengths}[self.normalization]

@@ -31,7 +31,6 @@ from torch.nn.functional import normalize
 
 from lossrag.checks import check_least, check_length, check_numbers, check_share, require
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
-from lossrag.weighting.methods.preference import preference_vector
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 
 SPREAD = 5
@@ -101,7 +100,7 @@ class ParetoMTL(Weighting):
     def constraints(self, like: Tensor) -> Tensor:
         """u_j - u, one row for each other vector (J, T), all of unit length before; ``like`` (T,)."""
         # on the CPU: a comparison on the device would have to be waited for
-        own = normalize(preference_vector(self.preference, torch.empty(len(like), dtype=torch.float64)), dim=0)
+        own = normalize(torch.tensor(self.preference or [1.0] * len(like), dtype=torch.float64), dim=0)
         others = normalize(torch.tensor(self.others or _spread(len(like)), dtype=torch.float64), dim=1)
         different = [row - own for row in others.unbind() if not torch.allclose(row, own, atol=1e-6)]
         return torch.stack(different).to(like) if different else like.new_zeros(0, len(like))

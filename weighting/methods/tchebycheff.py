@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lossrag.checks import check_least, check_length, check_numbers, require
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
-from lossrag.weighting.methods.preference import preference_vector
 
 
 @WEIGHTINGS.register("tchebycheff")
@@ -59,7 +58,7 @@ class Tchebycheff(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """The weights (T,) at these losses; the state keeps the latest."""
         losses = signals.losses.to(state["weights"].dtype)
-        preference = preference_vector(self.preference, losses)
+        preference = losses.new_tensor(self.preference) if self.preference else torch.ones_like(losses)
         distance = losses - losses.new_tensor(self.reference) if self.reference else losses
         height = preference * distance
         height = height - height.max()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ class TorchJD(Weighting):
     needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
-    memory: ClassVar[Mapping[str, str]] = {}
-    """The tensors that torchjd's object remembers: key in the state -> its attribute."""
+    memory: ClassVar[Mapping[str, tuple[str, Callable[[int], Tensor]]]] = {}
+    """The tensors that torchjd's object remembers: key in the state -> its attribute, and its start for T tasks."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
@@ -43,17 +43,14 @@ class TorchJD(Weighting):
         """torchjd's object with these options, from its module ``torchjd.aggregation``."""
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
-    def fresh(self, tasks: int) -> State:
-        """Memory of torchjd's object before the first step, by the keys of ``memory``."""
-        return {}
-
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """torchjd's mark of what its memory is for; without it the memory would be reset."""
+        """torchjd's mark of what its memory is for, T or more; without it the memory would be reset."""
+        return tasks
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1, and torchjd's own memory at its start."""
         _instance(self)
-        return {**super().init(tasks, device), **self.fresh(tasks)}
+        return {**super().init(tasks, device), **{key: start(tasks) for key, (_, start) in self.memory.items()}}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
@@ -61,7 +58,7 @@ class TorchJD(Weighting):
         B = signals.gramian
         B = B.float() if B.dtype in (torch.bfloat16, torch.float16) else B
         peer = _instance(self)
-        for key, attribute in self.memory.items():
+        for key, (attribute, _) in self.memory.items():
             setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
         if self.memory:
             peer._state_key = self.state_key(len(B), B.dtype)
@@ -73,8 +70,21 @@ class TorchJD(Weighting):
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
         weights = len(B) * v.detach().to(state["weights"])
-        kept = {key: getattr(peer, attribute).to(state[key]) for key, attribute in self.memory.items()}
+        kept = {key: getattr(peer, attribute).to(state[key]) for key, (attribute, _) in self.memory.items()}
         return weights, {"weights": weights, **kept}
+
+
+Adapter = TypeVar("Adapter", bound=TorchJD)
+
+
+def _adapter(name: str, peer: str) -> Callable[[type[Adapter]], type[Adapter]]:
+    """Decorator of the adapter ``torchjd/name`` of torchjd's class ``peer``."""
+
+    def register(adapter: type[Adapter]) -> type[Adapter]:
+        adapter.name, adapter.peer = name, peer
+        return WEIGHTINGS.register(f"torchjd/{name}")(adapter)
+
+    return register
 
 
 @lru_cache(maxsize=32)
@@ -100,28 +110,22 @@ class _Projecting(TorchJD):
         return getattr(module, self.peer)(projector=projector)
 
 
-@WEIGHTINGS.register("torchjd/upgrad")
+@_adapter("upgrad", "UPGradWeighting")
 @dataclass(frozen=True)
 class UPGrad(_Projecting):
     """UPGrad: the mean of the gradients, each projected on the dual cone of all (Quinton and Rey, 2024)."""
 
-    peer, name = "UPGradWeighting", "upgrad"
 
-
-@WEIGHTINGS.register("torchjd/dualproj")
+@_adapter("dualproj", "DualProjWeighting")
 @dataclass(frozen=True)
 class DualProj(_Projecting):
     """The projection of the mean gradient on the dual cone (Lopez-Paz and Ranzato, NeurIPS 2017, Eq. 11)."""
 
-    peer, name = "DualProjWeighting", "dualproj"
 
-
-@WEIGHTINGS.register("torchjd/mgda")
+@_adapter("mgda", "MGDAWeighting")
 @dataclass(frozen=True)
 class TorchJDMGDA(TorchJD):
     """torchjd's MGDA: at most ``max_iters`` Frank-Wolfe steps, ended by one shorter than ``epsilon``."""
-
-    peer, name = "MGDAWeighting", "mgda"
 
     epsilon: float = 1e-3
     max_iters: int = 100
@@ -131,39 +135,31 @@ class TorchJDMGDA(TorchJD):
         check_least(self, 1, "max_iters")
 
 
-@WEIGHTINGS.register("torchjd/pcgrad")
+@_adapter("pcgrad", "PCGradWeighting")
 @dataclass(frozen=True)
 class PCGrad(TorchJD):
     """PCGrad: each gradient loses its conflicting parts in a random order (Yu et al., NeurIPS 2020, Algorithm 1)."""
 
-    peer, name = "PCGradWeighting", "pcgrad"
 
-
-@WEIGHTINGS.register("torchjd/imtl_g")
+@_adapter("imtl_g", "IMTLGWeighting")
 @dataclass(frozen=True)
 class IMTLG(TorchJD):
     """IMTL-G: equal projections of the update on all unit gradients (Liu et al., ICLR 2021)."""
 
-    peer, name = "IMTLGWeighting", "imtl_g"
 
-
-@WEIGHTINGS.register("torchjd/cagrad")
+@_adapter("cagrad", "CAGradWeighting")
 @dataclass(frozen=True)
 class CAGrad(TorchJD):
     """CAGrad (Liu et al., NeurIPS 2021); ``c`` >= 0: radius around the mean gradient, relative to its length."""
-
-    peer, name = "CAGradWeighting", "cagrad"
 
     c: float = 0.5
     norm_eps: float = 1e-4
 
 
-@WEIGHTINGS.register("torchjd/aligned_mtl")
+@_adapter("aligned_mtl", "AlignedMTLWeighting")
 @dataclass(frozen=True)
 class AlignedMTL(TorchJD):
     """Aligned-MTL (Senushkin et al., CVPR 2023); scale_mode: singular value to align to, min, median or rmse."""
-
-    peer, name = "AlignedMTLWeighting", "aligned_mtl"
 
     scale_mode: str = "min"
 
@@ -171,13 +167,11 @@ class AlignedMTL(TorchJD):
         check_choice(self, "scale_mode", ("min", "median", "rmse"))
 
 
-@WEIGHTINGS.register("torchjd/fairgrad")
+@_adapter("fairgrad", "FairGradWeighting")
 @dataclass(frozen=True)
 class FairGrad(TorchJD):
     """FairGrad (Ban and Ji, ICML 2024); ``alpha`` >= 0: kind of fairness; max_iters: of scipy's solver, None for its
     own limit."""
-
-    peer, name = "FairGradWeighting", "fairgrad"
 
     alpha: float = 1.0
     max_iters: int | None = None
@@ -187,13 +181,11 @@ class FairGrad(TorchJD):
         check_least(self, 1, "max_iters")
 
 
-@WEIGHTINGS.register("torchjd/krum")
+@_adapter("krum", "KrumWeighting")
 @dataclass(frozen=True)
 class Krum(TorchJD):
     """Multi-Krum (Blanchard et al., NeurIPS 2017): the mean of the ``n_selected`` gradients nearest to the others when
     ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks."""
-
-    peer, name = "KrumWeighting", "krum"
 
     n_byzantine: int = 1
     n_selected: int = 1
@@ -211,13 +203,12 @@ class Krum(TorchJD):
         return super().init(tasks, device)
 
 
-@WEIGHTINGS.register("torchjd/gradvac")
+@_adapter("gradvac", "GradVacWeighting")
 @dataclass(frozen=True)
 class GradVac(TorchJD):
     """Gradient Vaccine (Wang et al., ICLR 2021); ``beta`` in [0, 1]: decay of the mean cosines it remembers (T, T)."""
 
-    peer, name = "GradVacWeighting", "gradvac"
-    memory: ClassVar[Mapping[str, str]] = {"cosines": "_phi_t"}
+    memory: ClassVar = {"cosines": ("_phi_t", lambda tasks: torch.zeros(tasks, tasks, dtype=torch.float64))}
 
     beta: float = 0.5
     eps: float = 1e-8
@@ -226,23 +217,21 @@ class GradVac(TorchJD):
         super().__post_init__()
         check_least(self, 0, "beta", most=1)
 
-    def fresh(self, tasks: int) -> State:
-        """Cosines 0."""
-        return {"cosines": torch.zeros(tasks, tasks, dtype=torch.float64)}
-
     def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
         """T and the dtype."""
         return (tasks, dtype)
 
 
-@WEIGHTINGS.register("torchjd/pcd")
+@_adapter("pcd", "PCDWeighting")
 @dataclass(frozen=True)
 class PCD(TorchJD):
     """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
     ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
 
-    peer, name = "PCDWeighting", "pcd"
-    memory: ClassVar[Mapping[str, str]] = {"squares": "_sq_norm_ema", "steps": "_n_steps"}
+    memory: ClassVar = {  # on the CPU, where torchjd computes
+        "squares": ("_sq_norm_ema", lambda tasks: torch.zeros(tasks, dtype=torch.float64)),
+        "steps": ("_n_steps", lambda _: torch.tensor(0)),
+    }
 
     tau: float = 0.02
     beta: float = 0.999
@@ -252,11 +241,3 @@ class PCD(TorchJD):
         super().__post_init__()
         check_least(self, 0, "tau", most=1)
         check_share(self, "beta")
-
-    def fresh(self, tasks: int) -> State:
-        """Lengths 0 and no steps; on the CPU, where torchjd computes."""
-        return {"squares": torch.zeros(tasks, dtype=torch.float64), "steps": torch.tensor(0)}
-
-    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """T."""
-        return tasks

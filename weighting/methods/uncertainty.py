@@ -51,8 +51,7 @@ class Uncertainty(Weighting):
 
     def __post_init__(self) -> None:
         for name in self.likelihood:
-            known = f"{{likelihood}}={name!r} is unknown: {did_you_mean(name, FACTOR)}"
-            require(name in FACTOR, self, known)
+            require(name in FACTOR, self, f"{{likelihood}}={name!r} is unknown: {did_you_mean(name, FACTOR)}")
         check_positive(self, "lr")
         check_choice(self, "optimizer", ("adam", "sgd"))
 

@@ -189,9 +189,6 @@ def _vertex(T: int, row: np.intp, value: float) -> Vector:
 
 
 def _segment(b11: float, b12: float, _: float, b22: float) -> Vector:
-    """T = 2: lam ~ (b22 - b12, b11 - b12), negative parts cut off; 1/2 each for equal rows.
-
-    The parabola of Algorithm 2 from e_2 towards e_1 and back; Sener and Koltun, NeurIPS 2018, Algorithm 1.
-    """
+    """T = 2, as in frank_wolfe.py: lam ~ (b22 - b12, b11 - b12), negative parts cut off; 1/2 each for equal rows."""
     lam = max(b22 - b12, 0.0), max(b11 - b12, 0.0)
     return np.array(lam if any(lam) else (1.0, 1.0))

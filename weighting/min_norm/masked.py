@@ -77,13 +77,11 @@ def masked(B: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor,
     C = B / s.unsqueeze(-1) / s.unsqueeze(-2)
     C.diagonal(dim1=-2, dim2=-1).add_(settings.ridge)
     a = s.amin(-1, keepdim=True) / s
-    support = zero if start is None else start.detach().reshape(zero.shape) > 0
+    support = torch.ones_like(zero) if start is None else start.detach().reshape(zero.shape) > 0
     iterations = torch.zeros_like(any_zero, dtype=torch.int64)
     state = Iterate(C, a, z=a, support=support, w=a, nu=a.narrow(-1, 0, 1), solved=any_zero, iterations=iterations)
-    # The full support needs no mask.
-    state = _pivot_all(state, settings) if start is None else _pivot(state, settings)
     pivots = min(PIVOTS, settings.steps)
-    for _ in range(pivots - 1):
+    for _ in range(pivots):
         state = _pivot(state, settings)
     if settings.steps > pivots:
         state = _interior_phase(state, settings.steps - pivots, settings)
@@ -96,34 +94,22 @@ def _pivot(state: Iterate, settings: Settings) -> Iterate:
     inside = state.support.to(state.a.dtype)
     system = state.C * inside.unsqueeze(-1)
     system.mul_(inside.unsqueeze(-2)).diagonal(dim1=-2, dim2=-1).add_(1 - inside)
-    moved, right = _solve_and_test(state, system, state.a * inside, settings)
-    return moved._replace(support=state.support == right)
-
-
-def _pivot_all(state: Iterate, settings: Settings) -> Iterate:
-    """:func:`_pivot` from the full support, where nothing has to be masked."""
-    moved, right = _solve_and_test(state, state.C, state.a, settings)
-    return moved._replace(support=right)
-
-
-def _solve_and_test(state: Iterate, system: Tensor, rhs: Tensor, settings: Settings) -> tuple[Iterate, Tensor]:
-    """z = system^-1 rhs, accepted where it satisfies (1); and which indices (N, T) do not contradict it."""
     # cholesky_ex reports failure in a tensor, not by an exception, hence without waiting for the device. Factor and
     # two substitutions take a third of the time of linalg.solve for a batch of small problems and at T = 256.
     factor, info = torch.linalg.cholesky_ex(system)
-    half = torch.linalg.solve_triangular(factor, rhs.unsqueeze(-1), upper=False)
+    half = torch.linalg.solve_triangular(factor, (state.a * inside).unsqueeze(-1), upper=False)
     column = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     z, reached = column.squeeze(-1), torch.bmm(state.C, column).squeeze(-1)
     rounding = torch.linalg.vector_norm(z, 1, -1, keepdim=True)
     needed = torch.sub(state.a * (1 - settings.tolerance), rounding, alpha=2 * settings.ridge)
     # Phrased so that the NaN of a failed solve counts as a contradiction.
     right = (z >= 0) & (reached >= needed)
-    moved = state._replace(
+    return state._replace(
         z=torch.where(state.solved.unsqueeze(-1), state.z, z),
+        support=state.support == right,
         solved=state.solved | (right.all(-1) & (info == 0)),
         iterations=state.iterations + state.solved.logical_not(),
     )
-    return moved, right
 
 
 def _interior_phase(state: Iterate, count: int, settings: Settings) -> Iterate:
