@@ -29,8 +29,7 @@ class Loss:
     family: the lens that it looks through, such as "noise-robust" or "margin".
     hyperparameters: what ``function`` is called with; read-only.
     needs: what it takes besides logits and targets, out of "features" and "class_counts".
-    relational: the value of a sample depends on the other samples of the batch. Such a loss must not be computed on
-    the joined batches of several tasks.
+    relational: the value of a sample depends on the other samples of the batch.
     formula: one line; z are the logits, p their softmax, y the class, e = prediction - target, f the features.
     """
 
@@ -46,6 +45,12 @@ class Loss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparameters", MappingProxyType(dict(self.hyperparameters)))
+
+    @property
+    def row_by_row(self) -> bool:
+        """True where it may be computed on the joined rows of several tasks: it looks at no other samples, no features
+        and not at the classes of its task."""
+        return not self.relational and not self.needs
 
     def __call__(
         self,
