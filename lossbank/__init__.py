@@ -31,8 +31,8 @@ from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, cont
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
 from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor
 from lossrag.lossbank.experience.towers import FitReport, Towers
-from lossrag.lossbank.library.batched import LossInputs, gradient_sizes
-from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.batched import gradient_sizes
+from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
 from lossrag.lossbank.library.registration import LOSSES, register_loss

@@ -13,8 +13,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.contract import Loss, LossInputs
 from lossrag.lossbank.library.registration import LOSSES
 
 

@@ -21,8 +21,7 @@ from lossrag.checks import check_least, check_positive, check_share
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.contract import Loss, LossInputs
 from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003

@@ -25,8 +25,8 @@ from torch.func import functional_call
 from lossrag.checks import check_choice, check_least, check_share
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs, loss_values
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.batched import loss_values
+from lossrag.lossbank.library.contract import Loss, LossInputs
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
@@ -208,15 +208,15 @@ def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[L
             place = {loss: i for i, loss in enumerate(union)}
             inputs = [sides[t].inputs for t in tasks]
             joint = LossInputs(torch.cat([i.logits for i in inputs]), torch.cat([i.targets for i in inputs]))
-            parts = torch.split(loss_values(union, joint), [len(i.logits) for i in inputs], dim=1)
-            for t, part in zip(tasks, parts, strict=True):
+            values = loss_values(union, joint)
+            for t, part in zip(tasks, torch.split(values, [len(i.logits) for i in inputs], dim=1), strict=True):
                 result[t][by_row[t]] = _difference(part)[[place[losses[t][i]] for i in by_row[t]]]
         for t, side in enumerate(sides):
             for relational, batches in ((False, [side.inputs]), (True, side.apart)):
                 own = [i for i, loss in enumerate(losses[t]) if not loss.row_by_row and loss.relational == relational]
                 if own:
-                    values = [loss_values([losses[t][i] for i in own], batch) for batch in batches]
-                    result[t][own] = _difference(torch.cat(values, dim=1))
+                    parts = [loss_values([losses[t][i] for i in own], batch) for batch in batches]
+                    result[t][own] = _difference(torch.cat(parts, dim=1))
             values = result[t] / (2 * side.h)
             result[t] = torch.where(side.moves, values, torch.zeros_like(values))
     return result
@@ -239,10 +239,8 @@ class _Sides:
     @property
     def apart(self) -> list[LossInputs]:
         """The two sides, for losses that look at other samples."""
-        at = self.inputs
-        assert at.features is not None
-        halves = zip(at.logits.chunk(2), at.targets.chunk(2), at.features.chunk(2), strict=True)
-        return [LossInputs(*half, at.class_counts) for half in halves]
+        B = len(self.inputs.logits) // 2
+        return [self.inputs.rows(0, B), self.inputs.rows(B, 2 * B)]
 
 
 def _sides(tangent: Tangent) -> _Sides:

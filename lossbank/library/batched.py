@@ -10,32 +10,21 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
 from lossrag.lossbank.library.probe import probes
 
 AT_ONCE = 2**20
 """Numbers of one intermediate result of the variants that are computed together."""
 
 _KNOWN: dict[LossFunction, frozenset[str]] = {}
-
-
-@dataclass(frozen=True)
-class LossInputs:
-    """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
-    where there are any."""
-
-    logits: Tensor
-    targets: Tensor
-    features: Tensor | None = None
-    class_counts: Tensor | None = None
 
 
 Groups = Sequence[Sequence[int]]
@@ -176,7 +165,7 @@ def _agrees(loss: Loss, names: Sequence[str]) -> bool:
         # what torch warns of is an operation that vmap has no rule for, which would be slow
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return all(_alike(pair, inputs) for inputs in _probe_rows(loss.target_kind))
+            return all(_alike(pair, probe) for probe in probes(loss.target_kind, torch.float64))
     except Exception:  # anybody's function: it may object to a tensor in any way
         return False
 
@@ -189,10 +178,3 @@ def _alike(pair: Sequence[Loss], inputs: LossInputs) -> bool:
         one is None or two is None or torch.allclose(one, two, rtol=1e-10, atol=1e-12, equal_nan=True)
         for one, two in zip(joint, apart, strict=True)
     )
-
-
-def _probe_rows(target_kind: str) -> Iterator[LossInputs]:
-    for probe in probes(target_kind):
-        targets = probe.targets.double() if probe.targets.is_floating_point() else probe.targets
-        features, counts = probe.features.detach().double(), probe.class_counts.double()
-        yield LossInputs(probe.logits.detach().double(), targets, features, counts)

@@ -23,6 +23,22 @@ NEEDS = ("features", "class_counts")
 
 
 @dataclass(frozen=True)
+class LossInputs:
+    """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
+    where there are any."""
+
+    logits: Tensor
+    targets: Tensor
+    features: Tensor | None = None
+    class_counts: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> LossInputs:
+        """Some samples of the batch."""
+        features = None if self.features is None else self.features[start:stop]
+        return LossInputs(self.logits[start:stop], self.targets[start:stop], features, self.class_counts)
+
+
+@dataclass(frozen=True)
 class Loss:
     """One entry of the library: what it is called, what it computes, where it is from.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossrag.lossbank.library.batched import LossInputs, loss_values
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.batched import loss_values
+from lossrag.lossbank.library.contract import Loss, LossInputs
 
 
 @dataclass(frozen=True)
