@@ -21,7 +21,6 @@ from lossrag.lossbank.experience.embedding import (
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
-from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.experience.storage import load_files, save_memory
 from lossrag.lossbank.experience.topk import exact_top_k, flat_index, unit_rows
 from lossrag.lossbank.experience.towers import FitReport, Towers
@@ -240,7 +239,4 @@ class BankRetriever:
         records = saved.records
         own = records.run == (records.runs.index(self.run) if self.run in records.runs else -1)
         kept = np.flatnonzero(~own | (records.step <= step))
-        memory = Memory(saved.context_size, saved.embedding_version, saved.capacity)
-        if len(kept):
-            memory.extend(take(records, kept))
-        self.bank.memory, self._predictor = memory, None
+        self.bank.memory, self._predictor = saved.only(kept), None

@@ -103,12 +103,18 @@ def own_case(options: TextOptions, tasks: int) -> Case:
 def shared_case(width: int, rows: int, layers: int, heads: int) -> Case:
     """Heads on one trunk."""
     batches = [shared_batch(width, rows, heads, seed) for seed in (1, 2)]
+
+    def joint(model: MultiTaskModel, number: int) -> tuple[Tensor, list[Tensor]]:
+        inputs, labels = batches[number]
+        features = model.encoders[0](inputs.to(next(model.parameters()).dtype))
+        return features, [cross_entropy(head(features), labels[t]) for t, head in enumerate(model.heads)]
+
     return Case(
         f"T={heads}, shared input, width {width}, {rows} rows, {layers} layers",
         heads,
         partial(shared_model, width, layers, heads),
-        lambda model, number: lambda: batches[number].joint(model)[1],
-        lambda model, number: batches[number].joint(model),
+        lambda model, number: lambda: joint(model, number)[1],
+        joint,
     )
 
 

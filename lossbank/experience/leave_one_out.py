@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from lossrag.errors import ConfigError
 from lossrag.lossbank.bank import LossBank
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
-from lossrag.lossbank.experience.records import Records, take
+from lossrag.lossbank.experience.records import Records
 
 TWIN = 0.995
 """Cosine of geometries above which two losses are one lens twice; hiding one of them hides nothing."""
@@ -103,8 +102,4 @@ def _hidden(bank: LossBank, records: Records, run: int, task: int, name: str) ->
     twins = {name, *(other for other, cosine in bank.neighbours(name, len(bank.names) - 1) if cosine >= TWIN)}
     secret = np.isin(records.loss, [i for i, other in enumerate(records.losses) if other in twins])
     known = records.run != run if len(records.runs) > 1 else records.task != task
-    memory = Memory(bank.memory.context_size, EMBEDDING_VERSION, bank.memory.capacity)
-    rows = np.flatnonzero(known & ~secret)
-    if len(rows):
-        memory.extend(take(records, rows))
-    return memory
+    return bank.memory.only(np.flatnonzero(known & ~secret))

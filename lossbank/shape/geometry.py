@@ -55,14 +55,10 @@ def feature_use(loss: Loss, answer: Answer) -> Tensor:
     # Three classes of four; the logits are right, so a loss that reads both is seen where it has settled.
     targets = torch.arange(12) % 3
     logits = class_logits(torch.full((12,), 0.7), targets, CLASSES, peaked=False)
+    wanted, flipped = targets, torch.cat([(targets[:1] + 1) % 3, targets[1:]])
     if loss.target_kind == "regression":
-        logits, wanted, flipped = (
-            torch.ones(12, 1),
-            torch.zeros(12, 1),
-            torch.cat([torch.ones(1, 1), -torch.ones(11, 1)]),
-        )
-    else:
-        wanted, flipped = targets, torch.cat([(targets[:1] + 1) % 3, targets[1:]])
+        logits, wanted = torch.ones(12, 1), torch.zeros(12, 1)
+        flipped = torch.cat([torch.ones(1, 1), -torch.ones(11, 1)])
 
     def size(labels: Tensor, features: Tensor) -> Tensor:
         return ask(loss, logits, labels, features).features.square().sum(dim=1).sqrt()
