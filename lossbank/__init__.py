@@ -17,14 +17,7 @@ from lossrag.lossbank.composing.look_ahead import (
     look_ahead,
     savings,
 )
-from lossrag.lossbank.composing.one_step import (
-    OneStep,
-    OneStepOptions,
-    Tangent,
-    contributions,
-    cosines,
-    push_forward,
-)
+from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines, push_forward
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector

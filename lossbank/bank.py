@@ -93,11 +93,8 @@ class LossBank:
         others = [other for other in self.names if other != name and self.losses[other].target_kind == kind]
         if not others:
             return []
-        rows, own = (
-            unit_rows([shapes[each].tolist() for each in chosen], GEOMETRY_SIZE, "geometries")
-            for chosen in (others, [name])
-        )
-        ((places, cosines),) = exact_top_k(flat_index(rows), rows, own, k)
+        rows = unit_rows([shapes[loss].tolist() for loss in (*others, name)], GEOMETRY_SIZE, "geometries")
+        places, cosines = exact_top_k(flat_index(rows[:-1]), rows[:-1], rows[-1], k)
         return [(others[place], float(cosine)) for place, cosine in zip(places, cosines, strict=True)]
 
     def fit(self, *, steps: int = 200, seed: int = 0) -> FitReport:

@@ -45,7 +45,7 @@ def leave_one_out(
     if best < 1:
         raise ConfigError(f"best must be 1 or more, got {best}.")
     records = bank.memory.records
-    wanted = [each for each in _right(bank, records, best) if bank.losses[each[2]].family in families]
+    wanted = [lens for lens in _right(bank, records, best) if bank.losses[lens[2]].family in families]
     if not wanted:
         raise ConfigError(
             f"No loss of the families {', '.join(sorted(families))} was among the best {best} of any task in this bank."
@@ -87,11 +87,10 @@ def _right(bank: LossBank, records: Records, best: int) -> Iterator[tuple[int, i
     for run in range(len(records.runs)):
         for task in range(len(records.tasks)):
             rows = _rows(records, run, task)
-            names = [name for name in records.losses if name in bank.losses]
             means = {}
-            for name in names:
-                own = rows[records.loss[rows] == records.losses.index(name)]
-                if len(own):
+            for code, name in enumerate(records.losses):
+                own = rows[records.loss[rows] == code]
+                if len(own) and name in bank.losses:
                     means[name] = float(records.contribution[own].mean())
             for name in sorted(means, key=lambda name: (-means[name], name))[:best]:
                 yield run, task, name

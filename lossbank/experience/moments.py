@@ -74,10 +74,10 @@ class ContextSpace:
             raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
         if not self.moments:
             return Neighbours(np.empty(0, np.int64), np.empty(0))
-        ((found, cosines),) = exact_top_k(self._index, self._rows, self._embed(query[None].astype(np.float64)), k)
-        sizes = self._starts[found + 1] - self._starts[found]
+        moments, cosines = exact_top_k(self._index, self._rows, self._embed(query[None].astype(np.float64))[0], k)
+        sizes = self._starts[moments + 1] - self._starts[moments]
         offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        positions = np.repeat(self._starts[found], sizes) + offsets
+        positions = np.repeat(self._starts[moments], sizes) + offsets
         return Neighbours(positions, np.repeat(np.maximum((1 + cosines) / 2, _FLOOR), sizes))
 
     def _embed(self, contexts: NDArray[np.float64]) -> Rows:

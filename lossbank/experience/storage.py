@@ -107,14 +107,8 @@ def _damaged(folder: Path, why: Exception) -> BankError:
 
 
 def _records(columns: Mapping[str, NDArray[np.generic]], meta: Mapping[str, Any]) -> Records:
-    names = {}
-    for column, vocabulary in (("run", "runs"), ("task", "tasks"), ("loss", "losses")):
-        names[column] = np.array(meta[vocabulary], dtype=object)[columns[column]].tolist()
-    return make_records(
-        columns["context"],
-        names["loss"],
-        columns["contribution"],
-        run=names["run"],
-        task=names["task"],
-        step=columns["step"],
+    run, task, loss = (
+        np.array(meta[names], dtype=object)[columns[column]].tolist()
+        for column, names in (("run", "runs"), ("task", "tasks"), ("loss", "losses"))
     )
+    return make_records(columns["context"], loss, columns["contribution"], run=run, task=task, step=columns["step"])

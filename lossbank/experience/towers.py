@@ -206,9 +206,9 @@ def train(
             group["lr"] = _RATE * (1 - 0.9 * step / steps)
         optimiser.step()
         if step % _EVERY == 0 or step == steps:
-            found = _error(state, contexts, vectors, triples, held_out)
-            if found <= best[0]:
-                best = (found, step, _copy(parameters))
+            held_out_error = _error(state, contexts, vectors, triples, held_out)
+            if held_out_error <= best[0]:
+                best = (held_out_error, step, _copy(parameters))
     state |= best[2] or _copy(parameters)
     state["fitted"] = torch.ones(()) if steps or not first else state["fitted"]
     guess, truth = _predictions(state, contexts, vectors, triples, held_out), triples.contributions[held_out]
@@ -341,11 +341,9 @@ class Towers:
         if not self.fitted:
             return torch.zeros(len(loss_vectors)), torch.ones(len(loss_vectors))
         with torch.no_grad():
-            point, lift = self.embed("context", context[None])
-            vectors, bias = self.embed("loss", loss_vectors)
-            each = self._state["scale"][:, None] * (point * vectors).sum(dim=-1) + lift + bias
-            variance = each.var(dim=0, correction=0) + self._state["error"].square()
-            return each.mean(dim=0).clamp(-1, 1), variance.sqrt().clamp(max=1)
+            members = joined(self._state, self.embed("context", context[None]), self.embed("loss", loss_vectors))
+            variance = members.var(dim=0, correction=0) + self._state["error"].square()
+            return members.mean(dim=0).clamp(-1, 1), variance.sqrt().clamp(max=1)
 
     @torch.no_grad()
     def embed(self, side: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -373,6 +371,6 @@ class Towers:
                 )
         self._state = {name: state[name].detach().cpu().clone() for name in self._state}
 
-    def _check(self, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        if found != expected:
-            raise ConfigError(f"The {what} of these towers must be {expected}, got {found}: embed them the same way.")
+    def _check(self, what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if shape != expected:
+            raise ConfigError(f"The {what} of these towers must be {expected}, got {shape}: embed them the same way.")
