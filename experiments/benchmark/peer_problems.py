@@ -153,8 +153,11 @@ def autograd_loop(case: Case, dtype: torch.dtype = torch.float32) -> Update[Tens
     sizes = [parameter.numel() for parameter in parameters]
 
     def rows(number: int) -> Tensor:
-        _, losses = case.joint(model, number)
-        return torch.stack([_flat_gradient(loss, parameters) for loss in losses])
+        gradients = [
+            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+            for loss in case.joint(model, number)[1]
+        ]
+        return torch.stack([torch.cat([gradient.flatten() for gradient in own]) for own in gradients])
 
     def run() -> Tensor:
         nonlocal state
@@ -168,8 +171,3 @@ def autograd_loop(case: Case, dtype: torch.dtype = torch.float32) -> Update[Tens
         return D
 
     return Update("autograd loop", model, run)
-
-
-def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([gradient.flatten() for gradient in gradients])

@@ -108,11 +108,11 @@ def metaweighting_step(options: TextOptions, tasks: int, share: float = 1.0, mem
 
     def run() -> StepRecord:
         if memory == "low":
-            losses = [single_losses(model, each.words, each.objective()) for each in (batch, query)]
+            losses = [single_losses(model, part.words, part.objective()) for part in (batch, query)]
         else:
             rows = table_rows(model, batch.words)
             losses = [
-                task_losses(model, each.words, each.objective(), rows, query=each is query) for each in (batch, query)
+                task_losses(model, part.words, part.objective(), rows, query=part is query) for part in (batch, query)
             ]
         return step(*losses)
 

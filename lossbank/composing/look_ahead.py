@@ -141,13 +141,13 @@ class LookAhead:
             outer = look_ahead(views, chosen, self.options.horizon)
             names = [[loss.name for loss in losses] for losses in chosen]
             places = [own.index(task.reference) for own, task in zip(names, tasks, strict=True)]
-            return [savings(*each) for each in zip(views, outer, places, strict=True)]
+            return [savings(*own) for own in zip(views, outer, places, strict=True)]
 
         return Moment(moments, measured)
 
     def _judge(self, t: int, task: TaskSpec, query: Batch, features: Tensor) -> Callable[[Tensor], Tensor]:
         if task.target_kind != "classification":
-            return lambda logits: torch.stack([query.outer_loss(t, task, each, features) for each in logits])
+            return lambda logits: torch.stack([query.outer_loss(t, task, head, features) for head in logits])
         targets = query.targets[t]
         weights = torch.full((len(targets),), 1 / len(targets), dtype=torch.float64, device=targets.device)
         if self.by_class:
@@ -220,7 +220,7 @@ def look_ahead(
     """
     if steps < 1:
         raise ConfigError(f"A look ahead takes one step or more, got {steps}.")
-    runs = [_Run(view, each, rate) for view, each in zip(views, losses, strict=True)]
+    runs = [_Run(view, own, rate) for view, own in zip(views, losses, strict=True)]
     for step in range(1, steps + 1):
         logits = [run.logits().requires_grad_() for run in runs]
         for run, gradient in zip(runs, torch.autograd.grad(_total(runs, logits), logits), strict=True):

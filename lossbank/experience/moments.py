@@ -37,10 +37,9 @@ class ContextSpace:
     def __init__(self, records: Records) -> None:
         # Records come sorted by (task, run, step): those of a moment (and context) are neighbours already.
         new = np.ones(len(records), dtype=np.bool_)
-        if len(records) > 1:
-            columns = (records.task, records.run, records.step)
-            new[1:] = np.logical_or.reduce([np.diff(column) != 0 for column in columns])
-            new[1:] |= (records.context[1:] != records.context[:-1]).any(axis=1)
+        columns = (records.task, records.run, records.step)
+        new[1:] = np.logical_or.reduce([np.diff(column) != 0 for column in columns])
+        new[1:] |= (records.context[1:] != records.context[:-1]).any(axis=1)
         self._starts = np.append(np.flatnonzero(new), len(records))
         self.context_size = records.context.shape[1]
         contexts = records.context[new].astype(np.float64)

@@ -136,10 +136,10 @@ def _encode(kind: str, names: str | Sequence[str], count: int) -> tuple[tuple[st
 
 
 def _join(names: Sequence[tuple[str, ...]], codes: Sequence[Codes]) -> tuple[tuple[str, ...], Codes]:
-    vocabulary = sorted({name for each in names for name in each})
+    vocabulary = sorted({name for part in names for name in part})
     code = {name: position for position, name in enumerate(vocabulary)}
-    maps = {each: np.array([code[name] for name in each], dtype=np.int32) for each in set(names)}
-    joined = [maps[each][column] for each, column in zip(names, codes, strict=True)]
+    maps = {part: np.array([code[name] for name in part], dtype=np.int32) for part in set(names)}
+    joined = [maps[part][column] for part, column in zip(names, codes, strict=True)]
     return tuple(vocabulary), np.concatenate(joined)
 
 

@@ -89,11 +89,11 @@ def _read(folder: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any
         raise BankError(f"The bank {folder} is of an older LossRAG, in a format that is not read any more: {_ADVICE}.")
     try:
         tensors, meta = load_tensors(path)
-        found, version = meta["format"], meta["embedding_version"]
+        layout, version = meta["format"], meta["embedding_version"]
     except (DamagedFile, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from None
-    if found != FORMAT:
-        raise BankError(f"{path} has the format {found!r}, this program reads {FORMAT!r}: {_ADVICE}.")
+    if layout != FORMAT:
+        raise BankError(f"{path} has the format {layout!r}, this program reads {FORMAT!r}: {_ADVICE}.")
     if version != expected:
         raise BankError(
             f"The bank {folder} was made with version {version!r} of the embedding, this program has {expected!r}: its "

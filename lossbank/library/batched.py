@@ -128,8 +128,8 @@ def _groups(losses: Sequence[Loss], inputs: LossInputs) -> Groups:
 def _stacks(members: Sequence[Loss], like: Tensor) -> dict[str, Tensor]:
     """The hyperparameters (V,) in which V losses of one group differ."""
     first = members[0].hyperparameters
-    differ = [name for name in first if any(each.hyperparameters[name] != first[name] for each in members)]
-    return {name: like.new_tensor([each.hyperparameters[name] for each in members]) for name in differ}
+    differ = [name for name in first if any(loss.hyperparameters[name] != first[name] for loss in members)]
+    return {name: like.new_tensor([loss.hyperparameters[name] for loss in members]) for name in differ}
 
 
 def _chosen(loss: Loss, inputs: LossInputs, chosen: dict[str, Tensor]) -> Tensor:

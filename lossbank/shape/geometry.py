@@ -65,11 +65,11 @@ def feature_use(loss: Loss, answer: Answer) -> Tensor:
 
     by_spread = torch.stack([size(wanted, grouped_features(targets, spread)).mean() for spread in SPREADS])
     usual = grouped_features(targets, SPREADS[1])
-    each = size(wanted, usual)
+    sizes = size(wanted, usual)
     share = answer.features.norm() / (answer.features.norm() + answer.logits.norm() + TINY)
-    scaling = torch.log2((size(wanted, 2 * usual).mean() + TINY) / (each.mean() + TINY)) / 2
-    number = each.sum().square() / (each.square().sum() + TINY**2) / len(each)
-    flip = contrast(size(flipped, usual).mean(), each.mean())
+    scaling = torch.log2((size(wanted, 2 * usual).mean() + TINY) / (sizes.mean() + TINY)) / 2
+    number = sizes.sum().square() / (sizes.square().sum() + TINY**2) / len(sizes)
+    flip = contrast(size(flipped, usual).mean(), sizes.mean())
     return torch.cat(
         [torch.stack([share, scaling]), contrast(by_spread, by_spread.mean()), torch.stack([flip, number])]
     )
