@@ -11,13 +11,7 @@ from torch import Tensor
 
 from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.embedding import (
-    EMBEDDING_VERSION,
-    GEOMETRY_SIZE,
-    VECTOR_SIZE,
-    geometry_vectors,
-    loss_vectors,
-)
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, VECTOR_SIZE, geometry_vectors, loss_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
@@ -93,7 +87,7 @@ class LossBank:
         others = [other for other in self.names if other != name and self.losses[other].target_kind == kind]
         if not others:
             return []
-        rows = unit_rows([shapes[loss].tolist() for loss in (*others, name)], GEOMETRY_SIZE, "geometries")
+        rows = unit_rows(np.stack([shapes[loss].double().numpy() for loss in (*others, name)]))
         places, cosines = exact_top_k(flat_index(rows[:-1]), rows[:-1], rows[-1], k)
         return [(others[place], float(cosine)) for place, cosine in zip(places, cosines, strict=True)]
 

@@ -182,12 +182,10 @@ class Composer:
         state = self.state
         advantage = state.advantage[t]
         limit = advantage + self.config.confidence * state.uncertainty[t]
-        harmful = [i for i in self._active[t] if float(limit[i]) < 0 and int(state.count[t, i]) > 1]
         best = max(self._active[t], key=lambda i: float(state.shares[t, i]))
+        harmful = [i for i in self._active[t] if i != best and float(limit[i]) < 0 and int(state.count[t, i]) > 1]
         active, off = state.active.clone(), state.off_until.clone()
         for i in harmful:
-            if i == best:
-                continue
             active[t, i] = False
             off[t, i] = self.reviews + self.config.retry
             less, error = float(advantage[i]), float(state.uncertainty[t, i])

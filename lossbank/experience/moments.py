@@ -82,5 +82,4 @@ class ContextSpace:
     def _embed(self, contexts: NDArray[np.float64]) -> Rows:
         standard = np.clip((contexts - self._mean) * self._scale, -_REACH, _REACH)
         share = max(float(np.sqrt((self._scale > 0).sum())), 1.0)
-        extended = np.concatenate([standard / share, np.ones((len(standard), 1))], axis=1)
-        return unit_rows(extended, self.context_size + 1, "contexts")
+        return unit_rows(np.concatenate([standard / share, np.ones((len(standard), 1))], axis=1))
