@@ -17,22 +17,15 @@ from lossrag.lossbank.composing.look_ahead import (
     look_ahead,
     savings,
 )
-from lossrag.lossbank.composing.one_step import (
-    OneStep,
-    OneStepOptions,
-    Tangent,
-    contributions,
-    cosines,
-    push_forward,
-)
+from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines, push_forward
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
 from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor
 from lossrag.lossbank.experience.towers import FitReport, Towers
-from lossrag.lossbank.library.batched import LossInputs, gradient_sizes
-from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.batched import gradient_sizes
+from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
 from lossrag.lossbank.library.registration import LOSSES, register_loss

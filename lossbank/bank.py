@@ -11,17 +11,10 @@ from torch import Tensor
 
 from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.embedding import (
-    EMBEDDING_VERSION,
-    GEOMETRY_SIZE,
-    VECTOR_SIZE,
-    geometry_vectors,
-    loss_vectors,
-)
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, VECTOR_SIZE, geometry_vectors, loss_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
-from lossrag.lossbank.experience.records import take
 from lossrag.lossbank.experience.storage import load_files, save_memory
 from lossrag.lossbank.experience.topk import exact_top_k, flat_index, unit_rows
 from lossrag.lossbank.experience.towers import FitReport, Towers
@@ -94,11 +87,8 @@ class LossBank:
         others = [other for other in self.names if other != name and self.losses[other].target_kind == kind]
         if not others:
             return []
-        rows, own = (
-            unit_rows([shapes[each].tolist() for each in chosen], GEOMETRY_SIZE, "geometries")
-            for chosen in (others, [name])
-        )
-        ((places, cosines),) = exact_top_k(flat_index(rows), rows, own, k)
+        rows = unit_rows(np.stack([shapes[loss].double().numpy() for loss in (*others, name)]))
+        places, cosines = exact_top_k(flat_index(rows[:-1]), rows[:-1], rows[-1], k)
         return [(others[place], float(cosine)) for place, cosine in zip(places, cosines, strict=True)]
 
     def fit(self, *, steps: int = 200, seed: int = 0) -> FitReport:
@@ -240,7 +230,4 @@ class BankRetriever:
         records = saved.records
         own = records.run == (records.runs.index(self.run) if self.run in records.runs else -1)
         kept = np.flatnonzero(~own | (records.step <= step))
-        memory = Memory(saved.context_size, saved.embedding_version, saved.capacity)
-        if len(kept):
-            memory.extend(take(records, kept))
-        self.bank.memory, self._predictor = memory, None
+        self.bank.memory, self._predictor = saved.only(kept), None

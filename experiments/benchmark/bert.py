@@ -51,13 +51,10 @@ class BertBenchmark:
 
 def run_bert(options: BertBenchmark) -> list[Result]:
     """Peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)."""
-    results = []
-    for tasks in options.tasks:
-        for kind in KINDS if options.low else list(KINDS)[:2]:
-            # each in a process of its own
-            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-                results.append(pool.apply(measure, (options, tasks, kind)))
-    return results
+    kinds = list(KINDS) if options.low else list(KINDS)[:2]
+    # each in a process of its own
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return [pool.apply(measure, (options, tasks, kind)) for tasks in options.tasks for kind in kinds]
 
 
 def measure(options: BertBenchmark, tasks: int, kind: str) -> Result:
@@ -95,4 +92,4 @@ def measure(options: BertBenchmark, tasks: int, kind: str) -> Result:
 def _pieces(suite: Suite, index: tuple[torch.Tensor, ...]) -> int:
     """Word pieces of a support batch."""
     pairs = zip(suite.splits["support"], index, strict=True)
-    return sum(each.inputs.gather(rows).numel() for each, rows in pairs)
+    return sum(examples.inputs.gather(rows).numel() for examples, rows in pairs)

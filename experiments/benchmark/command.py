@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +30,33 @@ from lossrag.experiments.run.machine import apply_machine
 from lossrag.files import write_atomic
 from lossrag.registry import Registry
 
+SUBJECTS: Registry[tuple[type[Any], Callable[[Any], list[Result]]]] = Registry("benchmark subject")
+"""The options of each benchmark, and the function that runs it."""
 
-@dataclass(frozen=True)
-class Subject:
-    """The options of a benchmark and the function that runs it."""
-
-    options: type[Any]
-    run: Callable[[Any], list[Result]]
-
-
-SUBJECTS: Registry[Subject] = Registry("benchmark subject")
-SUBJECTS.add("step", Subject(StepBenchmark, run_step))
-SUBJECTS.add("textcnn", Subject(TextCNNBenchmark, run_textcnn))
-SUBJECTS.add("memory", Subject(MemoryBenchmark, run_memory))
-SUBJECTS.add("scaling", Subject(ScalingBenchmark, run_scaling))
-SUBJECTS.add("peers", Subject(PeersBenchmark, run_peers))
-SUBJECTS.add("frank_wolfe", Subject(FrankWolfeBenchmark, run_frank_wolfe))
-SUBJECTS.add("lossbank", Subject(LossbankBenchmark, run_lossbank))
-SUBJECTS.add("bert", Subject(BertBenchmark, run_bert))
+SUBJECTS.add("step", (StepBenchmark, run_step))
+SUBJECTS.add("textcnn", (TextCNNBenchmark, run_textcnn))
+SUBJECTS.add("memory", (MemoryBenchmark, run_memory))
+SUBJECTS.add("scaling", (ScalingBenchmark, run_scaling))
+SUBJECTS.add("peers", (PeersBenchmark, run_peers))
+SUBJECTS.add("frank_wolfe", (FrankWolfeBenchmark, run_frank_wolfe))
+SUBJECTS.add("lossbank", (LossbankBenchmark, run_lossbank))
+SUBJECTS.add("bert", (BertBenchmark, run_bert))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag benchmark` with these arguments; the exit code."""
     if arguments[0] == "plot":
         return _plot(arguments[1:], console)
-    subject = SUBJECTS[arguments[0]]
+    subject, run = SUBJECTS[arguments[0]]
     values = plain_values(arguments[1:])
     output = _writable(values.pop("output", "benchmark.json"))
-    for option in fields(subject.options):
+    for option in fields(subject):
         # one number will do for a list of them
         if isinstance(option.default, tuple) and isinstance(values.get(option.name), int):
             values[option.name] = [values[option.name]]
-    options = build(subject.options, values, arguments[0])
+    options = build(subject, values, arguments[0])
     apply_machine(MachineConfig(getattr(options, "device", "cpu"), options.threads))
-    results = subject.run(options)
+    results = run(options)
     for unit in dict.fromkeys(result.unit for result in results):
         console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
     write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -12,9 +13,8 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import CLASSES, TextOptions, adam, check_text, text_model, trained
 from lossrag.experiments.config.model import ModelConfig
-from lossrag.experiments.config.schema import Choice, Config, LossConfig, MachineConfig, TrainConfig
+from lossrag.experiments.config.schema import Choice, Config, LossConfig, TrainConfig
 from lossrag.experiments.run.learned_losses import build_learned_losses, end_step
-from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.step import BatchStep
 from lossrag.experiments.run.task_groups import joint_losses
@@ -34,8 +34,6 @@ VARIED = {
     "active_passive": ("alpha", 0.1, 12.0),
     "bootstrapping_soft": ("beta", 0.5, 0.99),
 }
-
-
 POLICY = "two_tower"
 
 
@@ -62,13 +60,12 @@ class LossbankBenchmark(TextOptions):
 
 def run_lossbank(options: LossbankBenchmark) -> list[Result]:
     """A measurement by the size of the library, and a LossRAG run beside a MetaWeighting run."""
-    apply_machine(MachineConfig(options.device, options.threads))
     results = []
     with library(max((*options.sizes, options.run_losses))) as names:
         first = options.sizes[0]
         for size in options.sizes[1:]:
             few, many = (
-                Measurement(options, LossConfig(policy=POLICY, candidates=tuple(names[:n]), horizon=1))
+                _measurement(options, LossConfig(policy=POLICY, candidates=tuple(names[:n]), horizon=1))
                 for n in (first, size)
             )
             timed = paired_ratio(many, few, options.pairs)
@@ -79,10 +76,10 @@ def run_lossbank(options: LossbankBenchmark) -> list[Result]:
         for every in options.every:
             configs[f"loss.horizon=1, loss.every={every}"] = replace(configs["as it comes"], horizon=1, every=every)
         for name, config in configs.items():
-            plain, learned = Run(options, LossConfig()), Run(options, config)
+            learned, plain = partial(_run, options, config), partial(_run, options, LossConfig())
             timed = paired_ratio(learned, plain, options.pairs, warmup=0)
-            more = {"ms": round(timed.milliseconds[0] / options.steps, 1)}
-            more["ms_plain"] = round(timed.milliseconds[1] / options.steps, 1)
+            ms, ms_plain = (round(milliseconds / options.steps, 1) for milliseconds in timed.milliseconds)
+            more = {"ms": ms, "ms_plain": ms_plain}
             case = f"LossRAG with {options.run_losses} losses, {name}"
             results.append(Result("lossbank", case, timed.ratio, timed.spread, "x MetaWeighting run", more))
     return results
@@ -145,33 +142,26 @@ class _Loop:
         self.step = BatchStep(config, self.problem, step, self.learned)
 
 
-class Measurement:
+def _measurement(options: LossbankBenchmark, loss: LossConfig) -> Callable[[], None]:
     """Measures the library once more after a step; the memory and the reviews are left out."""
+    loop = _Loop(options, loss)
+    learned, problem, index = loop.learned, loop.problem, loop.index
+    assert learned is not None
+    record = loop.step(index, 0).record
+    inputs, batch = problem.batch("query", index, keep_features=True)
+    joint_losses(problem.model, inputs, batch)()  # keeps the features
+    learned.composer.retriever = None
 
-    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
-        loop = _Loop(options, loss)
-        assert loop.learned is not None
-        self.learned, self.problem, self.index = loop.learned, loop.problem, loop.index
-        self.record = loop.step(self.index, 0).record
-        inputs, self.batch = self.problem.batch("query", self.index, keep_features=True)
-        joint_losses(self.problem.model, inputs, self.batch)()  # keeps the features
-        self.learned.composer.retriever = None
+    def measure() -> None:
+        learned.composer.measurements = 1  # never a review, always a usual turn of measured gradients
+        learned.begin(record.step)
+        end_step(learned, problem, record, index, index, 0, batch)
 
-    def __call__(self) -> None:
-        """One measurement."""
-        self.learned.composer.measurements = 1  # never a review, always a usual turn of measured gradients
-        self.learned.begin(self.record.step)
-        end_step(self.learned, self.problem, self.record, self.index, self.index, 0, self.batch)
+    return measure
 
 
-class Run:
+def _run(options: LossbankBenchmark, loss: LossConfig) -> None:
     """So many steps in a row from the first on, looks ahead and reviews included."""
-
-    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
-        self.options, self.loss = options, loss
-
-    def __call__(self) -> None:
-        """All steps."""
-        loop = _Loop(self.options, self.loss)
-        for _ in range(self.options.steps):
-            loop.step(loop.index, 0)
+    loop = _Loop(options, loss)
+    for _ in range(options.steps):
+        loop.step(loop.index, 0)

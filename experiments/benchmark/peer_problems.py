@@ -103,12 +103,18 @@ def own_case(options: TextOptions, tasks: int) -> Case:
 def shared_case(width: int, rows: int, layers: int, heads: int) -> Case:
     """Heads on one trunk."""
     batches = [shared_batch(width, rows, heads, seed) for seed in (1, 2)]
+
+    def joint(model: MultiTaskModel, number: int) -> tuple[Tensor, list[Tensor]]:
+        inputs, labels = batches[number]
+        features = model.encoders[0](inputs.to(next(model.parameters()).dtype))
+        return features, [cross_entropy(head(features), labels[t]) for t, head in enumerate(model.heads)]
+
     return Case(
         f"T={heads}, shared input, width {width}, {rows} rows, {layers} layers",
         heads,
         partial(shared_model, width, layers, heads),
-        lambda model, number: lambda: batches[number].joint(model)[1],
-        lambda model, number: batches[number].joint(model),
+        lambda model, number: lambda: joint(model, number)[1],
+        joint,
     )
 
 
@@ -147,8 +153,11 @@ def autograd_loop(case: Case, dtype: torch.dtype = torch.float32) -> Update[Tens
     sizes = [parameter.numel() for parameter in parameters]
 
     def rows(number: int) -> Tensor:
-        _, losses = case.joint(model, number)
-        return torch.stack([_flat_gradient(loss, parameters) for loss in losses])
+        gradients = [
+            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+            for loss in case.joint(model, number)[1]
+        ]
+        return torch.stack([torch.cat([gradient.flatten() for gradient in own]) for own in gradients])
 
     def run() -> Tensor:
         nonlocal state
@@ -162,8 +171,3 @@ def autograd_loop(case: Case, dtype: torch.dtype = torch.float32) -> Update[Tens
         return D
 
     return Update("autograd loop", model, run)
-
-
-def _flat_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([gradient.flatten() for gradient in gradients])

@@ -125,14 +125,13 @@ class Fastest:
     the others cannot."""
 
     engine: Engine
-    update: Update[None]
     milliseconds: dict[str, float]
     failed: dict[str, str]
 
 
 def fastest(case: Case, method: Method) -> Fastest:
     """Try every engine with torchjd's own defaults; one that does not support the model says why."""
-    updates: list[tuple[float, Engine, Update[None]]] = []
+    times: dict[str, float] = {}
     failed: dict[str, str] = {}
     for name, engine in ENGINES.items():
         try:
@@ -143,14 +142,14 @@ def fastest(case: Case, method: Method) -> Fastest:
         except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:REASON]}"
             continue
-        updates.append((milliseconds(update.run), engine, update))
-    if not updates:
+        times[name] = milliseconds(update.run)
+    if not times:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise ConfigError(
             f"benchmark peers: no engine of torchjd can do {case.name}: is it torchjd>=0.18,<0.19? {reasons}"
         )
-    _, engine, update = min(updates, key=lambda entry: entry[0])
-    return Fastest(engine, update, {each.name: round(time, 1) for time, _, each in updates}, failed)
+    best = min(times, key=times.__getitem__)
+    return Fastest(ENGINES[best], {name: round(time, 1) for name, time in times.items()}, failed)
 
 
 def aggregator(method: Method, tight: bool = False) -> Any:

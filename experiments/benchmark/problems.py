@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from lossrag.checks import check_least, require
 from lossrag.errors import LossRAGError
@@ -109,11 +108,11 @@ def metaweighting_step(options: TextOptions, tasks: int, share: float = 1.0, mem
 
     def run() -> StepRecord:
         if memory == "low":
-            losses = [single_losses(model, each.words, each.objective()) for each in (batch, query)]
+            losses = [single_losses(model, part.words, part.objective()) for part in (batch, query)]
         else:
             rows = table_rows(model, batch.words)
             losses = [
-                task_losses(model, each.words, each.objective(), rows, query=each is query) for each in (batch, query)
+                task_losses(model, part.words, part.objective(), rows, query=part is query) for part in (batch, query)
             ]
         return step(*losses)
 
@@ -145,30 +144,17 @@ def shared_model(width: int, layers: int, heads: int) -> MultiTaskModel:
     return MultiTaskModel(lambda: MLP((width,), [width] * layers), [CLASSES] * heads)
 
 
-@dataclass(frozen=True)
-class SharedBatch:
-    """``inputs`` (B, width) that all tasks share, and the ``labels`` (T, B) of each."""
-
-    inputs: Tensor
-    labels: Tensor
-
-    def joint(self, model: MultiTaskModel) -> tuple[Tensor, list[Tensor]]:
-        """The features (B, F) of the trunk, and the losses."""
-        features = model.encoders[0](self.inputs.to(next(model.parameters()).dtype))
-        return features, [cross_entropy(head(features), self.labels[t]) for t, head in enumerate(model.heads)]
-
-
-def shared_batch(width: int, rows: int, heads: int, seed: int) -> SharedBatch:
-    """Random inputs and labels."""
+def shared_batch(width: int, rows: int, heads: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random inputs (B, width) that all tasks share, and the labels (T, B) of each."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(rows, width, generator=generator)
-    return SharedBatch(inputs, torch.randint(CLASSES, (heads, rows), generator=generator))
+    return inputs, torch.randint(CLASSES, (heads, rows), generator=generator)
 
 
-def require_equal(what: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
-    """The relative error |found - expected| / |expected|, Frobenius; raises LossRAGError when it exceeds
+def require_equal(what: str, result: Tensor, expected: Tensor, tolerance: float) -> float:
+    """The relative error |result - expected| / |expected|, Frobenius; raises LossRAGError when it exceeds
     ``tolerance``."""
-    error = float((found - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
+    error = float((result - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny))
     if not error <= tolerance:
         raise LossRAGError(
             f"{what}: the two results differ by {error:.1e} of their length, expected at most {tolerance:.0e}. Times "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
 
 from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.models import TextCNN
@@ -53,26 +53,14 @@ def _step(
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
     words = torch.randint(1, options.words, (options.batch, options.length), generator=generator)
     labels = torch.randint(4, (options.batch,), generator=generator)
+    covers = (lambda *_: False) if dense else fast_path.covers
 
     def run() -> None:
-        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        autocast = torch.autocast("cpu", dtype=precision, enabled=precision is not None)
+        with patch.object(fast_path, "covers", covers), autocast:
             features = encoder(words)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(head(features.float()), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return _without_fast_path(run) if dense else run
-
-
-def _without_fast_path(run: Callable[[], None]) -> Callable[[], None]:
-    def never(words: Tensor, weights: Sequence[Tensor]) -> bool:
-        return False
-
-    def plain() -> None:
-        covers, fast_path.covers = fast_path.covers, never
-        try:
-            run()
-        finally:
-            fast_path.covers = covers
-
-    return plain
+    return run

@@ -182,12 +182,10 @@ class Composer:
         state = self.state
         advantage = state.advantage[t]
         limit = advantage + self.config.confidence * state.uncertainty[t]
-        harmful = [i for i in self._active[t] if float(limit[i]) < 0 and int(state.count[t, i]) > 1]
         best = max(self._active[t], key=lambda i: float(state.shares[t, i]))
+        harmful = [i for i in self._active[t] if i != best and float(limit[i]) < 0 and int(state.count[t, i]) > 1]
         active, off = state.active.clone(), state.off_until.clone()
         for i in harmful:
-            if i == best:
-                continue
             active[t, i] = False
             off[t, i] = self.reviews + self.config.retry
             less, error = float(advantage[i]), float(state.uncertainty[t, i])
@@ -199,7 +197,7 @@ class Composer:
         off = [i for i in self._choices(t) if not state.active[t, i]]
         back = [i for i in off if 0 < int(state.off_until[t, i]) <= self.reviews]
         for i in back:
-            self._enter(t, i, float(state.mean[t, i]))
+            self.state = self.evidence.entered(self.state, t, i, float(state.mean[t, i]), self.learns)
             self._tell(step, t, i, "retry", f"off for {self.config.retry} reviews")
 
     def _retrieve(self, t: int, context: Tensor, step: int) -> None:
@@ -224,7 +222,7 @@ class Composer:
                 self._tell(step, t, i, "dropped", f"expected {expected.get(i, 0.0):+.3f}, share {shares[i]:.3f}")
         for i in [*promising, *explored]:
             if not self.state.active[t, i]:
-                self._enter(t, i, expected[i])
+                self.state = self.evidence.entered(self.state, t, i, expected[i], self.learns)
                 why = "explored" if i in explored else "retrieved"
                 self._tell(step, t, i, why, f"expected {expected[i]:+.3f} ± {doubt[i]:.3f}")
 
@@ -243,9 +241,6 @@ class Composer:
             if all(self.evidence.tells_apart(float(self._likeness[i, j])) for j in [*chosen, *unlike]):
                 unlike.append(i)
         return unlike
-
-    def _enter(self, t: int, i: int, expected: float) -> None:
-        self.state = self.evidence.entered(self.state, t, i, expected, self.learns)
 
     def _first(self, device: torch.device | None) -> Tensor:
         active = torch.zeros(len(self.tasks), len(self.names), dtype=torch.bool, device=device)

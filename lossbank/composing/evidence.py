@@ -13,8 +13,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.contract import Loss, LossInputs
 from lossrag.lossbank.library.registration import LOSSES
 
 
@@ -82,80 +81,62 @@ class EvidenceOptions(Protocol):
     @property
     def review(self) -> int:
         """Measurements between two reviews of the candidates."""
-        ...
 
     @property
     def most(self) -> int | None:
         """Losses that it judges for a task at a time; None for all."""
-        ...
 
     def due(self, step: int) -> bool:
         """True when contributions are measured at the step of this number, from 1."""
-        ...
 
     def judges(self, loss: Loss, active: bool) -> bool:
         """True for a loss that it has anything to say of, be it part of the task's mixture or not."""
-        ...
 
     def tells_apart(self, cosine: float) -> bool:
         """True where losses of so similar a geometry get contributions that differ."""
-        ...
 
     def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
         """Contributions (n,) of some losses of a task as they count for their shares and for the memory."""
-        ...
 
     def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
         """The state after contributions (n,) that were :meth:`read`; shares stay unless they are ``learned``."""
-        ...
 
     def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
         """Contributions (n,) to expect, from those that are ``remembered`` of elsewhere and those seen here."""
-        ...
 
     def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
         """The state with a loss let in, which stands where its expected contribution puts it."""
-        ...
 
 
 class Evidence(Protocol):
     """A kind of evidence at work on a model. Its calls come in this order: begin, update of the model, follow, moment.
 
     follows: whether it reads the query gradient of every step.
+    rows: support and query rows of a task that it wants to see; None: those of the step itself.
     """
 
     model: nn.Module
     follows: bool
-
-    @property
-    def rows(self) -> int | None:
-        """Support and query rows of a task that it wants to see; None: those of the step itself."""
-        ...
+    rows: int | None
 
     @property
     def options(self) -> EvidenceOptions:
         """Its options."""
-        ...
 
     def begin(self, step: int) -> None:
         """Before the update of ``step``: keep what is needed of the parameters as they are."""
-        ...
 
     def follow(self, gradient: Sequence[Tensor | None]) -> None:
         """After an update: the gradient of the outer objective, by parameter."""
-        ...
 
     def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
         """After the update of a step that is due: the tasks, and their losses' contributions.
 
         lam: (T,) weights of the tasks in the outer objective, where a method found any.
         """
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that it remembers."""
-        ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`."""
-        ...

@@ -21,8 +21,7 @@ from lossrag.checks import check_least, check_positive, check_share
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.contract import Loss, LossInputs
 from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003
@@ -110,7 +109,7 @@ class LookAhead:
     ) -> None:
         self.model, self.heads, self.by_class = model, heads, by_class
         self.options = options or LookAheadOptions()
-        self.rows = self.options.rows
+        self.rows: int | None = self.options.rows
 
     def begin(self, step: int) -> None:
         """Needs nothing of the step."""
@@ -142,13 +141,13 @@ class LookAhead:
             outer = look_ahead(views, chosen, self.options.horizon)
             names = [[loss.name for loss in losses] for losses in chosen]
             places = [own.index(task.reference) for own, task in zip(names, tasks, strict=True)]
-            return [savings(*each) for each in zip(views, outer, places, strict=True)]
+            return [savings(*own) for own in zip(views, outer, places, strict=True)]
 
         return Moment(moments, measured)
 
     def _judge(self, t: int, task: TaskSpec, query: Batch, features: Tensor) -> Callable[[Tensor], Tensor]:
         if task.target_kind != "classification":
-            return lambda logits: torch.stack([query.outer_loss(t, task, each, features) for each in logits])
+            return lambda logits: torch.stack([query.outer_loss(t, task, head, features) for head in logits])
         targets = query.targets[t]
         weights = torch.full((len(targets),), 1 / len(targets), dtype=torch.float64, device=targets.device)
         if self.by_class:
@@ -221,7 +220,7 @@ def look_ahead(
     """
     if steps < 1:
         raise ConfigError(f"A look ahead takes one step or more, got {steps}.")
-    runs = [_Run(view, each, rate) for view, each in zip(views, losses, strict=True)]
+    runs = [_Run(view, own, rate) for view, own in zip(views, losses, strict=True)]
     for step in range(1, steps + 1):
         logits = [run.logits().requires_grad_() for run in runs]
         for run, gradient in zip(runs, torch.autograd.grad(_total(runs, logits), logits), strict=True):
@@ -232,23 +231,20 @@ def look_ahead(
 def _total(runs: Sequence[_Run], logits: Sequence[Tensor]) -> Tensor:
     """The sum over heads of each one's mean loss. A loss that works row by row sees the rows of all tasks at once."""
     total = logits[0].new_zeros(())
-    places: dict[tuple[Loss, int, bool], list[tuple[int, int]]] = {}
+    places: dict[tuple[Loss, int, bool, tuple[int, int] | None], list[tuple[int, int]]] = {}
     for r, run in enumerate(runs):
         for place, loss in enumerate(run.losses):
             if not loss.relational:
-                alike = (loss, logits[r].shape[2], run.view.targets.is_floating_point())
+                alone = None if loss.row_by_row else (r, place)
+                alike = (loss, logits[r].shape[2], run.view.targets.is_floating_point(), alone)
                 places.setdefault(alike, []).append((r, place))
-    for (loss, _, _), where in places.items():
-        parts = [where] if not loss.needs else [[each] for each in where]
-        for part in parts:
-            rows = torch.cat([logits[r][place] for r, place in part])
-            targets = torch.cat([runs[r].view.targets for r, _ in part])
-            view = runs[part[0][0]].view
-            values = loss(rows, targets, features=view.features, class_counts=view.class_counts)
-            weights = torch.cat(
-                [values.new_full((len(runs[r].view.targets),), 1 / len(runs[r].view.targets)) for r, _ in part]
-            )
-            total = total + (values * weights).sum()
+    for (loss, *_), where in places.items():
+        rows = torch.cat([logits[r][place] for r, place in where])
+        views = [runs[r].view for r, _ in where]
+        targets = torch.cat([view.targets for view in views])
+        values = loss(rows, targets, features=views[0].features, class_counts=views[0].class_counts)
+        weights = torch.cat([values.new_full((len(view.targets),), 1 / len(view.targets)) for view in views])
+        total = total + (values * weights).sum()
     return total
 
 
@@ -261,16 +257,16 @@ class _Run:
         self.spread = view.features.std(dim=0, unbiased=False).clamp(min=1e-3)
         self.inputs = (view.features - self.mean) / self.spread
         n = len(losses)
-        self.weight = (view.weight * self.spread).expand(n, -1, -1).clone()
-        self.bias = (view.bias + view.weight @ self.mean).expand(n, -1).clone()
-        self.moments = [torch.zeros_like(each) for each in (self.weight, self.weight, self.bias, self.bias)]
-        self.sums = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+        weight, bias = view.weight * self.spread, view.bias + view.weight @ self.mean
+        self.heads = [weight.expand(n, -1, -1).clone(), bias.expand(n, -1).clone()]
+        self.moments = [(torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in self.heads]
+        self.sums = [torch.zeros_like(parameter) for parameter in self.heads]
         self.averaged = 0
         self.moved = torch.zeros(n, dtype=torch.bool, device=view.weight.device)
 
     def logits(self) -> Tensor:
         """(L, R, K)."""
-        return self._of(self.inputs, self.weight, self.bias)
+        return self._of(self.inputs, *self.heads)
 
     @staticmethod
     def _of(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -281,23 +277,20 @@ class _Run:
     def step(self, gradient: Tensor, count: int, averaged: bool) -> None:
         n, R, K = gradient.shape
         at_weight = (gradient.transpose(1, 2).reshape(n * K, R) @ self.inputs).view(n, K, -1)
-        at_bias = gradient.sum(dim=1)
+        gradients = (at_weight, gradient.sum(dim=1))
         self.moved |= gradient.flatten(1).abs().amax(dim=1) > 0
-        for parameter, g, first, second in (
-            (self.weight, at_weight, *self.moments[:2]),
-            (self.bias, at_bias, *self.moments[2:]),
-        ):
+        for parameter, g, (first, second) in zip(self.heads, gradients, self.moments, strict=True):
             first.lerp_(g, 0.1)
             second.lerp_(g.square(), 0.01)
             parameter.sub_(adam_direction(first, second, (0.9, 0.99), count, 1e-12), alpha=self.rate)
         if averaged:
             self.averaged += 1
-            self.sums[0].add_(self.weight)
-            self.sums[1].add_(self.bias)
+            for total, parameter in zip(self.sums, self.heads, strict=True):
+                total.add_(parameter)
 
     def judged(self) -> Tensor:
         inputs = (self.view.query_features - self.mean) / self.spread
-        logits = self._of(inputs, self.sums[0] / self.averaged, self.sums[1] / self.averaged)
+        logits = self._of(inputs, *(total / self.averaged for total in self.sums))
         with torch.no_grad():
             lost = self.view.judge(logits).double()
         return torch.where(self.moved, lost, torch.full_like(lost, float("nan")))

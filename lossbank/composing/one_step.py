@@ -13,7 +13,7 @@ converted by what the outer loss shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,8 +25,8 @@ from torch.func import functional_call
 from lossrag.checks import check_choice, check_least, check_share
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.batched import LossInputs, loss_values
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.batched import loss_values
+from lossrag.lossbank.library.contract import Loss, LossInputs
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
@@ -137,8 +137,7 @@ class OneStep:
     def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
         """See :meth:`Evidence.moment`; ``support`` is the batch of the update. Where the query gradient of this step
         was followed, the query outputs need a graph down to the features alone; else it is computed from them."""
-        outputs = query.outputs()
-        logits, features = zip(*outputs, strict=True)
+        logits, features = zip(*query.outputs(), strict=True)
         T = len(tasks)
         losses = torch.stack([query.outer_loss(t, task, logits[t], features[t]) for t, task in enumerate(tasks)])
         at = torch.autograd.grad(losses.sum(), [*logits, *features], retain_graph=True)
@@ -160,11 +159,7 @@ class OneStep:
             )
 
         def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
-            products = joint_contributions(tangents, chosen)
-            return [
-                cosines(tangent, *each)
-                for tangent, each in zip(tangents, zip(products, sizes, strict=True), strict=True)
-            ]
+            return [cosines(*own) for own in zip(tangents, joint_contributions(tangents, chosen), sizes, strict=True)]
 
         return Moment(moments, measured)
 
@@ -200,48 +195,31 @@ def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[L
     operations costs, however many rows it gets.
     """
     sides = [_sides(tangent) for tangent in tangents]
-    result = [side.h.new_empty(len(losses[t])) for t, side in enumerate(sides)]
+    result = [side.h.new_empty(len(own)) for side, own in zip(sides, losses, strict=True)]
+    by_row = [[i for i, loss in enumerate(own) if loss.row_by_row] for own in losses]
+    alike: dict[tuple[int, bool], list[int]] = {}
+    for t, side in enumerate(sides):
+        alike.setdefault((side.inputs.logits.shape[1], side.inputs.targets.is_floating_point()), []).append(t)
     with torch.no_grad():
-        for tasks, union, places in _joined(tangents, losses):
+        for tasks in alike.values():
+            union = list(dict.fromkeys(losses[t][i] for t in tasks for i in by_row[t]))
+            if not union:
+                continue
+            place = {loss: i for i, loss in enumerate(union)}
             inputs = [sides[t].inputs for t in tasks]
             joint = LossInputs(torch.cat([i.logits for i in inputs]), torch.cat([i.targets for i in inputs]))
-            parts = torch.split(loss_values(union, joint), [len(i.logits) for i in inputs], dim=1)
-            for t, part in zip(tasks, parts, strict=True):
-                own, of_union = places[t]
-                result[t][own] = _difference(part)[of_union]
+            values = loss_values(union, joint)
+            for t, part in zip(tasks, torch.split(values, [len(i.logits) for i in inputs], dim=1), strict=True):
+                result[t][by_row[t]] = _difference(part)[[place[losses[t][i]] for i in by_row[t]]]
         for t, side in enumerate(sides):
-            own = [i for i, loss in enumerate(losses[t]) if not _row_by_row(loss)]
-            if own:
-                result[t][own] = _difference(side.values([losses[t][i] for i in own]))
+            for relational, batches in ((False, [side.inputs]), (True, side.apart)):
+                own = [i for i, loss in enumerate(losses[t]) if not loss.row_by_row and loss.relational == relational]
+                if own:
+                    parts = [loss_values([losses[t][i] for i in own], batch) for batch in batches]
+                    result[t][own] = _difference(torch.cat(parts, dim=1))
             values = result[t] / (2 * side.h)
             result[t] = torch.where(side.moves, values, torch.zeros_like(values))
     return result
-
-
-def _row_by_row(loss: Loss) -> bool:
-    return not loss.relational and not loss.needs
-
-
-Joined = tuple[list[int], list[Loss], dict[int, tuple[list[int], list[int]]]]
-"""Tasks whose rows may be joined; the losses of all of them that work row by row; by task, which of its own losses
-these are, and where each is among all."""
-
-
-def _joined(tangents: Sequence[Tangent], losses: Sequence[Sequence[Loss]]) -> Iterator[Joined]:
-    alike: dict[tuple[int, bool, torch.dtype], list[int]] = {}
-    for t, tangent in enumerate(tangents):
-        logits, targets = tangent.inputs.logits, tangent.inputs.targets
-        alike.setdefault((logits.shape[1], targets.is_floating_point(), logits.dtype), []).append(t)
-    for tasks in alike.values():
-        union = list(dict.fromkeys(loss for t in tasks for loss in losses[t] if _row_by_row(loss)))
-        if not union:
-            continue
-        place = {loss.name: i for i, loss in enumerate(union)}
-        places = {}
-        for t in tasks:
-            own = [i for i, loss in enumerate(losses[t]) if _row_by_row(loss)]
-            places[t] = own, [place[losses[t][i].name] for i in own]
-        yield tasks, union, places
 
 
 def _difference(values: Tensor) -> Tensor:
@@ -258,21 +236,11 @@ class _Sides:
     h: Tensor
     moves: Tensor
 
-    def values(self, losses: Sequence[Loss]) -> Tensor:
-        """Values (L, 2 B) on both sides."""
-        whole = [i for i, loss in enumerate(losses) if not loss.relational]
-        apart = [i for i, loss in enumerate(losses) if loss.relational]
-        at = self.inputs
-        result = at.logits.new_empty(len(losses), len(at.logits))
-        if whole:
-            result[whole] = loss_values([losses[i] for i in whole], at)
-        if apart:
-            assert at.features is not None
-            halves = zip(at.logits.chunk(2), at.targets.chunk(2), at.features.chunk(2), strict=True)
-            chosen = [losses[i] for i in apart]
-            values = [loss_values(chosen, LossInputs(*half, at.class_counts)) for half in halves]
-            result[apart] = torch.cat(values, dim=1)
-        return result
+    @property
+    def apart(self) -> list[LossInputs]:
+        """The two sides, for losses that look at other samples."""
+        B = len(self.inputs.logits) // 2
+        return [self.inputs.rows(0, B), self.inputs.rows(B, 2 * B)]
 
 
 def _sides(tangent: Tangent) -> _Sides:
@@ -327,13 +295,11 @@ def push_forward(
     (7.0, 11.0)
     """
     with torch.no_grad(), forward_ad.dual_level():
-        duals = {f"model.{name}": _dual(value, direction[name]) for name, value in point.items()}
+        duals = {
+            f"model.{name}": forward_ad.make_dual(value, direction[name])  # type: ignore[no-untyped-call]
+            for name, value in point.items()
+        }
         return [_parts(value) for value in functional_call(_Call(model), duals, (function,))]
-
-
-def _dual(value: Tensor, tangent: Tensor) -> Tensor:
-    dual: Tensor = forward_ad.make_dual(value, tangent)  # type: ignore[no-untyped-call]
-    return dual
 
 
 def _parts(dual: Tensor) -> tuple[Tensor, Tensor]:

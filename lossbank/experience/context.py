@@ -176,9 +176,9 @@ def context_vector(signals: TaskSignals) -> Tensor:
             counts = (signals.support_targets[:, None] == torch.arange(outputs, device=logits.device)).sum(dim=0)
         balance = _balance(counts.to(logits))
     parts = [
-        _numbers(logits, float(classification), float(not classification)),
+        logits.new_tensor([classification, not classification]),
         torch.as_tensor(signals.progress).to(logits).reshape(1).clamp(0, 1),
-        _numbers(logits, min(math.log2(outputs) / 10, 1.0)),
+        logits.new_tensor([min(math.log2(outputs) / 10, 1.0)]),
         balance,
     ]
     for answer, targets in (
@@ -191,10 +191,6 @@ def context_vector(signals: TaskSignals) -> Tensor:
             parts += [logits.new_zeros(len(CLASS_NAMES)), residual_part(answer, targets.to(answer))]
     parts += [feature_part(signals.features, signals.support_targets, outputs, logits), _losses(signals, logits)]
     return torch.cat(parts)
-
-
-def _numbers(like: Tensor, *values: float) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 def _balance(counts: Tensor) -> Tensor:

@@ -50,34 +50,24 @@ def near_history(memory: Memory, query: ArrayLike, k: int, losses: Sequence[str]
     >>> near_history(memory, [0.0], 2, ["mae"]).deviations
     array([0.5])
     """
-    found = memory.nearest(query, k)
-    return _summary(memory.records, found.positions, found.similarities, losses)
-
-
-def _positions(records: Records, losses: Sequence[str]) -> NDArray[np.int64]:
-    """Positions of ``losses`` in the records' names, one past the end for those that do not."""
-    known = {name: code for code, name in enumerate(records.losses)}
-    return np.array([known.get(name, len(known)) for name in losses], dtype=np.int64)
+    near = memory.nearest(query, k)
+    return _summary(memory.records, near.positions, near.similarities, losses)
 
 
 def _summary(records: Records, rows: NDArray[np.int64], weights: NDArray[np.float64], losses: Sequence[str]) -> History:
     """Counts of ``losses`` among ``rows``, weighted means of their contributions and deviations from these."""
-    code, size, wanted = records.loss[rows], len(records.losses), _positions(records, losses)
-    means, counts = _weighted(records, rows, weights, losses)
-    mean_of = np.zeros(size + 1)
+    code, size = records.loss[rows], len(records.losses)
+    known = {name: place for place, name in enumerate(records.losses)}
+    wanted = np.array([known.get(name, size) for name in losses], dtype=np.int64)  # one past the end where unseen
+
+    def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.append(np.bincount(code, values, size), 0.0)[wanted]
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.divide(sums(weights * values), sums(weights), out=np.zeros(len(wanted)), where=counts > 0)
+
+    counts = sums(np.ones(len(rows))).astype(np.int64)
+    contributions = records.contribution[rows].astype(np.float64)
+    means, mean_of = mean(contributions), np.zeros(size + 1)
     mean_of[wanted] = means
-    squares = weights * (records.contribution[rows].astype(np.float64) - mean_of[code]) ** 2
-    sums, totals = (np.append(np.bincount(code, each, size), 0.0)[wanted] for each in (squares, weights))
-    spread = np.divide(sums, totals, out=np.zeros(len(wanted)), where=counts > 0)
-    return History(tuple(losses), counts, means, np.sqrt(spread))
-
-
-def _weighted(
-    records: Records, rows: NDArray[np.int64], weights: NDArray[np.float64], losses: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Weighted mean contributions and counts of ``losses`` among ``rows``."""
-    code, size, wanted = records.loss[rows], len(records.losses), _positions(records, losses)
-    counts = np.append(np.bincount(code, minlength=size), 0)[wanted]
-    totals = np.append(np.bincount(code, weights, size), 0.0)[wanted]
-    sums = np.append(np.bincount(code, weights * records.contribution[rows], size), 0.0)[wanted]
-    return np.divide(sums, totals, out=np.zeros(len(wanted)), where=counts > 0), counts.astype(np.int64)
+    return History(tuple(losses), counts, means, np.sqrt(mean((contributions - mean_of[code]) ** 2)))

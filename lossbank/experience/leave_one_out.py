@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from lossrag.errors import ConfigError
 from lossrag.lossbank.bank import LossBank
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
-from lossrag.lossbank.experience.records import Records, take
+from lossrag.lossbank.experience.records import Records
 
 TWIN = 0.995
 """Cosine of geometries above which two losses are one lens twice; hiding one of them hides nothing."""
@@ -46,7 +45,7 @@ def leave_one_out(
     if best < 1:
         raise ConfigError(f"best must be 1 or more, got {best}.")
     records = bank.memory.records
-    wanted = [each for each in _right(bank, records, best) if bank.losses[each[2]].family in families]
+    wanted = [lens for lens in _right(bank, records, best) if bank.losses[lens[2]].family in families]
     if not wanted:
         raise ConfigError(
             f"No loss of the families {', '.join(sorted(families))} was among the best {best} of any task in this bank."
@@ -88,11 +87,10 @@ def _right(bank: LossBank, records: Records, best: int) -> Iterator[tuple[int, i
     for run in range(len(records.runs)):
         for task in range(len(records.tasks)):
             rows = _rows(records, run, task)
-            names = [name for name in records.losses if name in bank.losses]
             means = {}
-            for name in names:
-                own = rows[records.loss[rows] == records.losses.index(name)]
-                if len(own):
+            for code, name in enumerate(records.losses):
+                own = rows[records.loss[rows] == code]
+                if len(own) and name in bank.losses:
                     means[name] = float(records.contribution[own].mean())
             for name in sorted(means, key=lambda name: (-means[name], name))[:best]:
                 yield run, task, name
@@ -103,8 +101,4 @@ def _hidden(bank: LossBank, records: Records, run: int, task: int, name: str) ->
     twins = {name, *(other for other, cosine in bank.neighbours(name, len(bank.names) - 1) if cosine >= TWIN)}
     secret = np.isin(records.loss, [i for i, other in enumerate(records.losses) if other in twins])
     known = records.run != run if len(records.runs) > 1 else records.task != task
-    memory = Memory(bank.memory.context_size, EMBEDDING_VERSION, bank.memory.capacity)
-    rows = np.flatnonzero(known & ~secret)
-    if len(rows):
-        memory.extend(take(records, rows))
-    return memory
+    return bank.memory.only(np.flatnonzero(known & ~secret))

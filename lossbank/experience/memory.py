@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lossrag.errors import ConfigError
 from lossrag.lossbank.experience.moments import ContextSpace, Neighbours
-from lossrag.lossbank.experience.records import Records, check_name, concatenate, make_records, no_records
+from lossrag.lossbank.experience.records import Records, check_name, concatenate, make_records, no_records, take
 from lossrag.lossbank.experience.retention import keep
 
 MAX_CAPACITY = 10_000_000
@@ -88,6 +89,12 @@ class Memory:
         if self._space is None:
             self._space = ContextSpace(self.records)
         return self._space.nearest(context, k)
+
+    def only(self, rows: NDArray[np.int64]) -> Memory:
+        """A memory like this one, of its records at ``rows`` alone."""
+        result = Memory(self.context_size, self.embedding_version, self.capacity)
+        result.extend(take(self.records, rows))
+        return result
 
     def _settle(self) -> None:
         if self._new:

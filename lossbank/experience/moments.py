@@ -37,10 +37,9 @@ class ContextSpace:
     def __init__(self, records: Records) -> None:
         # Records come sorted by (task, run, step): those of a moment (and context) are neighbours already.
         new = np.ones(len(records), dtype=np.bool_)
-        if len(records) > 1:
-            columns = (records.task, records.run, records.step)
-            new[1:] = np.logical_or.reduce([np.diff(column) != 0 for column in columns])
-            new[1:] |= (records.context[1:] != records.context[:-1]).any(axis=1)
+        columns = (records.task, records.run, records.step)
+        new[1:] = np.logical_or.reduce([np.diff(column) != 0 for column in columns])
+        new[1:] |= (records.context[1:] != records.context[:-1]).any(axis=1)
         self._starts = np.append(np.flatnonzero(new), len(records))
         self.context_size = records.context.shape[1]
         contexts = records.context[new].astype(np.float64)
@@ -74,14 +73,13 @@ class ContextSpace:
             raise ConfigError(f"The number of neighbours is a whole number from 1 up, not {k!r}.")
         if not self.moments:
             return Neighbours(np.empty(0, np.int64), np.empty(0))
-        ((found, cosines),) = exact_top_k(self._index, self._rows, self._embed(query[None].astype(np.float64)), k)
-        sizes = self._starts[found + 1] - self._starts[found]
+        moments, cosines = exact_top_k(self._index, self._rows, self._embed(query[None].astype(np.float64))[0], k)
+        sizes = self._starts[moments + 1] - self._starts[moments]
         offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        positions = np.repeat(self._starts[found], sizes) + offsets
+        positions = np.repeat(self._starts[moments], sizes) + offsets
         return Neighbours(positions, np.repeat(np.maximum((1 + cosines) / 2, _FLOOR), sizes))
 
     def _embed(self, contexts: NDArray[np.float64]) -> Rows:
         standard = np.clip((contexts - self._mean) * self._scale, -_REACH, _REACH)
         share = max(float(np.sqrt((self._scale > 0).sum())), 1.0)
-        extended = np.concatenate([standard / share, np.ones((len(standard), 1))], axis=1)
-        return unit_rows(extended, self.context_size + 1, "contexts")
+        return unit_rows(np.concatenate([standard / share, np.ones((len(standard), 1))], axis=1))

@@ -49,8 +49,8 @@ class KnnPredictor:
     >>> memory = Memory(1, "v1")
     >>> memory.add([[0.0]], ["mae"], [0.5], run="r", task="REC", step=0)
     >>> shapes = {"mae": torch.tensor([1.0, 0.0]), "like_mae": torch.tensor([0.99, 0.14])}
-    >>> found = KnnPredictor(memory, shapes).predict(torch.zeros(1), ["mae", "like_mae"])
-    >>> [round(float(mean), 2) for mean in found.mean]
+    >>> prediction = KnnPredictor(memory, shapes).predict(torch.zeros(1), ["mae", "like_mae"])
+    >>> [round(float(mean), 2) for mean in prediction.mean]
     [0.25, 0.24]
     """
 

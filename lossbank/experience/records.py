@@ -65,23 +65,14 @@ def make_records(
     context = finite_floats("contexts", contexts)
     if context.ndim != 2 or len(context) != count:
         raise ConfigError(f"The contexts must be (n, C) with n = {count} records, got the shape {context.shape}.")
-    run_names, run_codes = _encode("run", run, count)
-    task_names, task_codes = _encode("task", task, count)
-    loss_names, loss_codes = _encode("loss", losses, count)
-    column = finite_floats("contributions", contributions)
-    if column.shape != (count,):
-        raise ConfigError(f"The contributions must be ({count},), one a record, got the shape {column.shape}.")
-    return Records(
-        runs=run_names,
-        tasks=task_names,
-        losses=loss_names,
-        run=run_codes,
-        task=task_codes,
-        loss=loss_codes,
-        step=_steps(step, count),
-        context=context,
-        contribution=column,
-    )
+    runs, run_codes = _encode("run", run, count)
+    tasks, task_codes = _encode("task", task, count)
+    names, loss_codes = _encode("loss", losses, count)
+    contribution = finite_floats("contributions", contributions)
+    if contribution.shape != (count,):
+        raise ConfigError(f"The contributions must be ({count},), one a record, got the shape {contribution.shape}.")
+    steps = _steps(step, count)
+    return Records(runs, tasks, names, run_codes, task_codes, loss_codes, steps, context, contribution)
 
 
 def no_records(context_size: int) -> Records:
@@ -94,17 +85,10 @@ def concatenate(parts: Sequence[Records]) -> Records:
     runs, run = _join([part.runs for part in parts], [part.run for part in parts])
     tasks, task = _join([part.tasks for part in parts], [part.task for part in parts])
     losses, loss = _join([part.losses for part in parts], [part.loss for part in parts])
-    return Records(
-        runs=runs,
-        tasks=tasks,
-        losses=losses,
-        run=run,
-        task=task,
-        loss=loss,
-        step=np.concatenate([part.step for part in parts]),
-        context=np.concatenate([part.context for part in parts]),
-        contribution=np.concatenate([part.contribution for part in parts]),
-    )
+    step = np.concatenate([part.step for part in parts])
+    context = np.concatenate([part.context for part in parts])
+    contribution = np.concatenate([part.contribution for part in parts])
+    return Records(runs, tasks, losses, run, task, loss, step, context, contribution)
 
 
 def take(records: Records, rows: NDArray[np.int64]) -> Records:
@@ -112,17 +96,8 @@ def take(records: Records, rows: NDArray[np.int64]) -> Records:
     runs, run = _used(records.runs, records.run[rows])
     tasks, task = _used(records.tasks, records.task[rows])
     losses, loss = _used(records.losses, records.loss[rows])
-    return Records(
-        runs=runs,
-        tasks=tasks,
-        losses=losses,
-        run=run,
-        task=task,
-        loss=loss,
-        step=records.step[rows],
-        context=records.context[rows],
-        contribution=records.contribution[rows],
-    )
+    columns = records.step[rows], records.context[rows], records.contribution[rows]
+    return Records(runs, tasks, losses, run, task, loss, *columns)
 
 
 def check_name(kind: str, name: object) -> None:
@@ -161,10 +136,10 @@ def _encode(kind: str, names: str | Sequence[str], count: int) -> tuple[tuple[st
 
 
 def _join(names: Sequence[tuple[str, ...]], codes: Sequence[Codes]) -> tuple[tuple[str, ...], Codes]:
-    vocabulary = sorted({name for each in names for name in each})
+    vocabulary = sorted({name for part in names for name in part})
     code = {name: position for position, name in enumerate(vocabulary)}
-    maps = {each: np.array([code[name] for name in each], dtype=np.int32) for each in set(names)}
-    joined = [maps[each][column] for each, column in zip(names, codes, strict=True)]
+    maps = {part: np.array([code[name] for name in part], dtype=np.int32) for part in set(names)}
+    joined = [maps[part][column] for part, column in zip(names, codes, strict=True)]
     return tuple(vocabulary), np.concatenate(joined)
 
 

@@ -89,11 +89,11 @@ def _read(folder: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any
         raise BankError(f"The bank {folder} is of an older LossRAG, in a format that is not read any more: {_ADVICE}.")
     try:
         tensors, meta = load_tensors(path)
-        found, version = meta["format"], meta["embedding_version"]
+        layout, version = meta["format"], meta["embedding_version"]
     except (DamagedFile, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from None
-    if found != FORMAT:
-        raise BankError(f"{path} has the format {found!r}, this program reads {FORMAT!r}: {_ADVICE}.")
+    if layout != FORMAT:
+        raise BankError(f"{path} has the format {layout!r}, this program reads {FORMAT!r}: {_ADVICE}.")
     if version != expected:
         raise BankError(
             f"The bank {folder} was made with version {version!r} of the embedding, this program has {expected!r}: its "
@@ -107,14 +107,8 @@ def _damaged(folder: Path, why: Exception) -> BankError:
 
 
 def _records(columns: Mapping[str, NDArray[np.generic]], meta: Mapping[str, Any]) -> Records:
-    names = {}
-    for column, vocabulary in (("run", "runs"), ("task", "tasks"), ("loss", "losses")):
-        names[column] = np.array(meta[vocabulary], dtype=object)[columns[column]].tolist()
-    return make_records(
-        columns["context"],
-        names["loss"],
-        columns["contribution"],
-        run=names["run"],
-        task=names["task"],
-        step=columns["step"],
+    run, task, loss = (
+        np.array(meta[names], dtype=object)[columns[column]].tolist()
+        for column, names in (("run", "runs"), ("task", "tasks"), ("loss", "losses"))
     )
+    return make_records(columns["context"], loss, columns["contribution"], run=run, task=task, step=columns["step"])

@@ -162,10 +162,8 @@ class Triples:
         )
 
 
-def train(
-    state: State, shape: Shape, triples: Triples, *, steps: int, seed: int
-) -> tuple[State, float, float, int, int]:
-    """The best state on the way, its R^2 and correlation on the held-out triples, their number, and its step."""
+def train(state: State, shape: Shape, triples: Triples, *, steps: int, seed: int) -> tuple[State, FitReport]:
+    """The best state on the way, and the report on it."""
     generator = torch.Generator().manual_seed(seed)
     rows, held_out = _split(triples, generator)
     checked = len(held_out) >= _FEWEST
@@ -184,7 +182,9 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=_RATE)
     contexts = standardised(state, "context", triples.contexts)
     vectors = standardised(state, "loss", triples.vectors)
-    unknown = _without_history(state, triples.vectors, shape)
+    bare = triples.vectors.clone()
+    bare[:, shape.always :] = 0.0
+    unknown = standardised(state, "loss", bare)
     best = (
         (float("inf"), 0, {}) if first else (_error(state, contexts, vectors, triples, held_out), 0, _copy(parameters))
     )
@@ -206,16 +206,16 @@ def train(
             group["lr"] = _RATE * (1 - 0.9 * step / steps)
         optimiser.step()
         if step % _EVERY == 0 or step == steps:
-            found = _error(state, contexts, vectors, triples, held_out)
-            if found <= best[0]:
-                best = (found, step, _copy(parameters))
+            held_out_error = _error(state, contexts, vectors, triples, held_out)
+            if held_out_error <= best[0]:
+                best = (held_out_error, step, _copy(parameters))
     state |= best[2] or _copy(parameters)
     state["fitted"] = torch.ones(()) if steps or not first else state["fitted"]
     guess, truth = _predictions(state, contexts, vectors, triples, held_out), triples.contributions[held_out]
     # Unchecked predictions are as uncertain as if they explained nothing.
     state["error"] = ((guess - truth) if checked else truth).square().mean().sqrt().clamp(max=1.0)
     r2, correlation = _quality(guess, truth) if checked else (float("nan"), float("nan"))
-    return state, r2, correlation, len(held_out) if checked else 0, best[1]
+    return state, FitReport(r2, correlation, len(held_out) if checked else 0, steps, best[1])
 
 
 def _split(triples: Triples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -226,12 +226,6 @@ def _split(triples: Triples, generator: torch.Generator) -> tuple[Tensor, Tensor
     if int(out.sum()) < _FEWEST:
         return everything, everything[:0]
     return everything[~out], everything[out]
-
-
-def _without_history(state: State, vectors: Tensor, shape: Shape) -> Tensor:
-    bare = vectors.clone()
-    bare[:, shape.always :] = 0.0
-    return standardised(state, "loss", bare)
 
 
 @torch.no_grad()
@@ -327,8 +321,8 @@ class Towers:
         triples = Triples.read(memory, loss_vectors, self.shape)
         if not len(triples):
             return FitReport(float("nan"), float("nan"), 0, 0, 0)
-        self._state, r2, correlation, held_out, best = train(self._state, self.shape, triples, steps=steps, seed=seed)
-        return FitReport(r2, correlation, held_out, steps, best)
+        self._state, report = train(self._state, self.shape, triples, steps=steps, seed=seed)
+        return report
 
     def predict(self, context: Tensor, loss_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Contributions of losses (L, E) to expect in ``context`` (C,): means (L,) in [-1, 1], uncertainties in [0, 1].
@@ -341,11 +335,9 @@ class Towers:
         if not self.fitted:
             return torch.zeros(len(loss_vectors)), torch.ones(len(loss_vectors))
         with torch.no_grad():
-            point, lift = self.embed("context", context[None])
-            vectors, bias = self.embed("loss", loss_vectors)
-            each = self._state["scale"][:, None] * (point * vectors).sum(dim=-1) + lift + bias
-            variance = each.var(dim=0, correction=0) + self._state["error"].square()
-            return each.mean(dim=0).clamp(-1, 1), variance.sqrt().clamp(max=1)
+            members = joined(self._state, self.embed("context", context[None]), self.embed("loss", loss_vectors))
+            variance = members.var(dim=0, correction=0) + self._state["error"].square()
+            return members.mean(dim=0).clamp(-1, 1), variance.sqrt().clamp(max=1)
 
     @torch.no_grad()
     def embed(self, side: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -373,6 +365,6 @@ class Towers:
                 )
         self._state = {name: state[name].detach().cpu().clone() for name in self._state}
 
-    def _check(self, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        if found != expected:
-            raise ConfigError(f"The {what} of these towers must be {expected}, got {found}: embed them the same way.")
+    def _check(self, what: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        if shape != expected:
+            raise ConfigError(f"The {what} of these towers must be {expected}, got {shape}: embed them the same way.")

@@ -9,15 +9,16 @@ softmax, say) is computed once. Which hyperparameters a function takes as tensor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
 from lossrag.lossbank.library.probe import probes
 
 AT_ONCE = 2**20
@@ -26,26 +27,43 @@ AT_ONCE = 2**20
 _KNOWN: dict[LossFunction, frozenset[str]] = {}
 
 
-@dataclass(frozen=True)
-class LossInputs:
-    """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
-    where there are any."""
-
-    logits: Tensor
-    targets: Tensor
-    features: Tensor | None = None
-    class_counts: Tensor | None = None
+Groups = Sequence[Sequence[int]]
+"""Positions of the losses that are computed together."""
 
 
-def loss_values(losses: Sequence[Loss], inputs: LossInputs) -> Tensor:
+def loss_values(losses: Sequence[Loss], inputs: LossInputs, groups: Groups | None = None) -> Tensor:
     """Per-sample values (L, B) of ``losses`` (L, one or more); they differ from those of each loss by rounding."""
-    return _values(losses, _groups(losses, inputs), inputs)
+    groups = groups or _groups(losses, inputs)
+    parts = []
+    for group in groups:
+        members = [losses[i] for i in group]
+        stacked = _stacks(members, inputs.logits)
+        if stacked:
+            parts.append(vmap(partial(_chosen, members[0], inputs))(stacked))
+        else:
+            parts.append(members[0](**vars(inputs))[None].expand(len(members), -1))
+    return _in_order(torch.cat(parts), groups)
 
 
-def loss_gradients(losses: Sequence[Loss], inputs: LossInputs) -> tuple[Tensor, Tensor | None]:
+def loss_gradients(
+    losses: Sequence[Loss], inputs: LossInputs, groups: Groups | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Gradients of the summed values of each loss: on the logits (L, B, K), and on the features (L, B, F) where
     ``inputs`` has any and a loss reads them."""
-    return _gradients(losses, _groups(losses, inputs), inputs)
+    groups = groups or _groups(losses, inputs)
+    leaves = [inputs.logits]
+    if inputs.features is not None and any("features" in loss.needs for loss in losses):
+        leaves.append(inputs.features)
+    wanted = [leaf.detach().expand(len(losses), *leaf.shape).requires_grad_() for leaf in leaves]
+    total: list[Tensor] = []
+    with torch.enable_grad():
+        # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
+        parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
+        for number, group in enumerate(groups):
+            total.append(_summed([losses[i] for i in group], inputs, *(part[number] for part in parts)))
+        gradients = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
+    on_logits, *rest = [_in_order(gradient, groups) for gradient in gradients]
+    return on_logits, rest[0] if rest else None
 
 
 def gradient_sizes(inputs: LossInputs, losses: Sequence[Loss], per_feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,12 +107,9 @@ def stackable(loss: Loss) -> frozenset[str]:
     return known
 
 
-def _groups(losses: Sequence[Loss], inputs: LossInputs) -> list[list[int]]:
-    """Positions of the losses that are computed together."""
+def _groups(losses: Sequence[Loss], inputs: LossInputs) -> Groups:
     alike: dict[object, list[int]] = {}
-    by_function: dict[LossFunction, int] = {}
-    for loss in losses:
-        by_function[loss.function] = by_function.get(loss.function, 0) + 1
+    by_function = Counter(loss.function for loss in losses)
     for i, loss in enumerate(losses):
         if by_function[loss.function] == 1:
             alike[i] = [i]
@@ -110,40 +125,11 @@ def _groups(losses: Sequence[Loss], inputs: LossInputs) -> list[list[int]]:
     return groups
 
 
-def _values(losses: Sequence[Loss], groups: Sequence[Sequence[int]], inputs: LossInputs) -> Tensor:
-    parts = []
-    for group in groups:
-        members = [losses[i] for i in group]
-        stacked = _stacks(members, inputs.logits)
-        if stacked:
-            parts.append(vmap(partial(_chosen, members[0], inputs))(stacked))
-        else:
-            parts.append(members[0](**vars(inputs))[None].expand(len(members), -1))
-    return _in_order(torch.cat(parts), groups)
-
-
-def _gradients(
-    losses: Sequence[Loss], groups: Sequence[Sequence[int]], inputs: LossInputs
-) -> tuple[Tensor, Tensor | None]:
-    wanted = [_copies(inputs.logits, len(losses))]
-    if inputs.features is not None and any("features" in loss.needs for loss in losses):
-        wanted.append(_copies(inputs.features, len(losses)))
-    total: list[Tensor] = []
-    with torch.enable_grad():
-        # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
-        parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
-        for number, group in enumerate(groups):
-            total.append(_summed([losses[i] for i in group], inputs, *(part[number] for part in parts)))
-        gradients = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
-    on_logits, *rest = [_in_order(gradient, groups) for gradient in gradients]
-    return on_logits, rest[0] if rest else None
-
-
 def _stacks(members: Sequence[Loss], like: Tensor) -> dict[str, Tensor]:
     """The hyperparameters (V,) in which V losses of one group differ."""
     first = members[0].hyperparameters
-    differ = [name for name in first if any(each.hyperparameters[name] != first[name] for each in members)]
-    return {name: like.new_tensor([each.hyperparameters[name] for each in members]) for name in differ}
+    differ = [name for name in first if any(loss.hyperparameters[name] != first[name] for loss in members)]
+    return {name: like.new_tensor([loss.hyperparameters[name] for loss in members]) for name in differ}
 
 
 def _chosen(loss: Loss, inputs: LossInputs, chosen: dict[str, Tensor]) -> Tensor:
@@ -162,12 +148,7 @@ def _summed(members: Sequence[Loss], inputs: LossInputs, logits: Tensor, feature
     return vmap(one, in_dims=(0, 0, None if features is None else 0))(stacked, logits, features).sum()
 
 
-def _copies(values: Tensor, count: int) -> Tensor:
-    """A leaf (count, ...) for gradients that are kept apart."""
-    return values.detach().expand(count, *values.shape).requires_grad_()
-
-
-def _in_order(values: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+def _in_order(values: Tensor, groups: Groups) -> Tensor:
     """``values`` (L, ...) of the losses group by group, by position."""
     positions = [i for group in groups for i in group]
     if positions == list(range(len(positions))):
@@ -184,23 +165,16 @@ def _agrees(loss: Loss, names: Sequence[str]) -> bool:
         # what torch warns of is an operation that vmap has no rule for, which would be slow
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return all(_alike(pair, inputs) for inputs in _probe_rows(loss.target_kind))
+            return all(_alike(pair, probe) for probe in probes(loss.target_kind, torch.float64))
     except Exception:  # anybody's function: it may object to a tensor in any way
         return False
 
 
 def _alike(pair: Sequence[Loss], inputs: LossInputs) -> bool:
     joint, apart = [
-        [_values(pair, groups, inputs), *_gradients(pair, groups, inputs)] for groups in ([[0, 1]], [[0], [1]])
+        [loss_values(pair, inputs, groups), *loss_gradients(pair, inputs, groups)] for groups in ([[0, 1]], [[0], [1]])
     ]
     return all(
         one is None or two is None or torch.allclose(one, two, rtol=1e-10, atol=1e-12, equal_nan=True)
         for one, two in zip(joint, apart, strict=True)
     )
-
-
-def _probe_rows(target_kind: str) -> Iterator[LossInputs]:
-    for probe in probes(target_kind):
-        targets = probe.targets.double() if probe.targets.is_floating_point() else probe.targets
-        features, counts = probe.features.detach().double(), probe.class_counts.double()
-        yield LossInputs(probe.logits.detach().double(), targets, features, counts)

@@ -23,14 +23,29 @@ NEEDS = ("features", "class_counts")
 
 
 @dataclass(frozen=True)
+class LossInputs:
+    """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
+    where there are any."""
+
+    logits: Tensor
+    targets: Tensor
+    features: Tensor | None = None
+    class_counts: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> LossInputs:
+        """Some samples of the batch."""
+        features = None if self.features is None else self.features[start:stop]
+        return LossInputs(self.logits[start:stop], self.targets[start:stop], features, self.class_counts)
+
+
+@dataclass(frozen=True)
 class Loss:
     """One entry of the library: what it is called, what it computes, where it is from.
 
     family: the lens that it looks through, such as "noise-robust" or "margin".
     hyperparameters: what ``function`` is called with; read-only.
     needs: what it takes besides logits and targets, out of "features" and "class_counts".
-    relational: the value of a sample depends on the other samples of the batch. Such a loss must not be computed on
-    the joined batches of several tasks.
+    relational: the value of a sample depends on the other samples of the batch.
     formula: one line; z are the logits, p their softmax, y the class, e = prediction - target, f the features.
     """
 
@@ -46,6 +61,12 @@ class Loss:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hyperparameters", MappingProxyType(dict(self.hyperparameters)))
+
+    @property
+    def row_by_row(self) -> bool:
+        """True where it may be computed on the joined rows of several tasks: it looks at no other samples, no features
+        and not at the classes of its task."""
+        return not self.relational and not self.needs
 
     def __call__(
         self,

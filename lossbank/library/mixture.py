@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossrag.lossbank.library.batched import LossInputs, loss_values
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.batched import loss_values
+from lossrag.lossbank.library.contract import Loss, LossInputs
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class Mixture:
 
     @property
     def row_by_row(self) -> bool:
-        """True where it may be computed on the joined rows of several tasks: no loss looks at other samples, at
-        features or at the classes of its task."""
-        return not any(loss.relational or loss.needs for loss in self.losses)
+        """True where all of its losses are: see :attr:`Loss.row_by_row`."""
+        return all(loss.row_by_row for loss in self.losses)
 
     def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
         """Per-sample losses (B,).

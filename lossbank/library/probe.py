@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.contract import Loss, LossInputs
 
 BATCH = 6
 FEATURES = 7
 OUTPUTS = {"classification": (2, 5), "regression": (1, 3)}
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A batch with everything that a loss can ask for."""
-
-    logits: Tensor
-    targets: Tensor
-    features: Tensor
-    class_counts: Tensor
-
-    def rows(self, start: int, stop: int) -> Probe:
-        """Some samples of the batch."""
-        part = slice(start, stop)
-        return Probe(self.logits[part], self.targets[part], self.features[part], self.class_counts)
-
-    def alike(self) -> Probe:
-        """The batch with the first target everywhere."""
-        return replace(self, targets=self.targets[:1].expand_as(self.targets).clone())
-
-
-def probes(target_kind: str) -> Iterator[Probe]:
-    """Ordinary batches of 6 samples: 2 and 5 classes, or 1 and 3 outputs."""
+def probes(target_kind: str, dtype: torch.dtype = torch.float32) -> Iterator[LossInputs]:
+    """Ordinary batches of 6 samples, with all that a loss can ask for: 2 and 5 classes, or 1 and 3 outputs."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+        return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32).to(dtype)
 
     for K in OUTPUTS[target_kind]:
         classes = torch.tensor([k % K for k in (0, 1, 2, 3, 4, 0)])
-        yield Probe(
-            normal(BATCH, K).requires_grad_(),
+        yield LossInputs(
+            normal(BATCH, K),
             classes if target_kind == "classification" else normal(BATCH, K),
-            normal(BATCH, FEATURES).requires_grad_(),
-            torch.tensor([40.0 / (k + 1) ** 2 for k in range(K)], dtype=torch.float32),
+            normal(BATCH, FEATURES),
+            torch.tensor([40.0 / (k + 1) ** 2 for k in range(K)], dtype=torch.float32).to(dtype),
         )
 
 
@@ -66,7 +47,8 @@ def check_loss(loss: Loss) -> None:
             moved |= any(bool(gradient.any()) for gradient in gradients)
             if loss.relational:
                 _finite_gradients(loss, probe.rows(0, 1), " in a batch of one sample")
-                _finite_gradients(loss, probe.alike(), " in a batch where all targets are the same")
+                alike = replace(probe, targets=probe.targets[:1].expand_as(probe.targets).clone())
+                _finite_gradients(loss, alike, " in a batch where all targets are the same")
             else:
                 _check_pointwise(loss, probe)
     if not moved:
@@ -79,10 +61,10 @@ def _receivers(loss: Loss) -> str:
     return "the logits or the features" if "features" in loss.needs else "the logits"
 
 
-def _values(loss: Loss, probe: Probe) -> Tensor:
+def _values(loss: Loss, probe: LossInputs) -> Tensor:
     samples, K = probe.logits.shape
     try:
-        values = loss(probe.logits, probe.targets, features=probe.features, class_counts=probe.class_counts)
+        values = loss(**vars(probe))
     except ConfigError:  # it explains itself
         raise
     except Exception as error:
@@ -101,18 +83,18 @@ def _values(loss: Loss, probe: Probe) -> Tensor:
     return values
 
 
-def _finite_gradients(loss: Loss, probe: Probe, where: str = "") -> list[Tensor]:
+def _finite_gradients(loss: Loss, probe: LossInputs, where: str = "") -> list[Tensor]:
     """Gradients of the summed values with respect to whatever they depend on; refuses what is not finite."""
+    inputs = [leaf.requires_grad_() for leaf in (probe.logits, probe.features) if leaf is not None]
     values = _values(loss, probe)
-    inputs = [probe.logits, probe.features] if "features" in loss.needs else [probe.logits]
-    found = torch.autograd.grad(values.sum(), inputs, allow_unused=True) if values.requires_grad else ()
-    gradients = [gradient for gradient in found if gradient is not None]
+    received = torch.autograd.grad(values.sum(), inputs, allow_unused=True) if values.requires_grad else ()
+    gradients = [gradient for gradient in received if gradient is not None]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in [values, *gradients]):
         raise ConfigError(f"Loss {loss.name!r} is not finite, or its gradient is not, on ordinary logits{where}.")
     return gradients
 
 
-def _check_pointwise(loss: Loss, probe: Probe) -> None:
+def _check_pointwise(loss: Loss, probe: LossInputs) -> None:
     whole = _values(loss, probe)
     halves = torch.cat([_values(loss, probe.rows(0, BATCH // 2)), _values(loss, probe.rows(BATCH // 2, BATCH))])
     if torch.allclose(whole, halves, rtol=1e-4, atol=1e-5):

@@ -55,25 +55,21 @@ def feature_use(loss: Loss, answer: Answer) -> Tensor:
     # Three classes of four; the logits are right, so a loss that reads both is seen where it has settled.
     targets = torch.arange(12) % 3
     logits = class_logits(torch.full((12,), 0.7), targets, CLASSES, peaked=False)
+    wanted, flipped = targets, torch.cat([(targets[:1] + 1) % 3, targets[1:]])
     if loss.target_kind == "regression":
-        logits, wanted, flipped = (
-            torch.ones(12, 1),
-            torch.zeros(12, 1),
-            torch.cat([torch.ones(1, 1), -torch.ones(11, 1)]),
-        )
-    else:
-        wanted, flipped = targets, torch.cat([(targets[:1] + 1) % 3, targets[1:]])
+        logits, wanted = torch.ones(12, 1), torch.zeros(12, 1)
+        flipped = torch.cat([torch.ones(1, 1), -torch.ones(11, 1)])
 
     def size(labels: Tensor, features: Tensor) -> Tensor:
         return ask(loss, logits, labels, features).features.square().sum(dim=1).sqrt()
 
     by_spread = torch.stack([size(wanted, grouped_features(targets, spread)).mean() for spread in SPREADS])
     usual = grouped_features(targets, SPREADS[1])
-    each = size(wanted, usual)
+    sizes = size(wanted, usual)
     share = answer.features.norm() / (answer.features.norm() + answer.logits.norm() + TINY)
-    scaling = torch.log2((size(wanted, 2 * usual).mean() + TINY) / (each.mean() + TINY)) / 2
-    number = each.sum().square() / (each.square().sum() + TINY**2) / len(each)
-    flip = contrast(size(flipped, usual).mean(), each.mean())
+    scaling = torch.log2((size(wanted, 2 * usual).mean() + TINY) / (sizes.mean() + TINY)) / 2
+    number = sizes.sum().square() / (sizes.square().sum() + TINY**2) / len(sizes)
+    flip = contrast(size(flipped, usual).mean(), sizes.mean())
     return torch.cat(
         [torch.stack([share, scaling]), contrast(by_spread, by_spread.mean()), torch.stack([flip, number])]
     )

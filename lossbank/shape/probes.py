@@ -53,11 +53,8 @@ def ask(
     with torch.enable_grad():
         inputs = [logits.detach().clone().requires_grad_(), features.detach().clone().requires_grad_()]
         values = loss(inputs[0], targets, features=inputs[1], class_counts=class_counts)
-        found = torch.autograd.grad(values.sum(), inputs, allow_unused=True, materialize_grads=True)
-    values, on_logits, on_features = (
-        tensor.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST) for tensor in (values, *found)
-    )
-    return Answer(values, on_logits, on_features)
+        gradients = torch.autograd.grad(values.sum(), inputs, allow_unused=True, materialize_grads=True)
+    return Answer(*(part.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST) for part in (values, *gradients)))
 
 
 def class_logits(p: Tensor, targets: Tensor, classes: int, *, peaked: bool) -> Tensor:
@@ -89,23 +86,17 @@ def grouped_features(targets: Tensor, spread: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Grid:
-    """Samples from right to wrong: ``even`` and ``rival`` (10, K), the two layouts, with targets; p - 1[y] or e.
+    """Samples from right to wrong: ``both`` (21, K), two layouts of 10 and one sample far beyond.
 
     For classification the wrong classes share evenly or have a rival among them; for regression the residual is
-    positive or negative. ``weights`` (10,) make gradient sizes of different residuals comparable.
+    positive or negative. ``pull`` (20, K) is p - 1[y], or the sign of the residual, of all but the last. ``weights``
+    (10,) make gradient sizes of different residuals comparable.
     """
 
-    even: Tensor
-    rival: Tensor
+    both: Tensor
     targets: Tensor
     pull: Tensor
     weights: Tensor
-    beyond: Tensor
-
-    @property
-    def both(self) -> Tensor:
-        """The two layouts and one sample far beyond the grid, (21, K)."""
-        return torch.cat([self.even, self.rival, self.beyond])
 
 
 @lru_cache(maxsize=4)
@@ -113,13 +104,13 @@ def grid(target_kind: str) -> Grid:
     """The grid of a target kind; shared, so leave it as it is."""
     if target_kind == "regression":
         size = torch.tensor(RESIDUALS)[:, None]
-        pull = torch.cat([size, -size]).sign()
-        return Grid(size, -size, torch.zeros(21, 1), pull, 1 / (1 + size[:, 0]), torch.full((1, 1), 1024.0))
+        both = torch.cat([size, -size, torch.full((1, 1), 1024.0)])
+        return Grid(both, torch.zeros(21, 1), both[:20].sign(), 1 / (1 + size[:, 0]))
     p = torch.tensor(RIGHT_TO_WRONG)
     targets = torch.arange(21) % CLASSES
     even = class_logits(p, targets[:10], CLASSES, peaked=False)
     rival = class_logits(p, targets[10:20], CLASSES, peaked=True)
     beyond = class_logits(torch.tensor([1e-6]), targets[20:], CLASSES, peaked=False)
-    truth = torch.eye(CLASSES)[targets[:20]]
-    pull = torch.cat([even, rival]).softmax(dim=1) - truth
-    return Grid(even, rival, targets, pull, torch.ones(10), beyond)
+    both = torch.cat([even, rival, beyond])
+    pull = both[:20].softmax(dim=1) - torch.eye(CLASSES)[targets[:20]]
+    return Grid(both, targets, pull, torch.ones(10))

@@ -1,4 +1,4 @@
-"""What a composer decides in situations whose right answer is known."""
+"""Decisions of a composer in situations whose right answer is known."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def composer(policy: str = "gradient", evidence: LookAheadOptions | None = None,
 
 
 def moment_of(learner: Composer, counts: list[int], query: list[int], spread: float = 1.0) -> Moment:
-    """What a look ahead sees of one task whose features are its inputs."""
+    """The view that a look ahead has of one task whose features are its inputs."""
     head = torch.nn.Linear(6, 3)
     with torch.no_grad():
         head.weight.copy_(0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(2)))

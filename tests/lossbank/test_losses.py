@@ -1,4 +1,4 @@
-"""What every loss of the library promises: finite, differentiable twice and forwards, per sample, in every dtype."""
+"""Promises of every loss of the library: finite, differentiable twice and forwards, per sample, in every dtype."""
 
 from __future__ import annotations
 
