@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from lossrag.experiments.record.finished import Summary, task_score
 from lossrag.experiments.studies.statistics import interval
@@ -96,9 +96,8 @@ class Grid:
 
     def rich(self, title: str, caption: str | None = None) -> Table:
         """For the terminal."""
-        table = Table(title=title, caption=caption)
-        for number, column in enumerate(self.header):
-            table.add_column(column, justify="right" if number else "left")
+        first, *others = self.header
+        table = Table(first, *(Column(name, justify="right") for name in others), title=title, caption=caption)
         for row in self.rows:
             table.add_row(*row)
         return table
