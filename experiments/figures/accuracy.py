@@ -36,8 +36,7 @@ def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
     shown = [run for group in methods.values() for run in group]
     if odd := [key for key in varying(shown) if not key.startswith(OWN)]:
         notes.append(f"methods differ in {', '.join(odd)}")
-    counts = {name: len(group) for name, group in methods.items()}
-    notes.append("runs: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    notes.append("runs: " + ", ".join(f"{name} {len(group)}" for name, group in methods.items()))
     panels = [*runs[0].tasks, "mean"]
     with rc_context(LOOK):
         columns, line = min(COLUMNS, len(panels)), 0.62 + 0.17 * len(methods)
@@ -51,7 +50,7 @@ def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None
     metrics = next(iter(methods.values()))[0].summary["metric"]
     kinds = set(metrics.values()) if task == "mean" else {metrics[task]}
     percent = "r2" not in kinds
-    for row, (_, runs) in enumerate(methods.items()):
+    for row, runs in enumerate(methods.values()):
         values = [float(run.summary["test_score_mean"]) if task == "mean" else run.score(task) for run in runs]
         values = [100 * value for value in values] if percent else values
         colour = COLOURS[row % len(COLOURS)]

@@ -79,4 +79,4 @@ def _drawings(runs: list[FinishedRun], options: FigureOptions) -> list[Drawing |
         "alpha": partial(draw_sweep, "alpha"),
         "weights": draw_weights,
     }
-    return [each for name in NAMES if not options.only or name in options.only for each in draw[name](runs)]
+    return [drawing for name in NAMES if not options.only or name in options.only for drawing in draw[name](runs)]

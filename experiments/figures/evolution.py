@@ -47,7 +47,7 @@ def draw_weights(runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
             reason = "no run of a method that moves its weights has logged them"
             drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting={PAPER[-1]}`"))
             continue
-        notes = [f"runs: {', '.join(f'{method} {len(each)}' for method, each in methods.items())}"]
+        notes = ["runs: " + ", ".join(f"{method} {len(own)}" for method, own in methods.items())]
         if silent := sum(map(len, moving.values())) - len(logged):
             notes.append(f"left out: {silent} of {silent + len(logged)} runs that logged no weights")
         if lacking:

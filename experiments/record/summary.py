@@ -114,17 +114,22 @@ def sentence(task: str, shares: Mapping[str, float], off: int) -> str:
     'TALK: symmetric_ce .61, mae .30, 1 other .09; 7 losses off'
     """
     named: list[str] = []
-    told = 0.0
+    shown = 0.0
     for name, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
-        if len(named) == 3 or told >= 0.9:
+        if len(named) == 3 or shown >= 0.9:
             break
-        named.append(f"{name} {_short(share)}")
-        told += share
+        named.append(f"{name} {share_text(share)}")
+        shown += share
     rest = len(shares) - len(named)
-    if rest and 1 - told >= 0.005:
-        named.append(f"{rest} {'other' if rest == 1 else 'others'} {_short(1 - told)}")
+    if rest and 1 - shown >= 0.005:
+        named.append(f"{rest} {'other' if rest == 1 else 'others'} {share_text(1 - shown)}")
     return f"{task}: {', '.join(named)}" + (f"; {off} {'loss' if off == 1 else 'losses'} off" if off else "")
 
 
-def _short(share: float) -> str:
+def share_text(share: float) -> str:
+    """A share as it is written in tables.
+
+    >>> share_text(0.607), share_text(1.0)
+    ('.61', '1.00')
+    """
     return f"{share:.2f}".removeprefix("0")

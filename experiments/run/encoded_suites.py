@@ -45,14 +45,15 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
         for split, examples in suite.splits.items()
         for task, each in zip(suite.tasks, examples, strict=True)
     }
-    key = {"edition": suite.edition, "pooling": options.pooling, "inputs": _checksum(pieces)}
+    parts = {f"{name}/{part}": getattr(own, part) for name, own in pieces.items() for part in ("ids", "offsets")}
+    key = {"edition": suite.edition, "pooling": options.pooling, "inputs": digest_of(parts).hexdigest()}
     path = encoded_path(f"{suite.name}-features", key)
-    found = read_encoded(path)
-    if found is None:
+    cached = read_encoded(path)
+    if cached is None:
         encoder = BERT(suite.encoder, options.pooling, frozen=True).to(device).eval()
-        found = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
-        write_encoded(path, *found)
-    tensors = found[0]
+        cached = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
+        write_encoded(path, *cached)
+    tensors = cached[0]
     splits = {
         split: tuple(
             Examples(DenseInputs(tensors[f"{split}.{task.name}"]), each.targets)
@@ -70,11 +71,3 @@ def _features(encoder: BERT, inputs: TokenInputs, device: torch.device) -> Tenso
     with torch.no_grad():
         parts = torch.cat([encoder(inputs.gather(rows).to(device)).cpu() for rows in batches])
     return torch.empty_like(parts).index_copy_(0, torch.cat(batches), parts)
-
-
-def _checksum(pieces: dict[str, TokenInputs]) -> str:
-    ids = {f"{name}/ids": inputs.ids for name, inputs in pieces.items()}
-    found: str = digest_of(
-        {**ids, **{f"{name}/offsets": inputs.offsets for name, inputs in pieces.items()}}
-    ).hexdigest()
-    return found
