@@ -265,7 +265,11 @@ class Training:
             return
         self._flush()
         if is_finite(self.problem.model):
-            self._save()
+            self.progress.offset = self.lines.sync()
+            self.progress.seconds = time.monotonic() - self.started
+            if self.board is not None:
+                self.board.sync()
+            save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
         elif force:
             raise DivergedError(
                 f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "
@@ -275,10 +279,3 @@ class Training:
         self.saved = time.monotonic()
         if self.terminating:
             raise _Terminated(self.step.count)
-
-    def _save(self) -> None:
-        self.progress.offset = self.lines.sync()
-        self.progress.seconds = time.monotonic() - self.started
-        if self.board is not None:
-            self.board.sync()
-        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)

@@ -55,9 +55,8 @@ def _list(given: Sequence[str], values: Values, console: Console) -> int:
     if known:
         say(console, f"{len(known.memory):,} records")
     for kind in TARGET_KINDS:
-        losses = sorted(
-            (own for own in LOSSES.values() if own.target_kind == kind), key=lambda own: (own.family, own.name)
-        )
+        losses = [loss for loss in LOSSES.values() if loss.target_kind == kind]
+        losses.sort(key=lambda loss: (loss.family, loss.name))
         names = ("records", "mean", "deviation")
         further = [Column(name, justify="right") for name in names] if known else [Column("formula")]
         firm = [Column(name, no_wrap=True) for name in ("loss", "family")]

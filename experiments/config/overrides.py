@@ -151,19 +151,19 @@ def check_lists(cls: object, values: Settings, where: str, form: str) -> None:
         if key not in values:
             continue
         options = get_args(hint) if NoneType in get_args(hint) else (hint,)
-        found = [option for option in options if get_origin(option) in (list, tuple)]
+        lists = [option for option in options if get_origin(option) in (list, tuple)]
         value = values[key]
-        if not found or (value is None and NoneType in options):
+        if not lists or (value is None and NoneType in options):
             continue
-        item = get_args(found[0])[0]
+        item = get_args(lists[0])[0]
         deep = get_origin(item) is list
         if not isinstance(value, (list, tuple)):
             shown = "[...]" if value is None else f"[{written(value)}]"
             shown = f"[{shown}]" if deep else shown
-        elif deep and not all(isinstance(each, list) for each in value):
+        elif deep and not all(isinstance(entry, list) for entry in value):
             shown = f"[{written(value)}]"
-        elif item in KINDS and any(isinstance(each, list) for each in value):
-            shown = written([part for each in value for part in (each if isinstance(each, list) else [each])])
+        elif item in KINDS and any(isinstance(entry, list) for entry in value):
+            shown = written([part for entry in value for part in (entry if isinstance(entry, list) else [entry])])
         else:
             continue
         advice = form.format(key=key, value=shown)

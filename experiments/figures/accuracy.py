@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import mean
 
@@ -10,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_panels, title_of
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_panels
 from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
 from lossrag.experiments.studies.statistics import interval
 
@@ -43,7 +42,7 @@ def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
         figure, grid = new_panels(len(panels), columns, PAGE, line, sharey=True)
         for axes, task in zip(grid, panels, strict=True):
             _panel(axes, task, methods)
-    return Drawing(f"accuracy-{title_of(problem)}", figure, tuple(notes))
+    return Drawing(f"accuracy-{'-'.join(problem)}", figure, tuple(notes))
 
 
 def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None:
@@ -57,8 +56,8 @@ def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None
         # above the bar, on two levels, so that neither it nor a like value hides them
         spread = [row - 0.2 - 0.12 * (i % 2) for i in range(len(values))]
         axes.plot(values, spread, ".", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
-        half = interval(values).half
-        if math.isfinite(half):
+        half = interval(values)["half"]
+        if half is not None:
             axes.plot([mean(values) - half, mean(values) + half], [row, row], "-", color=colour, linewidth=1.4)
         axes.plot([mean(values)], [row], "D", color=colour, markersize=3.5)
     axes.set_title(task)

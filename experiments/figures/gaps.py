@@ -12,17 +12,7 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.plotting import (
-    COLOURS,
-    LOOK,
-    PAGE,
-    STYLES,
-    Drawing,
-    Skipped,
-    legend_below,
-    new_panels,
-    title_of,
-)
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, legend_below, new_panels
 from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
 
 SPLITS = ("support", "query", "validation", "test")
@@ -38,7 +28,7 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
     for the epoch that validation chose, the only one whose test loss a run knows. Means over the runs."""
     drawn: list[Drawing | Skipped] = []
     for problem, group in by_problem(runs).items():
-        name = f"gaps-{title_of(problem)}"
+        name = f"gaps-{'-'.join(problem)}"
         uniform = [run for run in group if run.method == "Uniform"]
         if not uniform:
             drawn.append(Skipped(name, f"no run with uniform weights; run `{HINT}`"))

@@ -27,9 +27,7 @@ class RunProgress:
     """Progress over ``epochs`` epochs of ``steps`` steps."""
 
     def __init__(self, console: Console, tasks: Sequence[Task], epochs: int, steps: int, done: int) -> None:
-        self._console = console
-        self._tasks = tasks
-        self._epochs = epochs
+        self._console, self._tasks, self._epochs = console, tasks, epochs
         self._last_line = 0.0
         self._shown = ""
         self._bar = Progress(

@@ -18,7 +18,7 @@ from lossrag.weighting import StepRecord
 
 Values = dict[str, float]
 COMPOSITION = "composition/"
-"""What the tags of shares begin with: composition/TASK/LOSS."""
+"""Beginning of the tags of shares: composition/TASK/LOSS."""
 D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 
