@@ -94,12 +94,3 @@ class Skipped:
 
     name: str
     reason: str
-
-
-def title_of(problem: tuple[str, ...]) -> str:
-    """Name of a problem in figures and files.
-
-    >>> title_of(("newsgroups", "raw", "textcnn"))
-    'newsgroups-raw-textcnn'
-    """
-    return "-".join(problem)

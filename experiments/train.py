@@ -28,7 +28,7 @@ from lossrag.experiments.record.descent import descent_checks, descent_shares, d
 from lossrag.experiments.record.directory import RunDirectory, open_run
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.jsonl import JsonLines, read_points
-from lossrag.experiments.record.progress import RunProgress
+from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
 from lossrag.experiments.record.state import Best, is_finite, load_state, save_state
 from lossrag.experiments.record.summary import print_summary, write_summary
@@ -63,8 +63,8 @@ def train_run(settings: Settings, console: Console) -> dict[str, Any]:
     try:
         summary = read_summary(directory.path)
         if summary is not None:
-            _say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
-            _say(console, str(directory.path))
+            say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
+            say(console, str(directory.path))
         else:
             summary = Training(config, settings, directory, console, device, machine).run()
         print_summary(summary, console)
@@ -102,11 +102,11 @@ class Training:
         self.problem = build_problem(config, self.suite, device)
         self.batch_step = BatchStep.of(config, self.problem, config.train.epochs, directory.run_id)
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
-        _say(console, f"{self.suite.name}: {self.suite.edition}")
-        _say(console, f"run {directory.path} on {machine}")
+        say(console, f"{self.suite.name}: {self.suite.edition}")
+        say(console, f"run {directory.path} on {machine}")
         self.progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
         if self.step.count:
-            _say(console, f"resuming after step {self.step.count}")
+            say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
         self.terminating = self.finishing = False
@@ -265,7 +265,11 @@ class Training:
             return
         self._flush()
         if is_finite(self.problem.model):
-            self._save()
+            self.progress.offset = self.lines.sync()
+            self.progress.seconds = time.monotonic() - self.started
+            if self.board is not None:
+                self.board.sync()
+            save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
         elif force:
             raise DivergedError(
                 f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "
@@ -275,14 +279,3 @@ class Training:
         self.saved = time.monotonic()
         if self.terminating:
             raise _Terminated(self.step.count)
-
-    def _save(self) -> None:
-        self.progress.offset = self.lines.sync()
-        self.progress.seconds = time.monotonic() - self.started
-        if self.board is not None:
-            self.board.sync()
-        save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

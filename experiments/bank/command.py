@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lossrag.errors import ConfigError, did_you_mean
@@ -18,8 +16,10 @@ from lossrag.experiments.bank.files import export, folder_of, open_bank, writabl
 from lossrag.experiments.bank.query import described, nearest_moments, query, remembered
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.record.progress import say
 from lossrag.files import write_atomic
-from lossrag.lossbank import LOSSES, Loss, LossBank
+from lossrag.lossbank import LOSSES, LossBank
 from lossrag.lossbank.bank import check, merge
 from lossrag.lossbank.experience.history import history
 from lossrag.lossbank.experience.leave_one_out import leave_one_out
@@ -38,7 +38,7 @@ def bank(arguments: Sequence[str], console: Console) -> int:
         raise ConfigError(f"Unknown command 'bank {name}': {did_you_mean(name, COMMANDS)}")
     run, usage, keys, positions = COMMANDS[name]
     given = [argument for argument in arguments[1:] if "=" not in argument]
-    values = _values([argument for argument in arguments[1:] if "=" in argument])
+    values = plain_values([argument for argument in arguments[1:] if "=" in argument], "options")
     if len(given) != positions:
         raise ConfigError(f"bank {name} takes {positions} names, got {len(given)}. Write: lossrag bank {usage}")
     for key in values:
@@ -53,23 +53,23 @@ def bank(arguments: Sequence[str], console: Console) -> int:
 def _list(given: Sequence[str], values: Values, console: Console) -> int:
     known = open_bank(values["bank"]) if "bank" in values else None
     if known:
-        _say(console, f"{len(known.memory):,} records")
+        say(console, f"{len(known.memory):,} records")
     for kind in TARGET_KINDS:
-        losses = sorted((each for each in LOSSES.values() if each.target_kind == kind), key=_by_family)
-        table = Table(title=f"{len(losses)} losses for {kind}")
-        table.add_column("loss", no_wrap=True)
-        table.add_column("family", no_wrap=True)
-        for column in ("records", "mean", "deviation") if known else ("formula",):
-            table.add_column(column, justify="right" if known else "left")
+        losses = [loss for loss in LOSSES.values() if loss.target_kind == kind]
+        losses.sort(key=lambda loss: (loss.family, loss.name))
+        names = ("records", "mean", "deviation")
+        further = [Column(name, justify="right") for name in names] if known else [Column("formula")]
+        firm = [Column(name, no_wrap=True) for name in ("loss", "family")]
+        table = Table(*firm, *further, title=f"{len(losses)} losses for {kind}")
         past = history(known.memory, [loss.name for loss in losses]) if known else None
         for row, loss in enumerate(losses):
-            told = [loss.formula] if past is None else _past(past.counts[row], past.means[row], past.deviations[row])
+            cells = [loss.formula] if past is None else _past(past.counts[row], past.means[row], past.deviations[row])
             # a formula is no markup, whatever brackets are in it
-            table.add_row(loss.name, loss.family, *map(Text, told))
+            table.add_row(loss.name, loss.family, *map(Text, cells))
         console.print(table)
     strangers = [name for name in known.memory.records.losses if name not in LOSSES] if known else []
     if strangers:
-        _say(console, f"in the bank, but not registered here: {', '.join(strangers)}")
+        say(console, f"in the bank, but not registered here: {', '.join(strangers)}")
     return 0
 
 
@@ -100,16 +100,13 @@ def _show(given: Sequence[str], values: Values, console: Console) -> int:
         except (OSError, ValueError) as error:
             raise ConfigError(f"Cannot write output={target}: {error}") from None
         lines.append(f"picture     {target}")
-    _say(console, "\n".join(lines))
+    say(console, "\n".join(lines))
     return 0
 
 
 def _neighbours(given: Sequence[str], values: Values, console: Console) -> int:
     LOSSES[given[0]]  # names what was meant
-    table = Table(title=f"nearest to {given[0]} by geometry")
-    table.add_column("loss")
-    table.add_column("family")
-    table.add_column("cosine", justify="right")
+    table = Table("loss", "family", Column("cosine", justify="right"), title=f"nearest to {given[0]} by geometry")
     for name, cosine in LossBank.create().neighbours(given[0], _count(values, "k", 5)):
         table.add_row(name, LOSSES[name].family, f"{cosine:.3f}")
     console.print(table)
@@ -135,11 +132,11 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     table.add_column("loss", no_wrap=True)
     table.add_column("contribution", justify="right", no_wrap=True)
     table.add_column("why")
-    for found in query(known, context, kind, k, by):
-        table.add_row(found.loss, f"{found.contribution:+.3f} ± {found.uncertainty:.3f}", found.reason)
+    for loss, contribution, uncertainty, reason in query(known, context, kind, k, by):
+        table.add_row(loss, f"{contribution:+.3f} ± {uncertainty:.3f}", reason)
     console.print(table)
     for name, source, step, similarity in nearest_moments(known, context):
-        _say(console, f"looked alike ({similarity:.2f}): {name} at step {step} of {source}")
+        say(console, f"looked alike ({similarity:.2f}): {name} at step {step} of {source}")
     return 0
 
 
@@ -152,7 +149,7 @@ def _export(given: Sequence[str], values: Values, console: Console) -> int:
         raise ConfigError(f"output={target}: name a file that ends in .csv or .json.")
     known = open_bank(values["bank"])
     export(known, target)
-    _say(console, f"{len(known.memory):,} records written to {target}")
+    say(console, f"{len(known.memory):,} records written to {target}")
     return 0
 
 
@@ -164,7 +161,7 @@ def _merge(given: Sequence[str], values: Values, console: Console) -> int:
         raise ConfigError(f"output={target} exists already: name a new folder, so that no bank is lost.")
     joined = merge(open_bank(given[0]), open_bank(given[1]))
     joined.save(target)
-    _say(console, f"{len(joined.memory):,} records written to {target}; towers are fitted anew when it is used")
+    say(console, f"{len(joined.memory):,} records written to {target}; towers are fitted anew when it is used")
     return 0
 
 
@@ -177,19 +174,15 @@ def _leave_one_out(given: Sequence[str], values: Values, console: Console) -> in
     families = values.get("families", ["noise-robust", "imbalance"])
     known = open_bank(values["bank"])
     trials = leave_one_out(known, families, best=_count(values, "best", 3), by=by)
-    table = Table(title="losses hidden from the bank, where each was among the best")
-    for column in ("loss", "task", "run"):
-        table.add_column(column)
-    table.add_column("predicted rank", justify="right")
+    rank = Column("predicted rank", justify="right")
+    table = Table("loss", "task", "run", rank, title="losses hidden from the bank, where each was among the best")
     for trial in trials:
         table.add_row(trial.loss, trial.task, trial.run, f"{trial.rank} of {trial.offered}")
     console.print(table)
-    found = sum(trial.rank <= k for trial in trials)
+    among = sum(trial.rank <= k for trial in trials)
     chance = sum(min(k / trial.offered, 1) for trial in trials) / len(trials)
-    _say(
-        console,
-        f"among the {k} retrieved: {found} of {len(trials)} ({found / len(trials):.0%}); by chance {chance:.0%}",
-    )
+    share = f"{among} of {len(trials)} ({among / len(trials):.0%})"
+    say(console, f"among the {k} retrieved: {share}; by chance {chance:.0%}")
     if "output" in values:
         rows = [vars(trial) | {"k": k, "by": by} for trial in trials]
         write_atomic(writable(values["output"]), json.dumps(rows, indent=1).encode() + b"\n")
@@ -198,7 +191,7 @@ def _leave_one_out(given: Sequence[str], values: Values, console: Console) -> in
 
 def _check(given: Sequence[str], values: Values, console: Console) -> int:
     findings = check(folder_of(given[0]))
-    _say(console, "\n".join(findings) if findings else "all is well")
+    say(console, "\n".join(findings) if findings else "all is well")
     return FINDINGS if findings else 0
 
 
@@ -221,15 +214,6 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""
 
 
-def _values(overrides: Sequence[str]) -> Values:
-    try:
-        values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"Cannot read the options: {str(error).splitlines()[0]}") from None
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
 def _count(values: Values, key: str, default: int) -> int:
     number = values.get(key, default)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
@@ -237,13 +221,5 @@ def _count(values: Values, key: str, default: int) -> int:
     return number
 
 
-def _by_family(loss: Loss) -> tuple[str, str]:
-    return loss.family, loss.name
-
-
 def _past(count: int, mean: float, deviation: float) -> list[str]:
     return [f"{count:,}", f"{mean:+.3f}", f"{deviation:.3f}"] if count else ["0", "-", "-"]
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from lossrag.errors import ConfigError
+from lossrag.experiments.studies.results import csv_text
 from lossrag.files import write_atomic
 from lossrag.lossbank import CONTEXT_NAMES, LossBank
 from lossrag.lossbank.experience.storage import holds_bank
@@ -42,11 +41,7 @@ def export(bank: LossBank, target: Path) -> None:
     if target.suffix == ".json":
         write_atomic(target, json.dumps(rows, indent=1).encode() + b"\n")
         return
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(target, buffer.getvalue().encode())
+    write_atomic(target, csv_text(COLUMNS, [list(row.values()) for row in rows]).encode())
 
 
 def _rows(known: LossBank) -> list[dict[str, Any]]:

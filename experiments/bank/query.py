@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,6 @@ BOTH = sorted({name.removeprefix(side) for name in CONTEXT_NAMES for side in SID
 DESCRIBABLE = ("kind", "classes", *BOTH, *(name for name in CONTEXT_NAMES if name not in TARGET_KINDS))
 NEAREST = 5
 """Remembered moments that a reason may refer to."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A loss that a task would get: its predicted contribution, the uncertainty of that, and why."""
-
-    loss: str
-    contribution: float
-    uncertainty: float
-    reason: str
 
 
 def described(bank: LossBank, description: Mapping[str, Any]) -> tuple[Tensor, str]:
@@ -90,26 +79,25 @@ def remembered(bank: LossBank, run: Path, task: str) -> tuple[Tensor, str]:
     return context, "classification" if context[CONTEXT_NAMES.index("classification")] > 0.5 else "regression"
 
 
-def query(bank: LossBank, context: Tensor, kind: str, k: int, by: str) -> list[Found]:
-    """The k losses with the highest prediction ``by`` ``knn`` or ``towers``, best first."""
-    names = [name for name, each in bank.losses.items() if each.target_kind == kind]
+def query(bank: LossBank, context: Tensor, kind: str, k: int, by: str) -> list[tuple[str, float, float, str]]:
+    """Loss, predicted contribution, its uncertainty and the reason of the k losses with the highest prediction ``by``
+    ``knn`` or ``towers``, best first."""
+    names = [name for name, loss in bank.losses.items() if loss.target_kind == kind]
     if by not in ("knn", "towers"):
         raise ConfigError(f"by={by} is unknown: {did_you_mean(by, ('knn', 'towers'))}")
     prediction = bank.predictor("knn" if by == "knn" else "towers").predict(context, names)
     doubt = dict(zip(names, prediction.uncertainty.tolist(), strict=True))
     near = near_history(bank.memory, context.numpy(), NEAREST, names)
     tried = {name: (int(n), float(mean)) for name, n, mean in zip(names, near.counts, near.means, strict=True)}
-    return [
-        Found(name, mean, doubt[name], _reason(bank, name, *tried[name])) for name, mean in top(prediction, names, k)
-    ]
+    return [(name, mean, doubt[name], _reason(bank, name, *tried[name])) for name, mean in top(prediction, names, k)]
 
 
-def nearest_moments(bank: LossBank, context: Tensor, k: int = NEAREST) -> list[tuple[str, str, int, float]]:
-    """Task, run, step and similarity of the k remembered moments that looked most like ``context``."""
+def nearest_moments(bank: LossBank, context: Tensor) -> list[tuple[str, str, int, float]]:
+    """Task, run, step and similarity of the :data:`NEAREST` remembered moments that looked most like ``context``."""
     records = bank.memory.records
-    found = bank.memory.nearest(context.numpy(), k)
+    near = bank.memory.nearest(context.numpy(), NEAREST)
     moments: dict[tuple[str, str, int], float] = {}
-    for place, similarity in zip(found.positions.tolist(), found.similarities.tolist(), strict=True):
+    for place, similarity in zip(near.positions.tolist(), near.similarities.tolist(), strict=True):
         key = (records.tasks[records.task[place]], records.runs[records.run[place]], int(records.step[place]))
         moments.setdefault(key, similarity)
     return [(*key, similarity) for key, similarity in moments.items()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from lossrag.experiments.plotting import COLOURS, GREY, new_figure
@@ -22,11 +23,11 @@ def in_words(loss: Loss) -> list[str]:
     """
     of = dict(zip(GEOMETRY_NAMES, geometry(loss).tolist(), strict=True))
     if of["feature_share"] > 0.99:
-        told = ["shapes the features alone, says nothing to the logits"]
+        phrases = ["shapes the features alone, says nothing to the logits"]
     else:
-        told = [phrase for phrase, holds in _ON_LOGITS if holds(of)]
-    told += [phrase for phrase, holds in _BESIDES if holds(of)]
-    return [*told, "compares the samples of a batch with each other"] if loss.relational else told
+        phrases = [phrase for phrase, holds in _ON_LOGITS if holds(of)]
+    phrases += [phrase for phrase, holds in _BESIDES if holds(of)]
+    return [*phrases, "compares the samples of a batch with each other"] if loss.relational else phrases
 
 
 Test = Callable[[Mapping[str, float]], bool]
@@ -69,16 +70,15 @@ def curve_figure(loss: Loss, reference: Loss) -> Figure:
     figure = new_figure(6.2, 4.0)
     axes = figure.subplots()
     if loss.name != reference.name:
-        axes.plot(*(each.numpy() for each in gradient_curve(reference, 201)), "--", color=GREY, label=reference.name)
-    axes.plot(*(each.numpy() for each in gradient_curve(loss, 201)), color=COLOURS[0], linewidth=2, label=loss.name)
+        axes.plot(*map(np.asarray, gradient_curve(reference, 201)), "--", color=GREY, label=reference.name)
+    axes.plot(*map(np.asarray, gradient_curve(loss, 201)), color=COLOURS[0], linewidth=2, label=loss.name)
     if loss.target_kind == "regression":
         axes.set_xlabel("residual: prediction - target")
     else:
         axes.set_xlabel("probability of the label (4 classes, the wrong ones alike)")
     axes.set_ylabel("size of the gradient on the logits")
-    axes.set_title(
-        f"{loss.name} ({loss.family}): {loss.formula or 'no formula given'}"[:80], fontsize=10, parse_math=False
-    )
+    title = f"{loss.name} ({loss.family}): {loss.formula or 'no formula given'}"
+    axes.set_title(title[:80], fontsize=10, parse_math=False)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from types import NoneType
-from typing import cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -117,7 +117,7 @@ def _hint(key: str, known: DictConfig) -> str:
     return f"choose from {', '.join(sections)}; `lossrag train --cfg` prints every key."
 
 
-def plain_values(overrides: Sequence[str]) -> dict[str, object]:
+def plain_values(overrides: Sequence[str], noun: str = "overrides") -> dict[str, Any]:
     """key=value arguments of a command that has options of its own; raises ConfigError for what cannot be read."""
     for override in overrides:
         if "=" not in override:
@@ -125,7 +125,7 @@ def plain_values(overrides: Sequence[str]) -> dict[str, object]:
     try:
         values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"Cannot read the overrides: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"Cannot read the {noun}: {str(error).splitlines()[0]}") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -151,19 +151,19 @@ def check_lists(cls: object, values: Settings, where: str, form: str) -> None:
         if key not in values:
             continue
         options = get_args(hint) if NoneType in get_args(hint) else (hint,)
-        found = [option for option in options if get_origin(option) in (list, tuple)]
+        lists = [option for option in options if get_origin(option) in (list, tuple)]
         value = values[key]
-        if not found or (value is None and NoneType in options):
+        if not lists or (value is None and NoneType in options):
             continue
-        item = get_args(found[0])[0]
+        item = get_args(lists[0])[0]
         deep = get_origin(item) is list
         if not isinstance(value, (list, tuple)):
             shown = "[...]" if value is None else f"[{written(value)}]"
             shown = f"[{shown}]" if deep else shown
-        elif deep and not all(isinstance(each, list) for each in value):
+        elif deep and not all(isinstance(entry, list) for entry in value):
             shown = f"[{written(value)}]"
-        elif item in KINDS and any(isinstance(each, list) for each in value):
-            shown = written([part for each in value for part in (each if isinstance(each, list) else [each])])
+        elif item in KINDS and any(isinstance(entry, list) for entry in value):
+            shown = written([part for entry in value for part in (entry if isinstance(entry, list) else [entry])])
         else:
             continue
         advice = form.format(key=key, value=shown)

@@ -65,7 +65,7 @@ class LossConfig(ComposerConfig):
 
     @property
     def evidence(self) -> OneStepOptions | LookAheadOptions:
-        """What contributions are measured with."""
+        """Options of what measures contributions."""
         return self._options(OneStepOptions) if self.horizon == 1 else self._options(LookAheadOptions)
 
     def _options(self, kind: type[Options]) -> Options:
@@ -131,7 +131,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run writes. dir: an exact folder instead of root/<run id>.
+    """Folders that a run writes to. dir: an exact folder instead of root/<run id>.
 
     again: start a new run beside a finished or unfinished one of the same configuration.
     checkpoint_seconds: at least so many between two checkpoints; 0 writes one after every step.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import mean
 
@@ -10,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_panels, title_of
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, Drawing, new_panels
 from lossrag.experiments.record.finished import FinishedRun, by_method, by_problem, main_setting, varying
 from lossrag.experiments.studies.statistics import interval
 
@@ -36,30 +35,29 @@ def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
     shown = [run for group in methods.values() for run in group]
     if odd := [key for key in varying(shown) if not key.startswith(OWN)]:
         notes.append(f"methods differ in {', '.join(odd)}")
-    counts = {name: len(group) for name, group in methods.items()}
-    notes.append("runs: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    notes.append("runs: " + ", ".join(f"{name} {len(group)}" for name, group in methods.items()))
     panels = [*runs[0].tasks, "mean"]
     with rc_context(LOOK):
         columns, line = min(COLUMNS, len(panels)), 0.62 + 0.17 * len(methods)
         figure, grid = new_panels(len(panels), columns, PAGE, line, sharey=True)
         for axes, task in zip(grid, panels, strict=True):
             _panel(axes, task, methods)
-    return Drawing(f"accuracy-{title_of(problem)}", figure, tuple(notes))
+    return Drawing(f"accuracy-{'-'.join(problem)}", figure, tuple(notes))
 
 
 def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None:
     metrics = next(iter(methods.values()))[0].summary["metric"]
     kinds = set(metrics.values()) if task == "mean" else {metrics[task]}
     percent = "r2" not in kinds
-    for row, (_, runs) in enumerate(methods.items()):
+    for row, runs in enumerate(methods.values()):
         values = [float(run.summary["test_score_mean"]) if task == "mean" else run.score(task) for run in runs]
         values = [100 * value for value in values] if percent else values
         colour = COLOURS[row % len(COLOURS)]
         # above the bar, on two levels, so that neither it nor a like value hides them
         spread = [row - 0.2 - 0.12 * (i % 2) for i in range(len(values))]
         axes.plot(values, spread, ".", color=colour, alpha=0.45, markersize=4, markeredgewidth=0)
-        half = interval(values).half
-        if math.isfinite(half):
+        half = interval(values)["half"]
+        if half is not None:
             axes.plot([mean(values) - half, mean(values) + half], [row, row], "-", color=colour, linewidth=1.4)
         axes.plot([mean(values)], [row], "D", color=colour, markersize=3.5)
     axes.set_title(task)

@@ -19,6 +19,7 @@ from lossrag.experiments.figures.gaps import draw_gaps
 from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped, save
 from lossrag.experiments.record.finished import FinishedRun, is_begun, load_runs, run_directories
+from lossrag.experiments.record.progress import say
 
 NAMES = ("gaps", "accuracy", "rho", "alpha", "weights")
 
@@ -52,25 +53,21 @@ def figures(arguments: Sequence[str], console: Console) -> int:
         below, tuning = run_directories(Path(options.root))
         directories += below
     runs, unfinished = load_runs(directories)
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
     if tuning:
-        say(f"left out: {tuning} runs by which a comparison chose its settings")
+        say(console, f"left out: {tuning} runs by which a comparison chose its settings")
     for path in unfinished:
         state = "is not finished; the command that started it resumes it" if is_begun(path) else "was never begun"
-        say(f"left out: {path} {state}")
+        say(console, f"left out: {path} {state}")
     if not runs:
         raise ConfigError("None of these runs is finished: wait for them, or resume them with the same commands.")
     for drawing in _drawings(runs, options):
         if isinstance(drawing, Skipped):
-            say(f"skipped {drawing.name}: {drawing.reason}")
+            say(console, f"skipped {drawing.name}: {drawing.reason}")
             continue
         png, _ = save(drawing.figure, Path(options.output), drawing.name)
-        say(f"{png}, .pdf")
+        say(console, f"{png}, .pdf")
         for note in drawing.notes:
-            say(f"  {note}")
+            say(console, f"  {note}")
     return 0
 
 
@@ -82,4 +79,4 @@ def _drawings(runs: list[FinishedRun], options: FigureOptions) -> list[Drawing |
         "alpha": partial(draw_sweep, "alpha"),
         "weights": draw_weights,
     }
-    return [each for name in NAMES if not options.only or name in options.only for each in draw[name](runs)]
+    return [drawing for name in NAMES if not options.only or name in options.only for drawing in draw[name](runs)]

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lossrag.experiments.plotting import (
-    COLOURS,
-    LOOK,
-    PAGE,
-    STYLES,
-    Drawing,
-    Skipped,
-    legend_below,
-    new_panels,
-    title_of,
-)
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, legend_below, new_panels
 from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
 
 STILL = ("STL", "Uniform", "Fixed", "AdvMTL")
@@ -38,16 +29,16 @@ def draw_weights(runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
     """One figure per problem: thin lines are runs, thick ones their means."""
     drawn: list[Drawing | Skipped] = []
     for problem, group in by_problem(runs).items():
-        name = f"weights-{title_of(problem)}"
+        name = f"weights-{'-'.join(problem)}"
         moving = {name: own for name, own in by_method(group).items() if name not in STILL}
-        logged = [run for own in moving.values() for run in own if _has_weights(run)]
+        logged = [run for own in moving.values() for run in own if _weight_points(run)]
         methods = {name: main_setting(own)[0] for name, own in by_method(logged).items()}
         lacking = [method for method in PAPER if not _has(method, methods)]
         if not methods:
             reason = "no run of a method that moves its weights has logged them"
             drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting={PAPER[-1]}`"))
             continue
-        notes = [f"runs: {', '.join(f'{method} {len(each)}' for method, each in methods.items())}"]
+        notes = ["runs: " + ", ".join(f"{method} {len(own)}" for method, own in methods.items())]
         if silent := sum(map(len, moving.values())) - len(logged):
             notes.append(f"left out: {silent} of {silent + len(logged)} runs that logged no weights")
         if lacking:
@@ -88,7 +79,7 @@ def _legend_columns(tasks: Sequence[str], width: float) -> int:
 
 def weights_over_epochs(run: FinishedRun) -> Lines:
     """The logged weights of a run, averaged in :data:`WINDOWS` windows if there are more."""
-    points = [point for point in run.points if f"weight/{run.tasks[0]}" in point]
+    points = _weight_points(run)
     scale = int(run.summary["epochs"]) / points[-1]["step"]
     width = -(-len(points) // WINDOWS)
     windows = [points[start : start + width] for start in range(0, len(points), width)]
@@ -96,8 +87,8 @@ def weights_over_epochs(run: FinishedRun) -> Lines:
     return epochs, [[mean(point[f"weight/{task}"] for point in window) for window in windows] for task in run.tasks]
 
 
-def _has_weights(run: FinishedRun) -> bool:
-    return any(f"weight/{run.tasks[0]}" in point for point in run.points)
+def _weight_points(run: FinishedRun) -> list[dict[str, Any]]:
+    return [point for point in run.points if f"weight/{run.tasks[0]}" in point]
 
 
 def _panel(axes: Axes, method: str, runs: Sequence[Lines], group: range, tasks: Sequence[str]) -> None:

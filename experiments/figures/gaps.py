@@ -12,17 +12,7 @@ from matplotlib.projections.polar import PolarAxes
 from matplotlib.ticker import MaxNLocator
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.plotting import (
-    COLOURS,
-    LOOK,
-    PAGE,
-    STYLES,
-    Drawing,
-    Skipped,
-    legend_below,
-    new_panels,
-    title_of,
-)
+from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, legend_below, new_panels
 from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
 
 SPLITS = ("support", "query", "validation", "test")
@@ -38,7 +28,7 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
     for the epoch that validation chose, the only one whose test loss a run knows. Means over the runs."""
     drawn: list[Drawing | Skipped] = []
     for problem, group in by_problem(runs).items():
-        name = f"gaps-{title_of(problem)}"
+        name = f"gaps-{'-'.join(problem)}"
         uniform = [run for run in group if run.method == "Uniform"]
         if not uniform:
             drawn.append(Skipped(name, f"no run with uniform weights; run `{HINT}`"))
@@ -57,16 +47,16 @@ def losses_at(run: FinishedRun, epoch: int) -> Losses:
     """The losses of one epoch (from 1): on support means over its logged steps, if any; on query and validation those
     of the whole splits after it; on test only where it is the epoch that validation chose."""
     points = [point for point in run.points if point["epoch"] == epoch]
-    found = {}
+    losses = {}
     for split in SPLITS[:3]:
         series = [
             [point[f"{split}/loss/{task}"] for point in points if f"{split}/loss/{task}" in point] for task in run.tasks
         ]
         if all(series):
-            found[split] = [mean(values) for values in series]
+            losses[split] = [mean(values) for values in series]
     if epoch == run.summary["best_epoch"] and not run.summary["refit"]:
-        found["test"] = [float(run.summary["test_loss"][task]) for task in run.tasks]
-    return found
+        losses["test"] = [float(run.summary["test_loss"][task]) for task in run.tasks]
+    return losses
 
 
 def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> Drawing:
@@ -74,18 +64,19 @@ def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> D
     epochs = list(wanted or dict.fromkeys(max(1, round(last * part / 3)) for part in (1, 2, 3)))
     if wrong := [epoch for epoch in epochs if not 1 <= epoch <= last]:
         raise ConfigError(f"epochs={epochs}: {name} has epochs 1 to {last}, but not {wrong[0]}.")
-    charts = {f"epoch {epoch}": [_without_test(losses_at(run, epoch)) for run in runs] for epoch in epochs}
+    charts = {f"epoch {epoch}": _mean([losses_at(run, epoch) for run in runs], SPLITS[:3]) for epoch in epochs}
     best = sorted({int(run.summary["best_epoch"]) for run in runs})
     among = f"{best[0]}" if len(best) == 1 else f"{best[0]} to {best[-1]}"
-    charts[f"chosen epoch ({among})"] = [losses_at(run, int(run.summary["best_epoch"])) for run in runs]
+    chosen = [losses_at(run, int(run.summary["best_epoch"])) for run in runs]
+    charts[f"chosen epoch ({among})"] = _mean(chosen, SPLITS)
     tasks = runs[0].tasks
     columns = len(charts) if max(map(len, tasks)) <= SHORT and len(charts) <= 4 else 2
     unit = f"loss of each task, 0 at the centre ({_unit(runs[0])})"
     with rc_context(LOOK):
         line = 1.9 if columns > 2 else 2.38
         figure, grid = new_panels(len(charts), columns, PAGE, line, 0.5, subplot_kw={"projection": "polar"})
-        for axes, (title, each) in zip(grid, charts.items(), strict=True):
-            _chart(cast(PolarAxes, axes), title, tasks, _mean(each))
+        for axes, (title, losses) in zip(grid, charts.items(), strict=True):
+            _chart(cast(PolarAxes, axes), title, tasks, losses)
         legend_below(figure, 4, unit)
     notes = [
         f"{len(runs)} uniform runs; test losses are known at the chosen epoch alone, elsewhere validation stands in",
@@ -94,13 +85,9 @@ def _draw(name: str, runs: list[FinishedRun], wanted: Sequence[int] | None) -> D
     return Drawing(name, figure, tuple(notes))
 
 
-def _without_test(losses: Losses) -> Losses:
-    return {split: values for split, values in losses.items() if split != "test"}
-
-
-def _mean(runs: Sequence[Losses]) -> Losses:
-    splits = [split for split in SPLITS if all(split in losses for losses in runs)]
-    return {split: [mean(values) for values in zip(*(run[split] for run in runs), strict=True)] for split in splits}
+def _mean(runs: Sequence[Losses], splits: Sequence[str]) -> Losses:
+    known = [split for split in splits if all(split in losses for losses in runs)]
+    return {split: [mean(values) for values in zip(*(run[split] for run in runs), strict=True)] for split in known}
 
 
 def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) -> None:

@@ -24,12 +24,8 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
     scored = [run for run in runs if run.summary["test_accuracy_mean"] is not None]
     sweeps = _sweeps(key, [run for run in scored if run.settings["weighting"]["name"] == "metaweighting"])
     if not sweeps:
-        return [
-            Skipped(
-                name,
-                f"no two runs of MetaWeighting differ in {key} and their seeds alone; run `lossrag sweep key={key}`",
-            )
-        ]
+        reason = f"no two runs of MetaWeighting differ in {key} and their seeds alone; run `lossrag sweep key={key}`"
+        return [Skipped(name, reason)]
     columns = min(2, len(sweeps))
     with rc_context(LOOK):
         figure, grid = new_panels(len(sweeps), columns, PAGE if columns == 2 else COLUMN, 2.4)

@@ -16,11 +16,12 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from lossrag.weighting.adam import adam_scale
 
@@ -28,11 +29,49 @@ HYPERGRADIENT_LR = "hypergradient_lr"
 UPDATE = "update"
 
 
-class SGDHD(torch.optim.SGD):
-    """SGD whose learning rate moves by hypergradient descent with step size ``beta`` > 0; the rest as for torch's SGD.
+class HypergradientDescent(torch.optim.Optimizer):
+    """The learning rates of a torch optimiser, its other base, moved by hypergradient descent with step size ``beta``
+    > 0. The groups' ``lr`` is the present learning rate, ``beta`` stands beside it as ``hypergradient_lr``."""
 
-    The groups' ``lr`` is the present learning rate, ``beta`` stands beside it as ``hypergradient_lr``, and the last
-    update of plain SGD in the state: ``state_dict`` holds all that a resumed run needs.
+    def __init__(self, params: ParamsT, *, beta: float, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.defaults[HYPERGRADIENT_LR] = beta
+        for group in self.param_groups:
+            group.setdefault(HYPERGRADIENT_LR, beta)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update, after one of the learning rates; the value of ``closure``, if there is one."""
+        with torch.enable_grad():
+            value = None if closure is None else closure()
+        self._adapt()
+        super().step()
+        return value
+
+    @torch.no_grad()
+    def _adapt(self) -> None:
+        """Move the learning rate of every group by its hypergradient; not before the first step, which has none."""
+        for group in self.param_groups:
+            decay, products = group["weight_decay"], []
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad.add(parameter, alpha=decay) if decay else parameter.grad
+                update = self._last_update(group, self.state[parameter], gradient)
+                if update is not None:
+                    products.append((gradient * update).sum(dtype=torch.float32))
+            if products:
+                slope = float(torch.stack(products).cpu().double().sum())
+                group["lr"] = max(0.0, group["lr"] + group[HYPERGRADIENT_LR] * slope)
+
+    def _last_update(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Tensor | None:
+        """u of the step before, None at the first; ``gradient`` is that of the objective with its L2 term."""
+        raise NotImplementedError
+
+
+class SGDHD(HypergradientDescent, torch.optim.SGD):
+    """SGD with such learning rates; the rest as for torch's SGD.
+
+    The last update of plain SGD is in the state: ``state_dict`` holds all that a resumed run needs.
 
     >>> theta = torch.tensor([1.0], requires_grad=True)
     >>> optimizer = SGDHD([theta], lr=0.1, beta=0.01)
@@ -43,82 +82,24 @@ class SGDHD(torch.optim.SGD):
     0.16
     """
 
-    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], *, beta: float, **options: Any) -> None:
-        super().__init__(params, **options)
-        _remember_beta(self, beta)
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update, after one of the learning rates; the value of ``closure``, if there is one."""
-        value = _evaluate(closure)
-        _adapt(self, lambda group, state: state.get("momentum_buffer" if group["momentum"] else UPDATE))
-        for group in self.param_groups:
-            for parameter in [] if group["momentum"] else _with_gradient(group):
-                self.state[parameter][UPDATE] = _gradient(group, parameter).clone()
-        super().step()
-        return value
+    def _last_update(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Tensor | None:
+        if group["momentum"]:
+            return state.get("momentum_buffer")
+        last, state[UPDATE] = state.get(UPDATE), gradient.clone()
+        return last
 
 
-class AdamHD(torch.optim.Adam):
-    """Adam whose learning rate moves by hypergradient descent with step size ``beta`` > 0; the rest as for torch's.
+class AdamHD(HypergradientDescent, torch.optim.Adam):
+    """Adam with such learning rates; the rest as for torch's.
 
     The last update is computed again from the moments, so that nothing more is held.
     """
 
-    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], *, beta: float, **options: Any) -> None:
-        super().__init__(params, **options)
-        _remember_beta(self, beta)
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update, after one of the learning rates; the value of ``closure``, if there is one."""
-        value = _evaluate(closure)
-        _adapt(self, _adam_update)
-        super().step()
-        return value
-
-
-def _remember_beta(optimizer: torch.optim.Optimizer, beta: float) -> None:
-    optimizer.defaults[HYPERGRADIENT_LR] = beta
-    for group in optimizer.param_groups:
-        group.setdefault(HYPERGRADIENT_LR, beta)
-
-
-def _evaluate(closure: Callable[[], Any] | None) -> Any:
-    with torch.enable_grad():
-        return None if closure is None else closure()
-
-
-@torch.no_grad()
-def _adapt(
-    optimizer: torch.optim.Optimizer, last_update: Callable[[dict[str, Any], dict[str, Any]], Tensor | None]
-) -> None:
-    """Move the learning rate of every group by its hypergradient; not before the first step, which has none."""
-    for group in optimizer.param_groups:
-        products: list[Tensor] = []
-        for parameter in _with_gradient(group):
-            update = last_update(group, optimizer.state.get(parameter, {}))
-            if update is not None:
-                products.append((_gradient(group, parameter) * update).sum(dtype=torch.float32))
-        if products:
-            slope = float(torch.stack(products).cpu().double().sum())
-            group["lr"] = max(0.0, group["lr"] + group[HYPERGRADIENT_LR] * slope)
-
-
-def _with_gradient(group: dict[str, Any]) -> list[Tensor]:
-    return [parameter for parameter in group["params"] if parameter.grad is not None]
-
-
-@torch.no_grad()
-def _gradient(group: dict[str, Any], parameter: Tensor) -> Tensor:
-    """That of the objective with its L2 term."""
-    assert parameter.grad is not None
-    return parameter.grad.add(parameter, alpha=group["weight_decay"]) if group["weight_decay"] else parameter.grad
-
-
-def _adam_update(group: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-    if not state:
-        return None
-    beta1, beta2 = group["betas"]
-    count = float(state["step"])
-    scale = adam_scale(state["exp_avg_sq"], beta2, count, group["eps"])
-    update: Tensor = state["exp_avg"] / ((1 - beta1**count) * scale)
-    return update
+    def _last_update(self, group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Tensor | None:
+        if not state:
+            return None
+        beta1, beta2 = group["betas"]
+        count = float(state["step"])
+        scale = adam_scale(state["exp_avg_sq"], beta2, count, group["eps"])
+        update: Tensor = state["exp_avg"] / ((1 - beta1**count) * scale)
+        return update

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 BLOCK_ROWS = 512
 """Rows that are updated in one go: their temporaries stay in the cache."""
@@ -21,7 +22,7 @@ class LazyAdam(torch.optim.Adam):
     SparseAdam beside it: one state and one list of groups, so that a checkpoint needs no special case, and Adam's
     epsilon, which SparseAdam adds before the bias correction of the second moment.
 
-    params, lr, betas, eps, fused: as for torch.optim.Adam; groups with sparse gradients need ``fused=False`` of their
+    params, lr, eps, fused: as for torch.optim.Adam; groups with sparse gradients need ``fused=False`` of their
     own, so that their count stays on the host. There is no weight decay: it would have to shrink the absent rows.
 
     >>> table = torch.zeros(3, 1, requires_grad=True)
@@ -33,15 +34,8 @@ class LazyAdam(torch.optim.Adam):
     [-0.5, -1.0, 0.0]
     """
 
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
+    def __init__(self, params: ParamsT, lr: float = 1e-3, eps: float = 1e-8, fused: bool | None = None) -> None:
+        super().__init__(params, lr=lr, eps=eps, fused=fused)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the gradients, dense and sparse ones; the value of ``closure``, if there is one."""

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
@@ -48,8 +47,7 @@ class CompositionLog:
         board: TensorBoard | None,
         config: LogConfig,
     ) -> None:
-        self.directory, self.lines, self.board = directory, lines, board
-        self.learned = learned
+        self.directory, self.learned, self.lines, self.board = directory, learned, lines, board
         self.every_steps, self.figures_every = config.every_steps, config.figures_every
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         self._begun: set[str] = set()
@@ -75,7 +73,7 @@ class CompositionLog:
             return
         composer = self.learned.composer
         window = range(step - self.every_steps + 1, step + 1)
-        if step % self.every_steps == 0 and any(self.learned.due(each) for each in window if each > 0):
+        if step % self.every_steps == 0 and any(self.learned.due(past) for past in window if past > 0):
             self._held[step] = (composer.state.shares, composer.contributions.clone())
         if composer.events:
             events = list(composer.events)
@@ -154,11 +152,8 @@ def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
 
     ``draw_compositions(folder, read_points(folder / "metrics.jsonl"))`` redraws a finished run.
     """
-    pictures: dict[str, Figure | None] = {
-        "compositions.png": compositions_figure(points),
-        "losses.png": loss_map_figure(last_shares(points)),
-    }
-    for name, figure in pictures.items():
+    figures = compositions_figure(points), loss_map_figure(last_shares(points))
+    for name, figure in zip(("compositions.png", "losses.png"), figures, strict=True):
         if figure is not None:
             figure.savefig(folder / name, dpi=130)
 

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lossrag.experiments.plotting import AREAS, LIGHT_GREY, new_figure
-from lossrag.experiments.record.series import COMPOSITION
+from lossrag.experiments.plotting import AREAS, LIGHT_GREY, new_panels
+from lossrag.experiments.record.series import logged_shares
 
 MOST = 400
 """Steps drawn at most: more than a picture has pixels for."""
@@ -25,21 +25,14 @@ def shares_over_steps(points: Points) -> dict[str, tuple[list[int], dict[str, li
     """
     rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
     for point in points:
-        found: dict[str, dict[str, float]] = {}
-        for tag, value in point.items():
-            if tag.startswith(COMPOSITION):
-                task, _, loss = tag.removeprefix(COMPOSITION).rpartition("/")
-                found.setdefault(task, {})[loss] = value
-        for task, shares in found.items():
+        for task, shares in logged_shares(point).items():
             rows.setdefault(task, []).append((point["step"], shares))
     series = {}
     for task, listed in rows.items():
         kept = listed if len(listed) <= MOST else [*listed[:: -(-len(listed) // MOST)], listed[-1]]
         names = dict.fromkeys(name for _, shares in kept for name in shares)
-        series[task] = (
-            [step for step, _ in kept],
-            {name: [shares.get(name, 0.0) for _, shares in kept] for name in names},
-        )
+        by_name = {name: [shares.get(name, 0.0) for _, shares in kept] for name in names}
+        series[task] = [step for step, _ in kept], by_name
     return series
 
 
@@ -62,13 +55,9 @@ def compositions_figure(points: Points) -> Figure | None:
         return None
     colours = _colours(series)
     columns = min(len(series), 2)
-    lines = -(-len(series) // columns)
-    figure = new_figure(5.6 * columns + 0.4, 2.9 * lines + 0.4)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, (task, (steps, shares)) in zip(grid.flat, series.items(), strict=False):
+    figure, grid = new_panels(len(series), columns, 5.6 * columns + 0.4, 2.9, 0.4)
+    for axes, (task, (steps, shares)) in zip(grid, series.items(), strict=True):
         _panel(axes, task, steps, shares, colours[task])
-    for axes in grid.flat[len(series) :]:
-        axes.set_visible(False)
     return figure
 
 
@@ -79,18 +68,18 @@ def _mass(shares: Mapping[str, Sequence[float]]) -> list[tuple[float, str]]:
 
 def _colours(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, dict[str, str]]:
     """Per task the colours of its largest losses: the same for a loss everywhere, unless two of a task would clash."""
-    largest = {task: [name for _, name in _mass(shares)[: len(AREAS)]] for task, (_, shares) in series.items()}
+    largest = {task: _mass(shares)[: len(AREAS)] for task, (_, shares) in series.items()}
     weight: dict[str, float] = {}
-    for _, shares in series.values():
-        for value, name in _mass(shares)[: len(AREAS)]:
+    for masses in largest.values():
+        for value, name in masses:
             weight[name] = min(weight.get(name, 0.0), value)
     preferred = {
         name: AREAS[place % len(AREAS)] for place, name in enumerate(sorted(weight, key=lambda n: (weight[n], n)))
     }
     chosen: dict[str, dict[str, str]] = {}
-    for task, names in largest.items():
+    for task, masses in largest.items():
         own: dict[str, str] = {}
-        for name in names:
+        for _, name in masses:
             free = [colour for colour in AREAS if colour not in own.values()]
             own[name] = preferred[name] if preferred[name] in free else free[0]
         chosen[task] = own

@@ -59,17 +59,13 @@ def descent_summary(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     return {"theorem_1": {"steps": max(point["step"] for point in epochs), **shares}}
 
 
-def descent_sentence(found: Mapping[str, float]) -> str:
+def descent_sentence(shares: Mapping[str, float]) -> str:
     """One line for the final summary of a run.
 
     >>> descent_sentence({"steps": 420, "min_norm": 1.0, "common_descent": 0.9976})
     'theorem 1: d_c lowers the query losses of all tasks at once in 99.8 % of 420 steps, and is the shortest in 100.0 %'
     """
     return (
-        f"theorem 1: d_c lowers the query losses of all tasks at once in {_percent(found['common_descent'])} of "
-        f"{found['steps']:.0f} steps, and is the shortest in {_percent(found['min_norm'])}"
+        f"theorem 1: d_c lowers the query losses of all tasks at once in {100 * shares['common_descent']:.1f} % of "
+        f"{shares['steps']:.0f} steps, and is the shortest in {100 * shares['min_norm']:.1f} %"
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

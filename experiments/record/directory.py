@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -15,41 +14,18 @@ from lossrag.experiments.config.schema import RunConfig
 from lossrag.files import write_atomic
 
 
-@dataclass(frozen=True)
 class RunDirectory:
     """Paths of a run; ``lock`` is held until :meth:`release`."""
 
-    path: Path
-    run_id: str
-    lock: FileLock
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def figure(self) -> Path:
-        return self.path / "trajectories.png"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def last(self) -> Path:
-        return self.path / "checkpoints" / "last.safetensors"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "checkpoints" / "best.safetensors"
+    def __init__(self, path: Path, run_id: str, lock: FileLock) -> None:
+        self.path, self.run_id, self.lock = path, run_id, lock
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.figure = path / "trajectories.png"
+        self.tensorboard = path / "tensorboard"
+        self.last = path / "checkpoints" / "last.safetensors"
+        self.best = path / "checkpoints" / "best.safetensors"
 
     def release(self) -> None:
         """Let other processes use the directory."""

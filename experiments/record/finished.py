@@ -87,7 +87,8 @@ class FinishedRun:
     @cached_property
     def deciding(self) -> dict[str, Any]:
         """The settings that decide its results, by dotted key, but for its seeds."""
-        return {key: value for key, value in flatten(identity(self.settings)).items() if not _is_seed(key)}
+        settings = flatten(identity(self.settings))
+        return {key: value for key, value in settings.items() if key.rsplit(".", 1)[-1] != "seed"}
 
     @property
     def seed(self) -> int:
@@ -117,10 +118,6 @@ class FinishedRun:
     def score(self, task: str) -> float:
         """Its test score: accuracy in [0, 1] or, for a regression, R^2."""
         return task_score(self.summary, task)
-
-
-def _is_seed(key: str) -> bool:
-    return key.rsplit(".", 1)[-1] == "seed"
 
 
 def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
@@ -158,12 +155,12 @@ def is_begun(directory: Path) -> bool:
 def run_directories(root: Path) -> tuple[list[Path], int]:
     """All run directories below ``root``, itself included, in which a run was begun, but for those by which `lossrag
     compare` only chose settings; and how many those are. Raises ConfigError when there is no run."""
-    found = sorted(path.parent for path in root.rglob("config.yaml") if is_begun(path.parent))
-    if not found:
+    begun = sorted(path.parent for path in root.rglob("config.yaml") if is_begun(path.parent))
+    if not begun:
         raise ConfigError(f"There is no run in {root}: name a folder that holds run directories, e.g. root=runs")
     tuning = {table.parent / run for table in root.rglob("tuning.csv") for run in _tuning_only(table)}
-    kept = [path for path in found if path not in tuning]
-    return kept, len(found) - len(kept)
+    kept = [path for path in begun if path not in tuning]
+    return kept, len(begun) - len(kept)
 
 
 def _tuning_only(table: Path) -> set[str]:

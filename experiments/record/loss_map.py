@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lossrag.experiments.plotting import COLOURS, GREY, MARKERS, new_figure
+from lossrag.experiments.plotting import COLOURS, GREY, MARKERS, legend_below, new_panels
+from lossrag.experiments.record.summary import share_text
 from lossrag.lossbank import LOSSES, Loss
 from lossrag.lossbank.experience.embedding import geometry_vectors
 
@@ -53,30 +54,20 @@ def loss_map_figure(used: Mapping[str, Mapping[str, float]]) -> Figure | None:
     if not kinds:
         return None
     losses = {kind: [loss for loss in LOSSES.values() if loss.target_kind == kind] for kind in kinds}
-    families = sorted({loss.family for each in losses.values() for loss in each})
+    families = sorted({loss.family for alike in losses.values() for loss in alike})
     styles = {
         family: (FAMILIES[place % len(FAMILIES)], MARKERS[place % len(MARKERS)])
         for place, family in enumerate(families)
     }
-    figure = new_figure(7.4 * len(kinds), 6.4)
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False).flat, kinds, strict=True):
+    figure, grid = new_panels(len(kinds), len(kinds), 7.4 * len(kinds), 6.4)
+    for axes, kind in zip(grid, kinds, strict=True):
         _panel(axes, losses[kind], styles, used)
         axes.set_title(f"losses for {kind} by their geometry", fontsize=11)
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    labels = sorted(handles)
-    figure.legend(
-        [handles[label] for label in labels],
-        labels,
-        loc="outside lower center",
-        ncols=min(len(labels), 7),
-        frameon=False,
-    )
+    legend_below(figure, min(len(families), 7))
     # a first drawing without output: only then are points where they will be, and labels as wide as they will be
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    for axes, kind in zip(figure.axes, kinds, strict=True):
+    for axes, kind in zip(grid, kinds, strict=True):
         _label(axes, losses[kind], used)
     return figure
 
@@ -88,12 +79,9 @@ def _panel(
     used: Mapping[str, Mapping[str, float]],
 ) -> None:
     places, share = project(geometry_vectors(losses).double().numpy())
-    for family, (colour, marker) in styles.items():
-        rows = [row for row, loss in enumerate(losses) if loss.family == family]
-        if rows:
-            axes.scatter(
-                places[rows, 0], places[rows, 1], s=34, c=colour, marker=marker, alpha=0.8, linewidths=0, label=family
-            )
+    for family, (colour, marker) in styles.items():  # in every panel, so that the legend has them in this order
+        own = places[[loss.family == family for loss in losses]]
+        axes.scatter(own[:, 0], own[:, 1], s=34, c=colour, marker=marker, alpha=0.8, linewidths=0, label=family)
     ringed = [row for row, loss in enumerate(losses) if _users(loss.name, used)]
     axes.scatter(places[ringed, 0], places[ringed, 1], s=150, facecolors="none", edgecolors="black", linewidths=1.2)
     axes.set_xlabel(f"first principal component ({share[0]:.0%} of the variance)")
@@ -103,8 +91,7 @@ def _panel(
 
 
 def _users(name: str, used: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
-    shares = [(task, each.get(name, 0.0)) for task, each in used.items()]
-    return [(task, share) for task, share in shares if share >= USED]
+    return [(task, shares[name]) for task, shares in used.items() if shares.get(name, 0.0) >= USED]
 
 
 def _label(axes: Axes, losses: Sequence[Loss], used: Mapping[str, Mapping[str, float]]) -> None:
@@ -119,9 +106,8 @@ def _label(axes: Axes, losses: Sequence[Loss], used: Mapping[str, Mapping[str, f
     frame = [edge * 72 / figure.dpi for edge in axes.get_window_extent().extents]
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in pixels[named].tolist()]
     for group in _together(named[:LABELS], pixels):
-        lines = [
-            f"{losses[row].name}: {', '.join(f'{task} {_short(share)}' for task, share in users[row])}" for row in group
-        ]
+        marks = (", ".join(f"{task} {share_text(share)}" for task, share in users[row]) for row in group)
+        lines = [f"{losses[row].name}: {mark}" for row, mark in zip(group, marks, strict=True)]
         x, y = pixels[group[0]].tolist()
         size = (3.9 * max(map(len, lines)) + 2, 9.5 * len(lines) + 2)
         box = min(_boxes(x, y, *size), key=lambda box: _cost(box, (x, y), taken, pixels, frame))
@@ -170,15 +156,6 @@ def _cost(box: Box, point: tuple[float, float], taken: Sequence[Box], points: Fl
     inside = (points > [left - 3, low - 3]).all(axis=1) & (points < [right + 3, high + 3]).all(axis=1)
     away = float(np.hypot(point[0] - (left + right) / 2, point[1] - (low + high) / 2))
     return 1000.0 * outside + 100.0 * covered + 5.0 * int(inside.sum()) + away / 20
-
-
-def _short(share: float) -> str:
-    """A share as it is written in tables.
-
-    >>> _short(0.607), _short(1.0)
-    ('.61', '1.00')
-    """
-    return f"{share:.2f}".removeprefix("0")
 
 
 def _overlap(first: Box, second: Box) -> bool:

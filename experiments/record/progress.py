@@ -1,10 +1,9 @@
-"""Progress of a run on the terminal: a live bar with the task weights, or plain lines elsewhere."""
+"""Terminal of a command: lines for people, and the progress of a run, a live bar or plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,13 +18,16 @@ SHOWN_TASKS = 6
 """Task weights that fit on one line."""
 
 
+def say(console: Console, text: str) -> None:
+    """Print the text as it stands: no colours, no markup, no lines broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 class RunProgress:
     """Progress over ``epochs`` epochs of ``steps`` steps."""
 
     def __init__(self, console: Console, tasks: Sequence[Task], epochs: int, steps: int, done: int) -> None:
-        self._console = console
-        self._tasks = tasks
-        self._epochs = epochs
+        self._console, self._tasks, self._epochs = console, tasks, epochs
         self._last_line = 0.0
         self._shown = ""
         self._bar = Progress(
@@ -44,9 +46,7 @@ class RunProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def step(self, epoch: int, done: int, values: Values | None) -> None:
@@ -62,11 +62,10 @@ class RunProgress:
         if not due and epoch not in (1, self._epochs):
             return
         self._last_line = now
-        self._console.print(
+        say(
+            self._console,
             f"epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  support loss {loss:.3f}  "
             f"mean validation score {score:.4f}{' *' if best else '  '}  {self._named(weights)}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _named(self, weights: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from lossrag.weighting import StepRecord
 
 Values = dict[str, float]
 COMPOSITION = "composition/"
-"""What the tags of shares begin with: composition/TASK/LOSS."""
+"""Beginning of the tags of shares: composition/TASK/LOSS."""
 D_TAG = "hypergradient/D"
 """The one entry that is no number: a matrix in metrics.jsonl, a picture in TensorBoard."""
 
@@ -87,18 +88,25 @@ def split_values(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> V
     return values
 
 
+def logged_shares(point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By task the shares of its losses at one logged point."""
+    shares: dict[str, dict[str, float]] = {}
+    for tag, value in point.items():
+        if tag.startswith(COMPOSITION):
+            task, _, loss = tag.removeprefix(COMPOSITION).rpartition("/")
+            shares.setdefault(task, {})[loss] = value
+    return shares
+
+
 def layout(tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> dict[str, dict[str, list[object]]]:
     """TensorBoard's custom scalars: one chart per quantity, the added ``terms`` of an adversarial model among them, all
     tasks in it; where losses are composed one chart per task as well, all its losses in it."""
 
-    def chart(*patterns: str) -> list[object]:
-        return ["Multiline", list(patterns)]
+    def chart(pattern: str) -> list[object]:
+        return ["Multiline", [pattern]]
 
     metrics = sorted({task.metric for task in tasks})
-    charts = {
-        "task weights": chart(r"^weight/.*"),
-        "lambda": chart(r"^lambda/.*"),
-    }
+    charts = {"task weights": chart(r"^weight/.*"), "lambda": chart(r"^lambda/.*")}
     for split in ("support", "query", "validation"):
         charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
         for metric in metrics:

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import CheckpointError
-from lossrag.experiments.record.checkpoint import (
-    load_checkpoint,
-    pack,
-    pack_optimizer,
-    unpack,
-    unpack_optimizer,
-)
+from lossrag.experiments.record.checkpoint import load_checkpoint, pack, pack_optimizer, unpack, unpack_optimizer
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
@@ -33,7 +27,7 @@ class Best:
 
 @dataclass
 class Progress:
-    """Where a run stands: ``done`` steps of epoch ``epoch`` (0-based) are behind it.
+    """Standing of a run: ``done`` steps of epoch ``epoch`` (0-based) are behind it.
 
     ``trajectory`` holds the mean task weights of each finished epoch, ``sums`` what the current one adds up;
     ``offset`` is the size of metrics.jsonl.
@@ -46,6 +40,10 @@ class Progress:
     best: Best = field(default_factory=Best)
     trajectory: list[list[float]] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+PLAIN = ("epoch", "done", "seconds", "offset", "trajectory")
+"""Fields of a :class:`Progress` that the metadata of a checkpoint hold as they are."""
 
 
 def is_finite(model: MultiTaskModel) -> bool:
@@ -77,13 +75,9 @@ def save_state(
         "kind": "last",
         "run_id": directory.run_id,
         "edition": edition,
-        "epoch": progress.epoch,
-        "done": progress.done,
-        "seconds": progress.seconds,
-        "offset": progress.offset,
         "groups": groups,
-        "trajectory": progress.trajectory,
         "best": {"epoch": best.epoch, "score": best.score},
+        **{name: getattr(progress, name) for name in PLAIN},
     }
     if learned:  # before the checkpoint: records that are newer than it are left out on resuming
         learned.save_bank(directory.path / "bank")
@@ -132,5 +126,4 @@ def load_state(
         learned.load_state_dict(unpack("composition", tensors))
         learned.resume_bank(directory.path / "bank", step.count)
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
-    done, seconds, offset = meta["done"], meta["seconds"], meta["offset"]
-    return Progress(meta["epoch"], done, seconds, offset, best, meta["trajectory"], sums)
+    return Progress(best=best, sums=sums, **{name: meta[name] for name in PLAIN})

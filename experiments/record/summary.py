@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lossrag import __version__
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.descent import descent_sentence
 from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.record.state import Best
 from lossrag.files import write_atomic
@@ -69,35 +70,28 @@ def write_summary(
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final table: test score per task and its mean, and the task weights of the chosen epoch."""
-    table = Table(title=f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}")
-    table.add_column("task")
-    for column in ("test score", "test loss", "weight"):
-        table.add_column(column, justify="right")
+    title = f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}"
+    right = (Column(name, justify="right") for name in ("test score", "test loss", "weight"))
+    table = Table("task", *right, title=title)
     scores = {**summary["test_accuracy"], **summary["test_r2"]}
     for task, metric in summary["metric"].items():
-        table.add_row(
-            task,
-            f"{scores[task]:.4f} {metric}",
-            f"{summary['test_loss'][task]:.4f}",
-            f"{summary['task_weights'][task]:.3f}",
-        )
+        loss, weight = summary["test_loss"][task], summary["task_weights"][task]
+        table.add_row(task, f"{scores[task]:.4f} {metric}", f"{loss:.4f}", f"{weight:.3f}")
     table.add_section()
     metrics = ", ".join(sorted(set(summary["metric"].values())))
     table.add_row("mean score", f"{summary['test_score_mean']:.4f} {metrics}", "", "")
     console.print(table)
     for task, shares in summary.get("compositions", {}).items():
-        console.print(sentence(task, shares, len(summary["off"][task])), highlight=False, markup=False, soft_wrap=True)
+        say(console, sentence(task, shares, len(summary["off"][task])))
     if "theorem_1" in summary:
-        console.print(descent_sentence(summary["theorem_1"]), highlight=False, soft_wrap=True)
-    console.print(
+        say(console, descent_sentence(summary["theorem_1"]))
+    say(
+        console,
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
         + (f"losses    {summary['directory']}/compositions.png, losses.png\n" if "compositions" in summary else "")
         + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -120,17 +114,22 @@ def sentence(task: str, shares: Mapping[str, float], off: int) -> str:
     'TALK: symmetric_ce .61, mae .30, 1 other .09; 7 losses off'
     """
     named: list[str] = []
-    told = 0.0
+    shown = 0.0
     for name, share in sorted(shares.items(), key=lambda item: (-item[1], item[0])):
-        if len(named) == 3 or told >= 0.9:
+        if len(named) == 3 or shown >= 0.9:
             break
-        named.append(f"{name} {_short(share)}")
-        told += share
+        named.append(f"{name} {share_text(share)}")
+        shown += share
     rest = len(shares) - len(named)
-    if rest and 1 - told >= 0.005:
-        named.append(f"{rest} {'other' if rest == 1 else 'others'} {_short(1 - told)}")
+    if rest and 1 - shown >= 0.005:
+        named.append(f"{rest} {'other' if rest == 1 else 'others'} {share_text(1 - shown)}")
     return f"{task}: {', '.join(named)}" + (f"; {off} {'loss' if off == 1 else 'losses'} off" if off else "")
 
 
-def _short(share: float) -> str:
+def share_text(share: float) -> str:
+    """A share as it is written in tables.
+
+    >>> share_text(0.607), share_text(1.0)
+    ('.61', '1.00')
+    """
     return f"{share:.2f}".removeprefix("0")

@@ -43,35 +43,32 @@ class Adversary:
         self._measured: dict[int, dict[str, Tensor]] = {}
         self._collecting = False
 
-    def term(self, task: int, features: Tensor) -> Tensor:
-        """The terms of a task: a scalar from its features (B, 2 F), its loss beside it not included."""
-        return self._weighted(self._measure(task, features))
-
     def _measure(self, task: int, features: Tensor) -> dict[str, Tensor]:
-        """The scalars of a task by the names of their series, without lambda and gamma; those that are off left out."""
+        """The scalars of a task, from its features (B, 2 F), by the names of their series, without lambda and gamma;
+        those that are off left out."""
         shared, private = self.model.parts(features)
-        found = {}
+        terms = {}
         if self.adversarial and self.model.discriminator is not None:
-            found[DISCRIMINATOR_LOSS] = self.model.discriminator.loss(shared, task)
-            found[DISCRIMINATOR_ACCURACY] = self.model.discriminator.accuracy(shared, task)
+            terms[DISCRIMINATOR_LOSS] = self.model.discriminator.loss(shared, task)
+            terms[DISCRIMINATOR_ACCURACY] = self.model.discriminator.accuracy(shared, task)
         if self.orthogonal:
-            found[ORTHOGONALITY] = orthogonality(shared, private, self.penalty)
-        return found
+            terms[ORTHOGONALITY] = orthogonality(shared, private, self.penalty)
+        return terms
 
-    def _weighted(self, found: Mapping[str, Tensor]) -> Tensor:
+    def _weighted(self, terms: Mapping[str, Tensor]) -> Tensor:
         weights = {DISCRIMINATOR_LOSS: self.adversarial, ORTHOGONALITY: self.orthogonal}
-        return torch.stack([weights[name] * value for name, value in found.items() if name in weights]).sum()
+        return torch.stack([weights[name] * value for name, value in terms.items() if name in weights]).sum()
 
     def series(self) -> list[str]:
         """The names in :meth:`measured`."""
-        told = [DISCRIMINATOR_LOSS, DISCRIMINATOR_ACCURACY] if self.adversarial else []
-        return told + ([ORTHOGONALITY] if self.orthogonal else [])
+        names = [DISCRIMINATOR_LOSS, DISCRIMINATOR_ACCURACY] if self.adversarial else []
+        return names + ([ORTHOGONALITY] if self.orthogonal else [])
 
     def measured(self) -> dict[str, Tensor]:
         """Terms of the latest support batch before the update, (T,) by the name of the series; not yet read off the
         device."""
-        each = [self._measured[task] for task in sorted(self._measured)]
-        return {name: torch.stack([found[name] for found in each]) for name in self.series()}
+        tasks = sorted(self._measured)
+        return {name: torch.stack([self._measured[task][name] for task in tasks]) for name in self.series()}
 
     def losses(self, inputs: Sequence[Tensor], objective: BatchObjective, *, joint: bool) -> Losses:
         """The task losses of one support batch, ``inputs[t]`` (B_t, ...); while they are computed for the first time,
@@ -92,7 +89,7 @@ class Adversary:
     def _every(self, inputs: Sequence[Tensor], objective: BatchObjective) -> list[Tensor]:
         outputs = dict(enumerate(self.model.forward_joint(inputs)))
         self._collect(outputs)
-        return [objective.one(task, each) for task, each in outputs.items()]
+        return [objective.one(task, own) for task, own in outputs.items()]
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on every step of ``optimizer`` starts by adding the collected gradient to that of the losses."""
@@ -102,10 +99,10 @@ class Adversary:
         if not self._collecting:  # train.memory=low computes the losses again after the update
             return
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        found = {task: self._measure(task, each.features) for task, each in outputs.items()}
-        for task, values in found.items():
+        terms = {task: self._measure(task, own.features) for task, own in outputs.items()}
+        for task, values in terms.items():
             self._measured[task] = {name: value.detach() for name, value in values.items()}
-        total = torch.stack([self._weighted(values) for values in found.values()]).sum() / len(self.model.heads)
+        total = torch.stack([self._weighted(values) for values in terms.values()]).sum() / len(self.model.heads)
         gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:

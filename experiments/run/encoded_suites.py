@@ -26,7 +26,7 @@ def load_pieces(config: Config, options: BertOptions) -> Suite:
     """
     entry = SUITES[config.tasks.name]
     if entry.in_pieces is None:
-        able = " or ".join(f"tasks={name}" for name, each in SUITES.items() if each.in_pieces is not None)
+        able = " or ".join(f"tasks={name}" for name, suite in SUITES.items() if suite.in_pieces is not None)
         raise ConfigError(f"model=bert reads texts, but tasks={config.tasks.name} has none: use {able}, or model=mlp.")
     if options.frozen and config.model.sharing == "shared_private":
         raise ConfigError(
@@ -41,22 +41,23 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
     """The suite with features (N, F) instead of word pieces: computed once, then read from the cache."""
     assert suite.encoder is not None
     pieces = {
-        f"{split}.{task.name}": cast(TokenInputs, each.inputs)
+        f"{split}.{task.name}": cast(TokenInputs, own.inputs)
         for split, examples in suite.splits.items()
-        for task, each in zip(suite.tasks, examples, strict=True)
+        for task, own in zip(suite.tasks, examples, strict=True)
     }
-    key = {"edition": suite.edition, "pooling": options.pooling, "inputs": _checksum(pieces)}
+    parts = {f"{name}/{part}": getattr(own, part) for name, own in pieces.items() for part in ("ids", "offsets")}
+    key = {"edition": suite.edition, "pooling": options.pooling, "inputs": digest_of(parts).hexdigest()}
     path = encoded_path(f"{suite.name}-features", key)
-    found = read_encoded(path)
-    if found is None:
+    cached = read_encoded(path)
+    if cached is None:
         encoder = BERT(suite.encoder, options.pooling, frozen=True).to(device).eval()
-        found = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
-        write_encoded(path, *found)
-    tensors = found[0]
+        cached = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
+        write_encoded(path, *cached)
+    tensors = cached[0]
     splits = {
         split: tuple(
-            Examples(DenseInputs(tensors[f"{split}.{task.name}"]), each.targets)
-            for task, each in zip(suite.tasks, examples, strict=True)
+            Examples(DenseInputs(tensors[f"{split}.{task.name}"]), own.targets)
+            for task, own in zip(suite.tasks, examples, strict=True)
         )
         for split, examples in suite.splits.items()
     }
@@ -70,11 +71,3 @@ def _features(encoder: BERT, inputs: TokenInputs, device: torch.device) -> Tenso
     with torch.no_grad():
         parts = torch.cat([encoder(inputs.gather(rows).to(device)).cpu() for rows in batches])
     return torch.empty_like(parts).index_copy_(0, torch.cat(batches), parts)
-
-
-def _checksum(pieces: dict[str, TokenInputs]) -> str:
-    ids = {f"{name}/ids": inputs.ids for name, inputs in pieces.items()}
-    found: str = digest_of(
-        {**ids, **{f"{name}/offsets": inputs.offsets for name, inputs in pieces.items()}}
-    ).hexdigest()
-    return found

@@ -90,8 +90,8 @@ def _kept(problem: Problem, objective: BatchObjective) -> Batch:
     """The rows of a batch whose features the step has kept: only the heads run again."""
 
     def outputs() -> list[Outputs]:
-        leaves = [each.requires_grad_() for each in objective.features() or []]
-        return [Outputs(head(each), each) for head, each in zip(problem.model.heads, leaves, strict=True)]
+        leaves = [features.requires_grad_() for features in objective.features() or []]
+        return [Outputs(head(leaf), leaf) for head, leaf in zip(problem.model.heads, leaves, strict=True)]
 
     return _judged(objective, outputs)
 
@@ -106,7 +106,7 @@ def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Bat
     model = problem.model
 
     def outputs() -> list[Outputs]:
-        pieces = [torch.split(each, EVALUATION_ROWS) for each in inputs]
+        pieces = [torch.split(batch, EVALUATION_ROWS) for batch in inputs]
         if problem.suite.shared_input:
             by_task = zip(*(model.forward_shared(piece) for piece in pieces[0]), strict=True)
             return [_joined(parts) for parts in by_task]

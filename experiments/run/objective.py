@@ -31,8 +31,8 @@ def macro_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     0.75
     """
     counts = torch.bincount(targets, minlength=logits.shape[1])
-    found = torch.bincount(targets, weights=hits(logits, targets), minlength=logits.shape[1])
-    return (found / counts.clamp(min=1)).sum() / (counts > 0).sum()
+    right = torch.bincount(targets, weights=hits(logits, targets), minlength=logits.shape[1])
+    return (right / counts.clamp(min=1)).sum() / (counts > 0).sum()
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -51,13 +51,13 @@ class Problem:
     ) -> Problem:
         """Look the losses up by name; an outer loss that is not set is the training loss."""
         counts = [class_counts(suite, t, device) for t in range(len(suite.tasks))]
-        inner = [LOSSES[getattr(loss, task.kind)] for task in suite.tasks]
-        query = [LOSSES[getattr(outer, task.kind) or getattr(loss, task.kind)] for task in suite.tasks]
+        inner = [getattr(loss, task.kind) for task in suite.tasks]
+        query = [getattr(outer, task.kind) or getattr(loss, task.kind) for task in suite.tasks]
         return cls(
             suite,
             model.to(device),
-            tuple(Mixture((each,), None, count) for each, count in zip(inner, counts, strict=True)),
-            tuple(Mixture((each,), None, count) for each, count in zip(query, counts, strict=True)),
+            tuple(Mixture((LOSSES[name],), None, count) for name, count in zip(inner, counts, strict=True)),
+            tuple(Mixture((LOSSES[name],), None, count) for name, count in zip(query, counts, strict=True)),
             device,
             outer.average == "class",
             adversary,

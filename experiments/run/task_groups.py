@@ -63,18 +63,17 @@ def task_losses(
     if encoder is None:
         return single_losses(model, inputs, objective)
     shared: list[Tensor | TableRows] = list(encoder.shared_parameters())
+    size = sum(p.numel() * p.element_size() for p in encoder.shared_parameters() if p is not encoder.table)
     lookup = None
     if encoder.table is not None and rows is not None:
         lookup = row_lookup(rows, len(encoder.table))
         shared[0] = TableRows(encoder.table, rows)
-    entries: list[Closure | TaskGroup] = []
-    size = sum(p.numel() * p.element_size() for p in encoder.shared_parameters() if p is not encoder.table)
-    if encoder.table is not None and rows is not None:
         size += len(rows) * encoder.table[0].numel() * encoder.table.element_size()
     # half of the T x d matrix beside it, if that is much; few and small passes cost more than they save
     held = min(max(len(inputs) * size // 2, LEAST_QUERY_BYTES), QUERY_BYTES)
     most = max(1, held // size) if query and size else len(inputs)
     most = 1 if encoder.one_task_a_pass else most
+    entries: list[Closure | TaskGroup] = []
     for tasks in _consecutive([len(batch) for batch in inputs], most):
         if len(tasks) == 1 and lookup is None:
             entries.append(partial(_alone, model, inputs[tasks.start], tasks.start, objective))

@@ -49,22 +49,22 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
                 if summaries[source] is not None:
                     keep_tasks(jobs[source].directory / "bank", warm.tasks, plan.bank(seed))
             summaries |= study.run({run: job for run, job in jobs.items() if run.row == warm.row})
-    found = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
-    failed = [f"{run.row}, seed {run.seed}" for run in jobs if (run.row, run.seed) not in found]
-    results = Results(list(plan.rows), plan.seeds, found)
+    finished = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
+    failed = [f"{run.row}, seed {run.seed}" for run in jobs if (run.row, run.seed) not in finished]
+    results = Results(list(plan.rows), plan.seeds, finished)
     compared = suite_report(plan, suite, dict.fromkeys(plan.rows, ()), {}, results)
     rows = ablation_rows(plan, compared, results)
     report: dict[str, Any] = {"ablation": plan.name, "experiment": suite, "rows": rows, "failed": failed}
     if warm is not None:
         cold, started = (
-            {run.seed: job.directory for run, job in jobs.items() if run.row == row and (row, run.seed) in found}
+            {run.seed: job.directory for run, job in jobs.items() if run.row == row and (row, run.seed) in finished}
             for row in (warm.source, warm.row)
         )
         steps = transfer_rows(warm, cold, started)
         if steps:
             report |= {"steps": steps, "transfer": transfer_summary(steps)}
             study.say(json.dumps(report["transfer"], indent=1))
-    lines = [(key, found[key]) for key in sorted(found)]
+    lines = [(key, finished[key]) for key in sorted(finished)]
     texts = {
         "ablation.json": json.dumps(report, indent=2) + "\n",
         "runs.csv": runs_csv(["row", "seed"], lines, seconds=True),
@@ -88,13 +88,13 @@ def ablation_rows(plan: Plan, report: Report, results: Results) -> list[dict[str
         if name not in complete:
             continue
         entry = {"row": name, "seeds": list(plan.seeds), "scores": list(row["scores"].values())}
-        entry |= {"mean": row["test"]["mean"], **{task: found["mean"] for task, found in row["tasks"].items()}}
+        entry |= {"mean": row["test"]["mean"], **{task: scores["mean"] for task, scores in row["tasks"].items()}}
         pairs = {"vs reference": plan.reference, "vs best fixed": report["best"]}
         pairs |= {f"vs row {other}": other for one, other in plan.also if one == name}
         for key, other in pairs.items():
             if other in complete and other != name:
-                found = differences(complete, other)[name]
-                entry[key] = {"row": other, "mean": found["mean"], "half": found["half"]}
+                difference = differences(complete, other)[name]
+                entry[key] = {"row": other, "mean": difference["mean"], "half": difference["half"]}
         entry["seconds"] = mean(float(results.runs[name, seed]["seconds"]) for seed in plan.seeds)
         rows.append(entry)
     return rows

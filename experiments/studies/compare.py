@@ -101,16 +101,17 @@ def _files(
     for suite in plan.suites:
         settings = {method: chosen[suite, method] for method in plan.rows}
         tuning = {method: _of(tried, suite, method) for method in plan.rows} if tried else {}
-        runs = {(run.row, run.seed): found for run, found in tested.items() if run.suite == suite and found is not None}
+        own = {run: summary for run, summary in tested.items() if run.suite == suite}
+        runs = {(run.row, run.seed): summary for run, summary in own.items() if summary is not None}
         reports.append(suite_report(plan, suite, settings, tuning, Results(list(plan.rows), plan.seeds, runs)))
         for method, setting in settings.items():
             shown = "none" if setting is None else label(setting)
             lines += [([suite, method, shown, seed], runs.get((method, seed))) for seed in plan.seeds]
     seconds = [
-        [run.suite, run.row, label(run.setting), run.seed, phase, found["seconds"]]
+        [run.suite, run.row, label(run.setting), run.seed, phase, summary["seconds"]]
         for phase, summaries in (("tuning", tried), ("test", tested))
-        for run, found in summaries.items()
-        if found is not None
+        for run, summary in summaries.items()
+        if summary is not None
     ]
     whole = {"comparison": plan.name, "seeds": list(plan.seeds), "test": TEST, "suites": reports}
     keys = ["suite", "method", "setting", "seed"]

@@ -68,17 +68,14 @@ def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
 def claimed(folder: Path) -> Iterator[None]:
     """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise RunDirectoryError(
             f"{folder} is in use by another process: wait for it, or choose another folder with root=FOLDER."
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> dict[Job, Summary | None]:
@@ -175,12 +172,8 @@ def _await_release(job: Job) -> None:
         ) from None
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    raise Stopped("Stopped by SIGTERM; the same command goes on from here.", TERMINATED)
 
 
 @contextmanager
@@ -190,7 +183,5 @@ def _stop_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Stopped("Interrupted; the same command goes on from here.", INTERRUPTED) from None
-    except _Terminated:
-        raise Stopped("Stopped by SIGTERM; the same command goes on from here.", TERMINATED) from None
     finally:
         signal.signal(signal.SIGTERM, previous)

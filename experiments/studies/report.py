@@ -54,8 +54,8 @@ def suite_report(
             "runs": len(plan.seeds),
             "failed": len(plan.seeds) - len(scores),
             "scores": {str(seed): scores.get(seed) for seed in plan.seeds},
-            "test": _interval(list(scores.values())),
-            "tasks": {task: _interval(results.of_task(method, task)) for task in results.tasks},
+            "test": interval(list(scores.values())) if scores else None,
+            "tasks": {task: interval(results.of_task(method, task)) if scores else None for task in results.tasks},
             "rank": ranks.get(method),
         }
         row |= {f"minus {what}": {"method": others[what], **by[method]} for what, by in minus.items() if method in by}
@@ -74,10 +74,6 @@ def suite_report(
 def _cell(results: Results, method: str, seed: int, task: str) -> float:
     run = results.runs.get((method, seed))
     return -math.inf if run is None else task_score(run, task)
-
-
-def _interval(values: Sequence[float]) -> dict[str, float | None] | None:
-    return interval(values).as_json() if values else None
 
 
 def _tried(trials: Trials) -> list[dict[str, Any]]:

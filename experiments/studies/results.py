@@ -6,12 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from lossrag.experiments.record.finished import Summary, task_score
-from lossrag.experiments.studies.statistics import interval
 
 RUN_COLUMNS = ("run_id", "best_epoch", "validation", "test")
 """Columns of a finished run, before one for each task."""
@@ -47,7 +47,7 @@ class Results:
 
     def best(self, rows: Iterable[str]) -> str | None:
         """Of these rows the one with the highest mean among those whose runs all finished."""
-        means = {row: interval(list(self.scores[row].values())).mean for row in rows if row in self.complete}
+        means = {row: mean(self.scores[row].values()) for row in rows if row in self.complete}
         return max(means, key=means.__getitem__, default=None)
 
     def of_task(self, row: str, task: str) -> list[float]:
@@ -96,9 +96,8 @@ class Grid:
 
     def rich(self, title: str, caption: str | None = None) -> Table:
         """For the terminal."""
-        table = Table(title=title, caption=caption)
-        for number, column in enumerate(self.header):
-            table.add_column(column, justify="right" if number else "left")
+        first, *others = self.header
+        table = Table(first, *(Column(name, justify="right") for name in others), title=title, caption=caption)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -130,5 +129,5 @@ def interval_text(value: Mapping[str, Any] | None, sign: str = "") -> str:
     """The same with its half width, which a single value has not."""
     if value is None:
         return ""
-    mean = f"{value['mean']:{sign}.4f}"
-    return mean if value["half"] is None else f"{mean} ± {value['half']:.4f}"
+    middle = f"{value['mean']:{sign}.4f}"
+    return middle if value["half"] is None else f"{middle} ± {value['half']:.4f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,29 +11,17 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the half width of its 95 % interval (Student's t); infinite for a single value."""
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """``mean`` of values, such as paired differences, and ``half``, the half width of its 95 % interval (Student's t);
+    None for a single value.
 
-    mean: float
-    half: float
-
-    def as_json(self) -> dict[str, float | None]:
-        """JSON knows no infinity: the half width of a single value is null."""
-        return {"mean": self.mean, "half": self.half if math.isfinite(self.half) else None}
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """The interval of the mean of ``values``, such as paired differences.
-
-    >>> found = interval([0.01, 0.02, 0.03])
-    >>> print(f"{found.mean:.4f} ± {found.half:.4f}")
-    0.0200 ± 0.0248
+    >>> {key: round(value, 4) for key, value in interval([0.01, 0.02, 0.03]).items()}
+    {'mean': 0.02, 'half': 0.0248}
     """
-    if len(values) < 2:
-        return Interval(mean(values), math.inf)
-    half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean(values), half)
+    half = None
+    if len(values) > 1:
+        half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return {"mean": mean(values), "half": half}
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
@@ -82,7 +69,7 @@ def differences(scores: Mapping[str, Mapping[int, float]], other: str) -> dict[s
     pairs = {row: values for row, values in pairs.items() if values}
     plain = [paired_p(values) for values in pairs.values()]
     return {
-        row: {"pairs": len(values), **interval(values).as_json(), "p": p, "p_holm": corrected}
+        row: {"pairs": len(values), **interval(values), "p": p, "p_holm": corrected}
         for (row, values), p, corrected in zip(pairs.items(), plain, holm(plain), strict=True)
     }
 

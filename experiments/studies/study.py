@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lossrag.checks import check_least
 from lossrag.experiments.record.finished import Summary
+from lossrag.experiments.record.progress import say
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.plan import Plan, Run, label
 from lossrag.files import write_atomic
@@ -75,8 +76,8 @@ class Study:
         return 1 if self.failed else 0
 
     def say(self, line: str) -> None:
-        """A line of its own."""
-        self.progress.say(line)
+        """Print a line of its own, above the live table."""
+        say(self.console, line)
 
 
 class Progress:
@@ -114,11 +115,7 @@ class Progress:
             return
         text = "failed" if score is None else f"{split} {score:.4f}"
         what = ["/".join(filter(None, row)), *([label(run.setting)] if run.setting else []), f"seed {run.seed}"]
-        self.say(f"{phase} {', '.join(what)}: {text}  ({self._state(row, phase)})")
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the table."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, f"{phase} {', '.join(what)}: {text}  ({self._state(row, phase)})")
 
     def _state(self, row: tuple[str, str], phase: str) -> str:
         scores = self._scores[row][phase]

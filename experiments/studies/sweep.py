@@ -15,7 +15,7 @@ from lossrag.experiments.config.overrides import plain_values, written
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
 from lossrag.experiments.studies.results import Grid, Results, runs_csv
 from lossrag.experiments.studies.statistics import interval
-from lossrag.experiments.studies.study import Study, StudyOptions, Summaries
+from lossrag.experiments.studies.study import Study, StudyOptions
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
     results = Results(list(plan.rows), plan.seeds, runs)
     lines = []
     for row, scores in results.scores.items():
-        middle = interval(list(scores.values())) if scores else None
-        cells = ["", ""] if middle is None else [f"{middle.mean:.4f}", f"{middle.half:.4f}"]
+        middle = interval(list(scores.values())) if scores else {}
+        cells = ["inf" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
         lines.append([row, str(len(scores)), *cells])
     table = Grid(["value", "runs", "mean", "±"], lines).rich(f"{options.key}: mean test score, 95 % intervals")
-    code = study.end({"sweep.csv": sweep_csv(options.key, summaries)}, [table])
+    text = runs_csv([options.key, "seed"], [((run.row, run.seed), summary) for run, summary in summaries.items()])
+    code = study.end({"sweep.csv": text}, [table])
     study.say(f"figures   lossrag figures root={plan.folder}")
     return code
 
@@ -66,8 +67,3 @@ def sweep_plan(options: SweepOptions, overrides: Sequence[str]) -> Plan:
     rows = {value: Row((f"{options.key}={value}",)) for value in values}
     folder = Path(options.root) / options.key
     return Plan(options.key, folder, ("",), rows, distinct_seeds(options.seeds), overrides=tuple(overrides))
-
-
-def sweep_csv(key: str, summaries: Summaries) -> str:
-    """A line per run: value, seed, run id, best epoch, validation, test, every task."""
-    return runs_csv([key, "seed"], [((run.row, run.seed), summary) for run, summary in summaries.items()])

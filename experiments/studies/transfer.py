@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.experiments.record.jsonl import read_points
-from lossrag.experiments.record.series import COMPOSITION
+from lossrag.experiments.record.series import logged_shares
 from lossrag.experiments.studies.plan import Warm
 from lossrag.lossbank import LOSSES, LossBank
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
@@ -70,37 +70,29 @@ def transfer_rows(warm: Warm, cold: Mapping[int, Path], started: Mapping[int, Pa
 
 def transfer_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of the steps and of their paired ratios, and how many pairs need at most half of the steps."""
-    found: dict[str, Any] = {"pairs": len(rows)}
+    summary: dict[str, Any] = {"pairs": len(rows)}
     for share in SHARES:
         cold, warm = ([row[f"{name} steps to {share:g}"] for row in rows] for name in ("cold", "warm"))
         ratios = [w / c for w, c in zip(warm, cold, strict=True) if math.isfinite(c)]
-        found[f"to {share:g}"] = {
+        summary[f"to {share:g}"] = {
             "cold": median(cold),
             "warm": median(warm),
             "ratio": median(ratios),
             "at most half": mean(ratio <= 0.5 for ratio in ratios),
         }
-    return found
+    return summary
 
 
-Paths = dict[str, tuple[list[int], Tensor]]
-
-
-def _paths(directory: Path) -> Paths:
+def _paths(directory: Path) -> dict[str, tuple[list[int], Tensor]]:
     """By task: the logged steps, and the mean geometry (n, G) of its composition at them."""
-    found: dict[str, tuple[list[int], list[Tensor]]] = {}
+    paths: dict[str, tuple[list[int], list[Tensor]]] = {}
     shapes: dict[str, Tensor] = {}
     for point in read_points(directory / "metrics.jsonl"):
-        shares: dict[str, dict[str, float]] = {}
-        for tag, value in point.items():
-            if tag.startswith(COMPOSITION):
-                task, loss = tag.removeprefix(COMPOSITION).split("/", 1)
-                shares.setdefault(task, {})[loss] = value
-        for task, parts in shares.items():
+        for task, parts in logged_shares(point).items():
             for loss in parts:
                 shapes.setdefault(loss, torch.nn.functional.normalize(geometry(LOSSES[loss]), dim=0))
             total = sum(parts.values())
-            steps, way = found.setdefault(task, ([], []))
+            steps, way = paths.setdefault(task, ([], []))
             steps.append(int(point["step"]))
             way.append(torch.stack([shapes[loss] * (share / total) for loss, share in parts.items()]).sum(0))
-    return {task: (steps, torch.stack(way)) for task, (steps, way) in found.items()}
+    return {task: (steps, torch.stack(way)) for task, (steps, way) in paths.items()}

@@ -22,7 +22,7 @@ def query_bound(samples: int, delta: float) -> float:
 
 
 def train_slack(samples: Sequence[int], delta: float, shared_input: bool = False) -> float:
-    """4 sqrt(2 log(4 / delta) / (T n)), the part of Theorem 2 that is not complexity, for ``samples[t]`` = n_t.
+    """4 sqrt(2 log(4 / delta) / (T n)) for ``samples[t]`` = n_t: the bound of Theorem 2 is 2 R plus this.
 
     The theorem says n for all tasks. Where they differ, one sample of task t moves the mean over tasks by 1 / (T n_t),
     and McDiarmid's inequality puts T / mean(1 / n_t) in the place of T n; for equal n_t that is T n. With
@@ -35,11 +35,6 @@ def train_slack(samples: Sequence[int], delta: float, shared_input: bool = False
     tasks = 1 if shared_input else len(samples)
     harmonic = len(samples) / sum(1 / n for n in samples)
     return 4 * math.sqrt(2 * math.log(4 / delta) / (tasks * harmonic))
-
-
-def train_bound(complexity: float, samples: Sequence[int], delta: float, shared_input: bool = False) -> float:
-    """2 R + :func:`train_slack`, the right-hand side of Theorem 2."""
-    return 2 * complexity + train_slack(samples, delta, shared_input)
 
 
 def _check(delta: float, samples: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
 from lossrag.experiments.record.descent import descent_sentence
 from lossrag.experiments.record.finished import load_runs
+from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.build import build_problem, build_suite, trains_on_query
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity
@@ -65,18 +66,18 @@ def theory(arguments: Sequence[str], console: Console) -> int:
     problem.model.load_state_dict(unpack("model", tensors))
     tasks = classifications(suite)
     losses = {split: bounded_losses(problem, split, options.loss) for split in ("support", "query", "test")}
-    complexity = estimate_complexity(config, suite, device, options.loss, options.draws, options.epochs)
-    found = theory_report(
+    draws = estimate_complexity(config, suite, device, options.loss, options.draws, options.epochs)
+    theorems = theory_report(
         [suite.task_names[t] for t in tasks],
-        {split: [float(each.mean()) for each in values] for split, values in losses.items()},
-        {split: [len(each) for each in values] for split, values in losses.items()},
-        complexity,
+        {split: [float(own.mean()) for own in values] for split, values in losses.items()},
+        {split: [len(own) for own in values] for split, values in losses.items()},
+        draws,
         options.delta,
         suite.shared_input,
         trains_on_query(config),
     )
     first = run.summary.get("theorem_1")
-    report = {"run_id": run.summary["run_id"], "loss": options.loss, "theorem_1": first, **found}
+    report = {"run_id": run.summary["run_id"], "loss": options.loss, "theorem_1": first, **theorems}
     write_atomic(path / "theory.json", json.dumps(report, indent=2).encode() + b"\n")
     console.print(theory_table(report))
     lines = theory_sentences(report)
@@ -86,5 +87,5 @@ def theory(arguments: Sequence[str], console: Console) -> int:
     if config.train.refit:
         lines.append("the model is that of the chosen epoch, before the refit")
     for line in [*lines, f"numbers   {path}/theory.json"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     return 0

@@ -12,7 +12,7 @@ from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import build_optimizer, build_problem
 from lossrag.experiments.run.objective import hits
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
-from lossrag.experiments.theory.rademacher import Complexity, draw_signs, fit_signs, sign_loss
+from lossrag.experiments.theory.rademacher import draw_signs, fit_signs, sign_loss
 from lossrag.tasks import Suite, epoch_plan, ordered_batches
 
 BOUNDED = ("one_minus_p", "zero_one")
@@ -21,10 +21,10 @@ BOUNDED = ("one_minus_p", "zero_one")
 
 def classifications(suite: Suite) -> list[int]:
     """The tasks that the theorems speak of, as positions; raises ConfigError when there are none."""
-    found = [t for t, task in enumerate(suite.tasks) if task.kind == "classification"]
-    if not found:
+    tasks = [t for t, task in enumerate(suite.tasks) if task.kind == "classification"]
+    if not tasks:
         raise ConfigError(f"The theorems need a loss in [0, 1], but {suite.name} has regressions only.")
-    return found
+    return tasks
 
 
 def bounded_losses(problem: Problem, split: str, loss: str) -> list[Tensor]:
@@ -32,9 +32,9 @@ def bounded_losses(problem: Problem, split: str, loss: str) -> list[Tensor]:
     ``loss`` is one of :data:`BOUNDED`."""
     problem.model.eval()
     with torch.no_grad():
-        found = [_task_losses(problem, split, t, loss) for t in classifications(problem.suite)]
+        losses = [_task_losses(problem, split, t, loss) for t in classifications(problem.suite)]
     problem.model.train()
-    return found
+    return losses
 
 
 def _task_losses(problem: Problem, split: str, t: int, loss: str) -> Tensor:
@@ -43,21 +43,17 @@ def _task_losses(problem: Problem, split: str, t: int, loss: str) -> Tensor:
     for rows in ordered_batches(examples.inputs, EVALUATION_ROWS):
         logits = problem.model(examples.inputs.gather(rows).to(problem.device), t).cpu()
         targets = examples.targets[rows]
-        right = hits(logits, targets) if loss == "zero_one" else _probability(logits, targets)
-        values[rows] = 1 - right
+        p = torch.softmax(logits.double(), dim=1).gather(1, targets[:, None]).squeeze(1)
+        values[rows] = 1 - (hits(logits, targets) if loss == "zero_one" else p)
     return values
-
-
-def _probability(logits: Tensor, targets: Tensor) -> Tensor:
-    return torch.softmax(logits.double(), dim=1).gather(1, targets[:, None]).squeeze(1)
 
 
 def estimate_complexity(
     config: Config, suite: Suite, device: torch.device, loss: str, draws: int, epochs: int
-) -> Complexity:
-    """R of the run's model class on its training split, from below: for each draw of the signs a fresh model, trained
-    on them with the run's optimiser and batch size."""
-    return Complexity(tuple(_one_draw(config, suite, device, loss, draw, epochs) for draw in range(draws)))
+) -> list[float]:
+    """R of the run's model class on its training split, whose estimate from below is the mean: for each draw of the
+    signs what a fresh model reached, trained on them with the run's optimiser and batch size."""
+    return [_one_draw(config, suite, device, loss, draw, epochs) for draw in range(draws)]
 
 
 def _one_draw(config: Config, suite: Suite, device: torch.device, loss: str, draw: int, epochs: int) -> float:
@@ -73,8 +69,8 @@ def _one_draw(config: Config, suite: Suite, device: torch.device, loss: str, dra
             model = problem.model
             outputs = model.forward_shared(inputs[0]) if suite.shared_input else model.forward_joint(inputs)
             losses = [
-                sign_loss(outputs[t].logits, batch.targets[t], each[index[t]].to(device))
-                for t, each in zip(tasks, signs, strict=True)
+                sign_loss(outputs[t].logits, batch.targets[t], own[index[t]].to(device))
+                for t, own in zip(tasks, signs, strict=True)
             ]
             optimizer.zero_grad()
             torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]

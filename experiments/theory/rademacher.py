@@ -10,7 +10,6 @@ reaches more; a single model has R = 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import mean
 
 import torch
@@ -18,18 +17,6 @@ from torch import Tensor
 
 Losses = Callable[[], Sequence[Tensor]]
 """Bounded losses (n_t,) in [0, 1] of every task on its training samples, with the model as it is."""
-
-
-@dataclass(frozen=True)
-class Complexity:
-    """``draws``: what was reached for each draw of the signs."""
-
-    draws: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The estimate of R from below."""
-        return mean(self.draws)
 
 
 def draw_signs(sizes: Sequence[int], seed: int) -> list[Tensor]:

@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
-from lossrag.experiments.theory.bounds import query_bound, train_bound, train_slack
-from lossrag.experiments.theory.rademacher import Complexity
+from lossrag.experiments.theory.bounds import query_bound, train_slack
 
 
 def theory_report(
     tasks: Sequence[str],
     losses: Mapping[str, Sequence[float]],
     sizes: Mapping[str, Sequence[int]],
-    complexity: Complexity,
+    draws: Sequence[float],
     delta: float,
     shared_input: bool,
     query_seen: bool,
 ) -> dict[str, Any]:
     """The content of theory.json: ``losses`` and ``sizes`` by split (support, query, test), a number per task.
 
-    query_seen: whether the query split was trained on, so that Theorem 3 has nothing to say about it.
+    draws: :func:`estimate_complexity`. query_seen: whether the query split was trained on, so that Theorem 3 has
+    nothing to say about it.
     """
     rows = {
         task: {
@@ -37,16 +37,16 @@ def theory_report(
     }
     bounds = [row["query_bound"] for row in rows.values()]
     gaps = {gap: mean(row[gap] for row in rows.values()) for gap in ("test_minus_train", "test_minus_query")}
-    trained = sizes["support"]
+    complexity, slack = mean(draws), train_slack(sizes["support"], delta, shared_input)
     return {
         "delta": delta,
         "tasks": rows,
         "theorem_2": {
             "gap": gaps["test_minus_train"],
-            "complexity_from_below": complexity.mean,
-            "draws": list(complexity.draws),
-            "slack": train_slack(trained, delta, shared_input),
-            "bound_from_below": train_bound(complexity.mean, trained, delta, shared_input),
+            "complexity_from_below": complexity,
+            "draws": list(draws),
+            "slack": slack,
+            "bound_from_below": 2 * complexity + slack,
         },
         "theorem_3": {"applies": not query_seen, "gap": gaps["test_minus_query"], "bound": mean(bounds)},
     }
@@ -54,11 +54,9 @@ def theory_report(
 
 def theory_table(report: Mapping[str, Any]) -> Table:
     """The table for the terminal: a line per task and one for the mean over them."""
-    table = Table(title=f"gaps of the chosen model, {report['loss']}; delta {report['delta']:g}")
-    columns = ("train", "query", "test", "test - train", "test - query", "theorem 3")
-    table.add_column("task")
-    for column in columns:
-        table.add_column(column, justify="right")
+    names = ("train", "query", "test", "test - train", "test - query", "theorem 3")
+    title = f"gaps of the chosen model, {report['loss']}; delta {report['delta']:g}"
+    table = Table("task", *(Column(name, justify="right") for name in names), title=title)
     keys = ("support", "query", "test", "test_minus_train", "test_minus_query", "query_bound")
     for task, row in report["tasks"].items():
         table.add_row(task, *(f"{row[key]:.4f}" for key in keys))
@@ -80,8 +78,7 @@ def theory_sentences(report: Mapping[str, Any]) -> list[str]:
             "theorem 3 does not apply: this run trained on its query split; with "
             "train.query_for_baselines=support it would not"
         )
-    elif three["gap"] <= three["bound"]:
-        lines.append(f"theorem 3: test - query is {three['gap']:.4f}, within its bound of {three['bound']:.4f}")
     else:
-        lines.append(f"theorem 3: test - query is {three['gap']:.4f}, more than its bound of {three['bound']:.4f}")
+        relation = "within" if three["gap"] <= three["bound"] else "more than"
+        lines.append(f"theorem 3: test - query is {three['gap']:.4f}, {relation} its bound of {three['bound']:.4f}")
     return lines

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from lossrag.experiments.studies.plan import Run
-from lossrag.experiments.studies.sweep import sweep_csv
+from lossrag.experiments.studies.results import runs_csv
 
 SWEEP = ["sweep", "experiment=digits", "key=weighting.alpha", "values=[0.01,0.1]", "seeds=[0]"]
 
@@ -30,8 +29,8 @@ def test_a_sweep_twice(lossrag, tmp_path, runs_here):
 
 
 def test_a_failed_run_is_a_line():
-    failed = {Run("", "1", (), seed): None for seed in (0, 1)}
-    assert sweep_csv("weighting.alpha", failed).splitlines()[1:] == ["1,0,failed", "1,1,failed"]
+    text = runs_csv(["weighting.alpha", "seed"], [(("1", seed), None) for seed in (0, 1)])
+    assert text.splitlines()[1:] == ["1,0,failed", "1,1,failed"]
 
 
 @pytest.mark.parametrize(
