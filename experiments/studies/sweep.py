@@ -52,7 +52,7 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
     lines = []
     for row, scores in results.scores.items():
         middle = interval(list(scores.values())) if scores else {}
-        cells = ["inf" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
+        cells = ["" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
         lines.append([row, str(len(scores)), *cells])
     table = Grid(["value", "runs", "mean", "±"], lines).rich(f"{options.key}: mean test score, 95 % intervals")
     text = runs_csv([options.key, "seed"], [((run.row, run.seed), summary) for run, summary in summaries.items()])
