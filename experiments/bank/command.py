@@ -46,7 +46,7 @@ def bank(arguments: Sequence[str], console: Console) -> int:
             known = did_you_mean(key, (*keys, "library"))
             raise ConfigError(f"bank {name} has no option {key!r}: {known}")
     files = values.pop("library", [])
-    load_library([files] if isinstance(files, str) else list(files))
+    load_library([str(file) for file in files] if isinstance(files, list) else [str(files)])
     return run(given, values, console)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from types import NoneType
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import cast, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -117,7 +117,7 @@ def _hint(key: str, known: DictConfig) -> str:
     return f"choose from {', '.join(sections)}; `lossrag train --cfg` prints every key."
 
 
-def plain_values(overrides: Sequence[str], noun: str = "overrides") -> dict[str, Any]:
+def plain_values(overrides: Sequence[str], noun: str = "overrides") -> dict[str, object]:
     """key=value arguments of a command that has options of its own; raises ConfigError for what cannot be read."""
     for override in overrides:
         if "=" not in override:
