@@ -100,7 +100,7 @@ class Training:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
         self.suite = build_suite(config)
         self.problem = build_problem(config, self.suite, device)
-        self.batch_step = BatchStep.of(config, self.problem, config.train.epochs, directory.run_id)
+        self.batch_step = BatchStep.of(config, self.problem, config.train.epochs)
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
         say(console, f"run {directory.path} on {machine}")

@@ -6,7 +6,7 @@ if __name__ != "lossrag.lossbank":
 # Importing the losses is what registers them.
 from lossrag.lossbank import losses
 from lossrag.lossbank.bank import BankRetriever, LossBank
-from lossrag.lossbank.composing.composer import Composer, Event, Retriever
+from lossrag.lossbank.composing.composer import Composer, Event
 from lossrag.lossbank.composing.evidence import Batch, Evidence, EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.learned_losses import LearnedLosses
 from lossrag.lossbank.composing.look_ahead import (
@@ -19,6 +19,7 @@ from lossrag.lossbank.composing.look_ahead import (
 )
 from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines, push_forward
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
+from lossrag.lossbank.composing.retrieval import Adviser, Answer, Gain, Question
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
@@ -37,6 +38,8 @@ __all__ = [
     "GEOMETRY_NAMES",
     "LOSSES",
     "POLICIES",
+    "Adviser",
+    "Answer",
     "BankRetriever",
     "Batch",
     "Composer",
@@ -45,6 +48,7 @@ __all__ = [
     "Evidence",
     "EvidenceOptions",
     "FitReport",
+    "Gain",
     "HeadView",
     "KnnPredictor",
     "LearnedLosses",
@@ -60,7 +64,7 @@ __all__ = [
     "OneStepOptions",
     "Policy",
     "Prediction",
-    "Retriever",
+    "Question",
     "ShareState",
     "Tangent",
     "TaskMoment",

@@ -13,6 +13,8 @@ from .lossbank import EMBEDDING_VERSION as EMBEDDING_VERSION
 from .lossbank import GEOMETRY_NAMES as GEOMETRY_NAMES
 from .lossbank import LOSSES as LOSSES
 from .lossbank import POLICIES as POLICIES
+from .lossbank import Adviser as Adviser
+from .lossbank import Answer as Answer
 from .lossbank import BankRetriever as BankRetriever
 from .lossbank import Batch as Batch
 from .lossbank import Composer as Composer
@@ -21,6 +23,7 @@ from .lossbank import Event as Event
 from .lossbank import Evidence as Evidence
 from .lossbank import EvidenceOptions as EvidenceOptions
 from .lossbank import FitReport as FitReport
+from .lossbank import Gain as Gain
 from .lossbank import HeadView as HeadView
 from .lossbank import KnnPredictor as KnnPredictor
 from .lossbank import LearnedLosses as LearnedLosses
@@ -36,7 +39,7 @@ from .lossbank import OneStep as OneStep
 from .lossbank import OneStepOptions as OneStepOptions
 from .lossbank import Policy as Policy
 from .lossbank import Prediction as Prediction
-from .lossbank import Retriever as Retriever
+from .lossbank import Question as Question
 from .lossbank import ShareState as ShareState
 from .lossbank import Tangent as Tangent
 from .lossbank import TaskMoment as TaskMoment

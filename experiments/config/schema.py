@@ -10,11 +10,12 @@ from lossrag.checks import check_choice, check_least, require
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
-from lossrag.lossbank import ComposerConfig, LookAheadOptions, OneStepOptions
+from lossrag.lossbank import POLICIES, ComposerConfig, LookAheadOptions, OneStepOptions
 from lossrag.tasks import Corruption
 from lossrag.weighting import Weighting
 
 Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
+EVIDENCE = ("none", "look_ahead", "one_step")
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,19 @@ class LossConfig(ComposerConfig):
     the scale, and training composes its losses from the library.
 
     library: Python files of one's own that register losses; they are run before any name is looked up.
-    bank: folder to retrieve from.
-    horizon: how far ahead contributions are measured: 1, one step of all parameters (:class:`OneStepOptions`); more, so
-        many steps of the task's head (:class:`LookAheadOptions`). These classes explain the other options; None is what
-        suits the horizon.
+    bank: what a policy that retrieves asks: ``builtin``, which comes with the package, ``none``, or a file.
+    bank_exclude: sources whose cases it is to know nothing of.
+    evidence: what moves shares in the run: ``none``, ``look_ahead`` (:class:`LookAheadOptions`) or ``one_step``
+        (:class:`OneStepOptions`). These classes explain the other options. None is what suits the policy, and of the
+        other options what suits the evidence.
     """
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
     policy: str = "fixed"
+    evidence: str | None = None
     horizon: int = LookAheadOptions.horizon
-    temperature: float = LookAheadOptions.temperature
+    unit: float = LookAheadOptions.unit
     rows: int = LookAheadOptions.rows
     step: float = OneStepOptions.step
     smoothing: float = OneStepOptions.smoothing
@@ -48,25 +51,31 @@ class LossConfig(ComposerConfig):
     decay: float | None = None
     every: int | None = None
     review: int | None = None
-    bank: str | None = None
+    bank: str = "builtin"
+    bank_exclude: list[str] = field(default_factory=list)
     library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
+        object.__setattr__(self, "questions", tuple(self.questions))
         super().__post_init__()
-        one_step = self._options(OneStepOptions)
+        if self.evidence is not None:
+            check_choice(self, "evidence", EVIDENCE)
+        self._options(OneStepOptions)
         self._options(LookAheadOptions)
         require(
-            one_step.outer == "mean" or self.horizon == 1,
+            self.outer == "mean" or self.evidence == "one_step",
             self,
-            "{outer}=lambda weighs what losses do to shared parameters; a look ahead with "
-            f"{{horizon}}={self.horizon} sees every task's own head. Add {{horizon}}=1.",
+            "{outer}=lambda weighs what losses do to shared parameters, which only {evidence}=one_step looks at.",
         )
 
     @property
-    def evidence(self) -> OneStepOptions | LookAheadOptions:
-        """Options of what measures contributions."""
-        return self._options(OneStepOptions) if self.horizon == 1 else self._options(LookAheadOptions)
+    def evidence_options(self) -> OneStepOptions | LookAheadOptions | None:
+        """Options of what measures contributions, None where nothing does."""
+        name = self.evidence or POLICIES[self.policy].usual
+        if name == "none":
+            return None
+        return self._options(OneStepOptions) if name == "one_step" else self._options(LookAheadOptions)
 
     def _options(self, kind: type[Options]) -> Options:
         given = {option.name: getattr(self, option.name) for option in fields(kind)}
@@ -188,15 +197,16 @@ class Config:
     corrupt: Mapping[str, Corruption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        learns = self.loss.policy != "fixed"
-        if learns and self.train.refit:
+        if self.loss.policy != "fixed" and self.train.refit:
             raise ConfigError(
                 "train.refit=true trains again with the learned task weights, but a composition is learned as training "
                 f"goes on: set train.refit=false, or loss.policy=fixed (got {self.loss.policy})."
             )
         if self.optimizer.vectors != "lazy":
             return
-        lazy_allows(not learns, "loss.policy measures losses by the gradient of the whole table", "loss.policy=fixed")
+        one_step = isinstance(self.loss.evidence_options, OneStepOptions)
+        text = "loss.evidence=one_step measures losses by the gradient of the whole table"
+        lazy_allows(not one_step, text, "loss.evidence=look_ahead")
         trainable = getattr(self.model.encoder, "trainable_vectors", False)
         lazy_allows(
             trainable, f"model={self.model.name} trains none here", "model=textcnn model.trainable_vectors=true"

@@ -79,8 +79,6 @@ def save_state(
         "best": {"epoch": best.epoch, "score": best.score},
         **{name: getattr(progress, name) for name in PLAIN},
     }
-    if learned:  # before the checkpoint: records that are newer than it are left out on resuming
-        learned.save_bank(directory.path / "bank")
     save_tensors(directory.last, tensors, meta)
 
 
@@ -124,6 +122,5 @@ def load_state(
     step.load_state_dict(unpack("step", tensors))
     if learned:
         learned.load_state_dict(unpack("composition", tensors))
-        learned.resume_bank(directory.path / "bank", step.count)
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
     return Progress(best=best, sums=sums, **{name: meta[name] for name in PLAIN})

@@ -1,8 +1,9 @@
-"""Learned losses of a run: built from its configuration, and told of its batches."""
+"""Learned losses of a run: built from its configuration, and shown its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, OptionError
-from lossrag.experiments.config.schema import Config
+from lossrag.experiments.config.model import ModelConfig
+from lossrag.experiments.config.schema import Config, LossConfig
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
 from lossrag.lossbank import (
@@ -25,57 +27,78 @@ from lossrag.lossbank import (
     OneStepOptions,
     TaskSpec,
 )
-from lossrag.models import Outputs
+from lossrag.models import BertOptions, Outputs
 from lossrag.streams import Stream, generator
-from lossrag.weighting import StepRecord
 
 Index = Sequence[Tensor]
 
 
-def build_learned_losses(config: Config, problem: Problem, run: str, steps: int) -> LearnedLosses | None:
+def open_bank(loss: LossConfig) -> LossBank | None:
+    """The bank that a run asks; None for ``none``. Raises BankError when it is not there or damaged."""
+    if loss.bank == "none":
+        return None
+    if loss.bank == "builtin":
+        return LossBank.builtin(loss.bank_exclude)
+    return LossBank.load(Path(loss.bank), loss.bank_exclude)
+
+
+def encoder_kind(model: ModelConfig) -> str:
+    """Kind of an encoder, as banks call it: its name, ``bert_frozen`` where nothing of it learns."""
+    frozen = isinstance(model.encoder, BertOptions) and model.encoder.frozen
+    return f"{model.name}_frozen" if frozen else model.name
+
+
+def build_learned_losses(config: Config, problem: Problem, steps: int) -> LearnedLosses | None:
     """The learned losses of a run of so many steps; None when every task keeps its configured one."""
-    loss, policy = config.loss, POLICIES[config.loss.policy]
+    loss = config.loss
     if loss.policy == "fixed":
         return None
     tasks = [
         TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
-    model, options = problem.model, loss.evidence
+    model, options = problem.model, loss.evidence_options
+    evidence: Evidence | None = None
     if isinstance(options, OneStepOptions):
-        evidence: Evidence = OneStep(model, options)
-    else:
+        evidence = OneStep(model, options)
+    elif options is not None:
         evidence = LookAhead(model, [cast(nn.Linear, head) for head in model.heads], options, problem.by_class)
-    bank = LossBank.load(Path(loss.bank)) if loss.bank is not None and policy.retrieves else None
     try:
-        return LearnedLosses(tasks, evidence, loss, total_steps=steps, bank=bank, run=run, seed=config.seed)
+        return LearnedLosses(
+            tasks,
+            model,
+            loss,
+            total_steps=steps,
+            bank=open_bank(loss) if POLICIES[loss.policy].candidates == "bank" else None,
+            encoder=encoder_kind(config.model),
+            evidence=evidence,
+            seed=config.seed,
+        )
     except OptionError as error:
         raise ConfigError(error.by_key("loss.")) from None
 
 
-def end_step(
-    learned: LearnedLosses,
-    problem: Problem,
-    record: StepRecord,
-    support: Index,
-    query: Index,
-    seed: int,
-    batch: BatchObjective | None = None,
-) -> None:
-    """Tell ``learned`` of an update that read these rows of every task.
+@dataclass(frozen=True)
+class StepRows:
+    """Rows that learned losses may want to see at a step: those of its update, by split, or some that are drawn.
 
-    batch: that of the query with its features kept, where the step has computed it. Then nothing of the query has to be
-    computed again: the record holds its gradient.
+    batch: that of the query with its features kept, where the step has computed it and its gradient: then only the
+    heads have to run again.
     """
-    evidence, drawn = learned.evidence, learned.evidence.rows
-    kept = batch if evidence.follows and record.query_gradient is not None else None
-    if drawn is not None:
-        rows = [partial(_drawn, problem, split, drawn, seed, record.step) for split in ("support", "query")]
-    else:
-        fresh = [partial(_batch, problem, split, index) for split, index in (("support", support), ("query", query))]
-        rows = fresh if kept is None else [fresh[0], partial(_kept, problem, kept)]
-    gradient = None if kept is None else record.query_gradient
-    learned.end(record.step, record.support_losses, *rows, query_gradient=gradient, lam=record.lam)
+
+    problem: Problem
+    seed: int
+    step: int
+    index: dict[str, Index]
+    batch: BatchObjective | None = None
+
+    def __call__(self, split: str, number: int | None) -> Batch:
+        """These rows of a split: so many of every task, None for those of the update."""
+        if number is not None:
+            return _drawn(self.problem, split, number, self.seed, self.step)
+        if self.batch is not None and split == "query":
+            return _kept(self.problem, self.batch)
+        return _batch(self.problem, split, self.index[split])
 
 
 def _batch(problem: Problem, split: str, index: Index) -> Batch:
@@ -100,7 +123,7 @@ def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Bat
     """Up to so many rows of a split for every task, drawn by (seed, step), in passes of a bounded size."""
     index = []
     for t, examples in enumerate(problem.suite.splits[split]):
-        chance = generator(seed, Stream.LOOK_AHEAD, step, 0 if problem.suite.shared_input else t)
+        chance = generator(seed, Stream.CONTEXT, step, 0 if problem.suite.shared_input else t)
         index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
     inputs, objective = problem.batch(split, index)
     model = problem.model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.series import StepOutcome
 from lossrag.experiments.run.build import build_step, passes_route
-from lossrag.experiments.run.learned_losses import build_learned_losses, end_step
+from lossrag.experiments.run.learned_losses import StepRows, build_learned_losses
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.schedule import Schedule
 from lossrag.lossbank import LearnedLosses
@@ -30,12 +30,12 @@ class BatchStep:
     schedule: Schedule | None = None
 
     @staticmethod
-    def of(config: Config, problem: Problem, epochs: int, run: str = "") -> BatchStep:
-        """A fresh step for so many epochs; ``run`` is the id that learned losses are remembered under."""
+    def of(config: Config, problem: Problem, epochs: int) -> BatchStep:
+        """A fresh step for so many epochs."""
         step = build_step(config, problem)
         steps = len(_plan(config, problem, 0)) * epochs
-        learned = build_learned_losses(config, problem, run, steps)
-        step.keep_query_gradient = learned is not None and learned.evidence.follows
+        learned = build_learned_losses(config, problem, steps)
+        step.keep_query_gradient = learned is not None and learned.evidence is not None and learned.evidence.follows
         return BatchStep(config, problem, step, learned, Schedule.of(config.optimizer, step.optimizer, steps))
 
     def plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
@@ -51,14 +51,15 @@ class BatchStep:
             self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
-        mixtures = learned.begin(self.step.count + 1) if learned else None
+        size = config.outer.batch_size or config.train.batch_size
+        query_rows = query_index(problem.suite, size, config.seed, self.step.count)
+        shown = StepRows(problem, config.seed, self.step.count, {"support": index, "query": query_rows})
+        mixtures = learned.begin(self.step.count + 1, shown) if learned else None
         needs = config.weighting.options.needs
         keep = needs.representation is not None
         support, batch = problem.batch_losses(
             "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
         )
-        size = config.outer.batch_size or config.train.batch_size
-        query_rows = query_index(problem.suite, size, config.seed, self.step.count)
         query = query_batch = None
         if needs.hypergradient is not None:
             query, query_batch = problem.batch_losses(
@@ -66,7 +67,9 @@ class BatchStep:
             )
         record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
         if learned:
-            end_step(learned, problem, record, index, query_rows, config.seed, query_batch)
+            kept = query_batch if record.query_gradient is not None else None
+            shown = replace(shown, step=record.step, batch=kept)
+            learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)
 

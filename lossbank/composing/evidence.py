@@ -7,9 +7,10 @@ much: the hypergradient (composing/one_step.py) and heads trained ahead (composi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lossrag.lossbank.composing.shares import ShareState
@@ -52,15 +53,42 @@ class Batch:
 class TaskMoment:
     """A task at a moment, without any graph.
 
-    support: the support rows; query_logits (B, K), query_targets and query_loss (), the outer loss.
+    support, query: rows of it, query rows where they were looked at.
     per_feature: size of the outer loss's gradient on the logits over its size on the features, (), to convert scales.
     """
 
     support: LossInputs
-    query_logits: Tensor
-    query_targets: Tensor
-    query_loss: Tensor
+    query: LossInputs | None
     per_feature: Tensor
+
+
+def observed(
+    model: nn.Module, tasks: Sequence[TaskSpec], support: Batch, query: Batch | None, features: bool = False
+) -> list[TaskMoment]:
+    """The tasks as they stand, from a pass over these rows in evaluation mode.
+
+    features: compare gradients on the features with those on the logits, on query rows, which takes a graph; without it
+        they count alike.
+    """
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        moments = [
+            TaskMoment(LossInputs(logits, targets, read, task.class_counts), None, logits.new_ones(()))
+            for task, (logits, read), targets in zip(tasks, support.outputs(), support.targets, strict=True)
+        ]
+    if query is not None:
+        with torch.set_grad_enabled(features):
+            held_out = query.outputs()
+            for t, (task, (z, f)) in enumerate(zip(tasks, held_out, strict=True)):
+                ratio = moments[t].per_feature
+                if features and f.requires_grad:  # what a frozen encoder gives moves with nothing
+                    at = torch.autograd.grad(query.outer_loss(t, task, z, f), [z, f], materialize_grads=True)
+                    ratio = at[0].norm() / at[1].norm().clamp(min=1e-12)
+                rows = LossInputs(z.detach(), query.targets[t], f.detach(), task.class_counts)
+                moments[t] = replace(moments[t], query=rows, per_feature=ratio)
+    model.train(training)
+    return moments
 
 
 @dataclass(frozen=True)
@@ -80,11 +108,7 @@ class EvidenceOptions(Protocol):
 
     @property
     def review(self) -> int:
-        """Measurements between two reviews of the candidates."""
-
-    @property
-    def most(self) -> int | None:
-        """Losses that it judges for a task at a time; None for all."""
+        """Measurements between two reviews, at which what harms is switched off."""
 
     def due(self, step: int) -> bool:
         """True when contributions are measured at the step of this number, from 1."""
@@ -92,20 +116,11 @@ class EvidenceOptions(Protocol):
     def judges(self, loss: Loss, active: bool) -> bool:
         """True for a loss that it has anything to say of, be it part of the task's mixture or not."""
 
-    def tells_apart(self, cosine: float) -> bool:
-        """True where losses of so similar a geometry get contributions that differ."""
-
     def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
-        """Contributions (n,) of some losses of a task as they count for their shares and for the memory."""
+        """Contributions (n,) of some losses of a task as they count for their shares."""
 
-    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
-        """The state after contributions (n,) that were :meth:`read`; shares stay unless they are ``learned``."""
-
-    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
-        """Contributions (n,) to expect, from those that are ``remembered`` of elsewhere and those seen here."""
-
-    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
-        """The state with a loss let in, which stands where its expected contribution puts it."""
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor) -> ShareState:
+        """The state after contributions (n,) that were :meth:`read`."""
 
 
 class Evidence(Protocol):

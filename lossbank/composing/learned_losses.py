@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lossrag.lossbank.bank import BankRetriever, LossBank
 from lossrag.lossbank.composing.composer import Composer
-from lossrag.lossbank.composing.evidence import Batch, Evidence, Moment, TaskSpec
-from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig
-from lossrag.lossbank.experience.context import TaskSignals, context_vector
+from lossrag.lossbank.composing.evidence import Batch, Evidence, TaskSpec, observed
+from lossrag.lossbank.composing.policies import ComposerConfig, question_steps
+from lossrag.lossbank.composing.retrieval import Adviser
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
 from lossrag.lossbank.library.mixture import Mixture
+from lossrag.lossbank.library.registration import LOSSES
+
+EVERY, FEW = 32, 128
+"""Steps between two measurements of gradient sizes without evidence, and the support rows of a task that they take."""
+
+Rows = Callable[[str, int | None], Batch]
+"""Rows of all tasks of a split, ``support`` or ``query``: so many of each, or what there is; None for the update's."""
 
 
 class LearnedLosses:
-    """The losses of T tasks, composed from the library and learned while a model trains.
+    """The losses of T tasks, composed from the library while a ``model`` trains.
 
-    evidence: :class:`LookAhead` or :class:`OneStep` on the model. config: what is composed, and how.
-    bank: what to retrieve from, for policies that do; an empty one without. It remembers this training as ``run``.
-    total_steps: of the training, for the progress in the contexts.
+    bank: what a policy that retrieves asks, such as a :class:`LossBank`; without one nothing is known.
+    encoder: kind of the model's encoder, as the bank calls it.
+    evidence: :class:`LookAhead` or :class:`OneStep` on the model, to move shares by what is seen in this training.
+    total_steps: of the training, for the moments at which the bank is asked.
 
-    Call :meth:`begin` before every update and train task t with the t-th mixture; call :meth:`end` after it.
+    Call :meth:`begin` before every update and train task t with the t-th mixture; call :meth:`end` after it. Either may
+    want to see rows: ``rows("support", 256)``, say, the model on so many of every task.
 
     Raises ConfigError for names that are unknown or do not fit a task.
     """
@@ -31,101 +40,107 @@ class LearnedLosses:
     def __init__(
         self,
         tasks: Sequence[TaskSpec],
-        evidence: Evidence,
+        model: nn.Module,
         config: ComposerConfig | None = None,
         *,
         total_steps: int,
-        bank: LossBank | None = None,
-        run: str = "run",
+        bank: Adviser | None = None,
+        encoder: str = "",
+        evidence: Evidence | None = None,
         seed: int = 0,
     ) -> None:
         config = config or ComposerConfig()
-        self.evidence, self.total_steps = evidence, total_steps
-        self.retriever: BankRetriever | None = None
-        if POLICIES[config.policy].retrieves:
-            self.retriever = BankRetriever(bank or LossBank.create(), config.policy, run, seed)
-        device = next(evidence.model.parameters()).device
-        self.composer = Composer(
-            tasks, config, evidence.options, self.retriever, seed, warm=bank is not None, device=device
-        )
-        # losses (T,) on support and query rows at the last measurement; not a number before the first one
-        self.previous = torch.full((2, len(tasks)), float("nan"), device=device)
+        self.model, self.evidence, self.total_steps = model, evidence, total_steps
+        device = next(model.parameters()).device
+        options = None if evidence is None else evidence.options
+        self.composer = Composer(tasks, config, options, bank, encoder, seed, device)
+        self.questions = question_steps(config, total_steps)[: None if bank is not None else 1]
+        # a context says how far losses fell since the moment before: so all moments of the bank are looked at
+        moments = [step for step in moments_of(total_steps) if step < max(self.questions, default=0)]
+        self.looks = sorted({*self.questions, *(moments if bank is not None else [])})
+        # contexts (M, T, C) of all looks, not numbers before they were taken; losses (T, 2) at the last one
+        self.contexts = torch.full((len(self.looks), len(tasks), len(CONTEXT_NAMES)), float("nan"), device=device)
+        self.before = torch.full((len(tasks), 2), float("nan"), device=device)
 
     def due(self, step: int) -> bool:
-        """True when contributions are measured at the step of this number, from 1."""
-        return self.composer.config.policy != "fixed" and self.evidence.options.due(step)
+        """True when the composition may have changed after the step of this number, from 1, or is there at last."""
+        alone = self.composer.policy.candidates == "reference"
+        return not alone and (step == 1 or step in self.questions or self._measures(step))
 
-    def begin(self, step: int) -> list[Mixture]:
+    def _measures(self, step: int) -> bool:
+        """True when evidence is measured, where there is anything to compare."""
+        return self.evidence is not None and self.evidence.options.due(step) and self.composer.composes
+
+    def _sizes(self, step: int) -> bool:
+        """True when gradient sizes are measured: at steps 1, 2, 4 ... and then every so many; by evidence, if any."""
+        due = step & (step - 1) == 0 if step < EVERY else step % EVERY == 0
+        return self.evidence is None and due and self.composer.composes
+
+    def begin(self, step: int, rows: Rows) -> list[Mixture]:
         """Before the update of ``step`` (from 1): the mixture that every task is to be trained with."""
-        self.evidence.begin(step)
+        if step == 1:
+            self._look(0, rows)
+        if self.evidence is not None:
+            self.evidence.begin(step)
         return self.composer.mixtures()
 
     def end(
         self,
         step: int,
-        support_losses: Sequence[Tensor] | Tensor,
-        support: Callable[[], Batch],
-        query: Callable[[], Batch],
+        rows: Rows,
         *,
         query_gradient: Sequence[Tensor | None] | None = None,
         lam: Tensor | None = None,
     ) -> None:
-        """After the update of ``step``: measure what the losses contribute, when it is due, and move their shares.
+        """After the update of ``step``: ask the bank, measure what losses contribute, when it is time for either.
 
-        support_losses: (T,) of the update.
-        support, query: rows of all tasks, asked for only when they are needed. One step ahead, ``support`` is the batch
-            of the update; a look ahead takes as many rows as it is given (``evidence.rows`` of a task are plenty).
         query_gradient: that of the outer objective after the update, by parameter, where the loop has it anyway.
         lam: (T,) weights of the tasks in the outer objective, where a method found any.
         """
-        if query_gradient is not None:
-            self.evidence.follow(query_gradient)
-        if not self.due(step):
-            return
-        moment = self.evidence.moment(self.composer.tasks, support(), query(), lam)
-        before = torch.stack([loss.detach() for loss in support_losses])
-        self.composer.observe(moment, self._contexts(moment, before, step), step)
-        self.previous = torch.stack([before, torch.stack([task.query_loss for task in moment.tasks])]).to(self.previous)
+        evidence, composer = self.evidence, self.composer
+        if evidence is not None and query_gradient is not None:
+            evidence.follow(query_gradient)
+        if not self._look(step, rows) and self._sizes(step):
+            held_out = rows("query", FEW) if self._reads_features() else None
+            seen = observed(self.model, composer.tasks, rows("support", FEW), held_out, self._reads_features())
+            composer.measure(seen)
+        if evidence is not None and self._measures(step):
+            support, query = (rows(split, evidence.rows) for split in ("support", "query"))
+            composer.observe(evidence.moment(composer.tasks, support, query, lam), step)
 
-    def _contexts(self, moment: Moment, support_losses: Tensor, step: int) -> list[Tensor]:
-        known = self.composer.measurements > 0
-        return [
-            context_vector(
-                TaskSignals(
-                    seen.support.logits,
-                    seen.support.targets,
-                    seen.query_logits,
-                    seen.query_targets,
-                    task.target_kind,
-                    support_losses[t],
-                    seen.query_loss,
-                    seen.support.features,
-                    self.previous[0, t] if known else None,
-                    self.previous[1, t] if known else None,
-                    task.class_counts,
-                    min(step / self.total_steps, 1.0),
-                )
-            )
-            for t, (task, seen) in enumerate(zip(self.composer.tasks, moment.tasks, strict=True))
-        ]
+    def _look(self, step: int, rows: Rows) -> bool:
+        """Take the contexts after ``step``, where one is wanted, and ask the bank; whether it was."""
+        if step not in self.looks:
+            return False
+        composer, progress = self.composer, min(step / self.total_steps, 1.0)
+        support, query = (rows(split, ROWS) for split in ("support", "query"))
+        seen = observed(self.model, composer.tasks, support, query, self._reads_features())
+        contexts = []
+        for t, (task, own) in enumerate(zip(composer.tasks, seen, strict=True)):
+            assert own.query is not None
+            before = None if self.before[t].isnan().any() else self.before[t]
+            shot = snapshot(LOSSES[REFERENCES[task.target_kind]], own.support, own.query, progress, before)
+            self.before[t] = shot.losses
+            contexts.append(shot.context)
+        self.contexts[self.looks.index(step)] = torch.stack(contexts)
+        if step in self.questions:
+            composer.ask(contexts, step, progress)
+        composer.measure(seen)
+        return True
 
-    def save_bank(self, folder: Path) -> None:
-        """Write what is remembered to ``folder``, if the policy retrieves: :meth:`LossBank.save`."""
-        if self.retriever is not None:
-            self.retriever.bank.save(folder)
-
-    def resume_bank(self, folder: Path, step: int) -> None:
-        """Remember what this training did up to ``step``, from the bank in ``folder``, if the policy retrieves."""
-        if self.retriever is not None:
-            self.retriever.resume(folder, step)
+    def _reads_features(self) -> bool:
+        """True where a loss that is active compares gradients on features."""
+        return any("features" in loss.needs for mixture in self.composer.mixtures() for loss in mixture.losses)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""
-        return {**self.composer.state_dict(), "previous": self.previous, **self.evidence.state_dict()}
+        own = {**self.composer.state_dict(), "contexts": self.contexts, "before": self.before}
+        return own if self.evidence is None else {**own, **self.evidence.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state_dict`; raises ConfigError when it is of other tasks or another library."""
+        """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or another library."""
         own = self.composer.state_dict()
         self.composer.load_state_dict({name: tensor for name, tensor in state.items() if name in own})
-        self.previous = state["previous"].to(self.previous)
-        self.evidence.load_state_dict(state)
+        self.contexts, self.before = state["contexts"].to(self.contexts), state["before"].to(self.before)
+        if self.evidence is not None:
+            self.evidence.load_state_dict(state)

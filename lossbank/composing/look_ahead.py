@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lossrag.checks import check_least, check_positive, check_share
+from lossrag.checks import check_least, check_positive, check_share, require
 from lossrag.errors import ConfigError
-from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
+from lossrag.lossbank.composing.evidence import Batch, Moment, TaskSpec, observed
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.lossbank.library.contract import Loss
 from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003
@@ -31,25 +30,28 @@ RATE = 0.003
 @dataclass(frozen=True)
 class LookAheadOptions:
     """horizon: steps that the heads are trained ahead.
-    temperature: the contribution that changes the odds of a loss by a factor e.
+    unit: the contribution that changes the odds of a loss by a factor e.
     rows: support and query rows of a task that a look ahead sees.
-    decay: share of the way to contribution / temperature that a score goes at each measurement, in [0, 1).
-    every: training steps between two measurements. review: measurements between two choices of candidates.
+    decay: share of the way to contribution / unit that a score goes at each measurement, in [0, 1).
+    every: training steps between two measurements.
+    review: measurements between two reviews, at which what harms is switched off.
 
     Raises OptionError for values out of range.
     """
 
     horizon: int = 20
-    temperature: float = 0.05
+    unit: float = 0.05
     rows: int = 512
     decay: float = 0.3
     every: int = 32
     review: int = 1
-    most: ClassVar[int | None] = 64
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "horizon", "rows", "every", "review")
-        check_positive(self, "temperature")
+        require(
+            self.horizon > 1, self, "{horizon} must be 2 or more: one step of all parameters is the other evidence."
+        )
+        check_least(self, 1, "rows", "every", "review")
+        check_positive(self, "unit")
         check_share(self, "decay")
 
     def due(self, step: int) -> bool:
@@ -66,30 +68,13 @@ class LookAheadOptions:
         """Those on pairs of samples have nothing to say to a head."""
         return not loss.relational
 
-    def tells_apart(self, cosine: float) -> bool:
-        """Even twins: what they lead to differs."""
-        return True
-
     def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
         """As they are, where they are :meth:`ShareState.worth` anything."""
         return contributions * state.worth(task, losses)
 
-    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
-        """Scores move towards contribution / temperature."""
-        return state.observe(task, losses, read, self.decay if learned else 0.0, self.decay, self.temperature)
-
-    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
-        """Mean of both: seen n times here weighs as n against what is remembered of elsewhere."""
-        seen = state.count[task, losses].double().cpu()
-        return (remembered + seen * state.scores[task, losses].cpu() * self.temperature) / (1 + seen)
-
-    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
-        """At its own score if it was measured long enough, else at its expected contribution / temperature."""
-        if not learned or int(state.count[task, loss]) < self.review:
-            scores = state.scores.clone()
-            scores[task, loss] = expected / self.temperature
-            state = replace(state, scores=scores)
-        return state.switched(task, loss, True)
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor) -> ShareState:
+        """Scores move towards contribution / unit."""
+        return state.observe(task, losses, read, self.decay, self.decay, self.unit)
 
 
 class LookAhead:
@@ -119,23 +104,26 @@ class LookAhead:
 
     def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
         """See :meth:`Evidence.moment`; the model runs in evaluation mode."""
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            fits, held_out = support.outputs(), query.outputs()
-        self.model.train(training)
-        views, moments = [], []
-        for t, (task, (logits, features), (z, f)) in enumerate(zip(tasks, fits, held_out, strict=True)):
+        moments = observed(self.model, tasks, support, query)
+        views = []
+        for t, (task, seen) in enumerate(zip(tasks, moments, strict=True)):
+            assert seen.query is not None
+            fits, held_out = seen.support.features, seen.query.features
+            assert fits is not None
+            assert held_out is not None
             weight, bias = self.heads[t].weight.detach(), self.heads[t].bias.detach()
-            leaf = z.clone().requires_grad_()
+            leaf = seen.query.logits.clone().requires_grad_()
             with torch.enable_grad():
-                loss = query.outer_loss(t, task, leaf, f)
+                loss = query.outer_loss(t, task, leaf, held_out)
             (at,) = torch.autograd.grad(loss, leaf)
-            ratio = at.norm() / (at @ weight).norm().clamp(min=1e-12)
-            inputs = LossInputs(logits, support.targets[t], features, task.class_counts)
-            moments.append(TaskMoment(inputs, z, query.targets[t], loss.detach(), ratio))
-            judge = self._judge(t, task, query, f)
-            views.append(HeadView(weight, bias, features, support.targets[t], f, judge, task.class_counts))
+            moments[t] = replace(seen, per_feature=at.norm() / (at @ weight).norm().clamp(min=1e-12))
+            views.append(
+                HeadView(
+                    *(weight, bias, fits, seen.support.targets, held_out),
+                    self._judge(t, task, query, held_out),
+                    task.class_counts,
+                )
+            )
 
         def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
             outer = look_ahead(views, chosen, self.options.horizon)

@@ -14,8 +14,7 @@ converted by what the outer loss shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +29,6 @@ from lossrag.lossbank.library.contract import Loss, LossInputs
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
-TWIN = 0.995
-"""Cosine of geometries above which two losses cannot be told apart one step ahead."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class OneStepOptions:
         direction d_c of MetaWeighting. Lambda is sparse: where it is 0, the losses of that task are judged by what they
         do to other tasks through the shared parameters alone.
     decay: share by which scores are drawn together at each measurement. every: training steps between two measurements.
-    review: measurements between two choices of candidates.
+    review: measurements between two reviews, at which what harms is switched off.
 
     Raises OptionError for values out of range.
     """
@@ -53,7 +50,6 @@ class OneStepOptions:
     decay: float = 0.1
     every: int = 2
     review: int = 25
-    most: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         check_choice(self, "outer", ("mean", "lambda"))
@@ -73,34 +69,13 @@ class OneStepOptions:
         """All; those on pairs of samples, which cost much, while they are active."""
         return not loss.relational or active
 
-    def tells_apart(self, cosine: float) -> bool:
-        """Not those of the same shape."""
-        return cosine <= TWIN
-
     def read(self, state: ShareState, task: int, losses: list[int], contributions: Tensor) -> Tensor:
         """Beside each other only: see :meth:`ShareState.centred`."""
         return state.centred(task, losses, contributions)
 
-    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor, learned: bool) -> ShareState:
+    def moved(self, state: ShareState, task: int, losses: list[int], read: Tensor) -> ShareState:
         """Scores move by ``step`` in units of the typical contribution."""
-        return state.observe(task, losses, read, self.step if learned else 0.0, self.decay)
-
-    def expected(self, state: ShareState, task: int, losses: list[int], remembered: Tensor) -> Tensor:
-        """As remembered: what was seen here is in the memory as well."""
-        return remembered
-
-    def entered(self, state: ShareState, task: int, loss: int, expected: float, learned: bool) -> ShareState:
-        """At its own score if it was measured long enough, else where one review of learning at its expected
-        contribution would have put it."""
-        if int(state.count[task, loss]) >= self.review:
-            return state.switched(task, loss, True)
-        shares, scores = state.shares[task], state.scores.clone()
-        level = float((shares * scores[task]).sum())
-        better = (expected - float((shares * state.mean[task]).sum())) / float(state.typical(task))
-        lasting = self.review if self.decay == 0 else min(self.review, 1 / self.decay)
-        gain = self.step * lasting if learned else 1.0
-        scores[task, loss] = level + gain * max(min(better, 2.0), -2.0)
-        return replace(state, scores=scores).switched(task, loss, True)
+        return state.observe(task, losses, read, self.step, self.decay)
 
 
 class OneStep:
@@ -154,9 +129,8 @@ class OneStep:
             (z, u), (f, uf) = moved[2 * t], moved[2 * t + 1]
             tangents.append(Tangent(LossInputs(z, support.targets[t], f, task.class_counts), u, uf))
             ratio = (at[t].norm() / at[T + t].norm().clamp(min=1e-12)).detach()
-            moments.append(
-                TaskMoment(tangents[t].inputs, logits[t].detach(), query.targets[t], losses[t].detach(), ratio)
-            )
+            held_out = LossInputs(logits[t].detach(), query.targets[t], features[t].detach(), task.class_counts)
+            moments.append(TaskMoment(tangents[t].inputs, held_out, ratio))
 
         def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
             return [cosines(*own) for own in zip(tangents, joint_contributions(tangents, chosen), sizes, strict=True)]

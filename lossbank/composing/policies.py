@@ -1,4 +1,4 @@
-"""Policies: which losses a task is composed of, and whether their shares are learned."""
+"""Policies: which losses a task is composed of, and whether evidence in the run moves their shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lossrag.checks import check_choice, check_least, require
+from lossrag.checks import check_choice, check_least, check_positive, require
 from lossrag.errors import ConfigError, OptionError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, TaskSpec
 from lossrag.lossbank.library.contract import Loss
@@ -21,25 +21,22 @@ BALANCED = 2.0
 @dataclass(frozen=True)
 class Policy:
     """candidates: ``reference`` (the task's configured loss alone), ``all`` that fit the task, ``random`` k of them, or
-    those retrieved by the memory's nearest contexts (``knn``) or by the two towers (``two_tower``).
-    learned: whether the outer problem moves the shares."""
+    those that the experience of a ``bank`` speaks for.
+    evidence: whether contributions measured in the run move the shares: ``never``, ``may`` or ``must``.
+    usual: the evidence of a run that does not say which: ``none`` or ``look_ahead``.
+    """
 
     candidates: str
-    learned: bool
-
-    @property
-    def retrieves(self) -> bool:
-        """True where candidates are chosen by what a bank remembers."""
-        return self.candidates in ("knn", "two_tower")
+    evidence: str
+    usual: str = "none"
 
 
 POLICIES: dict[str, Policy] = {
-    "fixed": Policy("reference", learned=False),
-    "uniform": Policy("all", learned=False),
-    "random": Policy("random", learned=True),
-    "gradient": Policy("all", learned=True),
-    "knn": Policy("knn", learned=True),
-    "two_tower": Policy("two_tower", learned=True),
+    "fixed": Policy("reference", evidence="never"),
+    "uniform": Policy("all", evidence="never"),
+    "random": Policy("random", evidence="may", usual="look_ahead"),
+    "gradient": Policy("all", evidence="must", usual="look_ahead"),
+    "retrieval": Policy("bank", evidence="may"),
 }
 
 
@@ -47,50 +44,63 @@ POLICIES: dict[str, Policy] = {
 class ComposerConfig:
     """Options of a composer.
 
-    policy: a name of POLICIES. learn: False keeps the shares where retrieval (or chance) put them.
-    candidates: names to choose from, None for the whole library.
-    k: losses of a task at a time, with a random or retrieved choice. explore: how many of them are tried for being
-        uncertain rather than promising.
-    confidence: standard errors that a contribution must lie below the mixture's for its loss to be switched off.
+    policy: a name of POLICIES. candidates: names to choose from, None for the whole library.
+    k: losses of a task at a time with a random choice; with a retrieved one so many besides its reference.
+    risk: standard errors that an expected gain is lowered by before it counts.
+    temperature: the gain, as a share of 1, that changes the odds of a retrieved loss by a factor e.
+    questions: moments at which a bank is asked, as shares of the training; 0 is before the first step.
+    confidence: standard errors that a contribution must lie below the mixture's for evidence to switch its loss off.
     retry: reviews it stays off.
-    relational: whether losses on pairs of samples, which cost a batch squared, are offered.
 
     Raises OptionError for values out of range.
     """
 
-    policy: str = "two_tower"
-    learn: bool = True
+    policy: str = "retrieval"
     candidates: tuple[str, ...] | None = None
     k: int = 8
-    explore: int = 2
+    risk: float = 1.0
+    temperature: float = 0.01
+    questions: tuple[float, ...] = (0.0, 0.05, 0.15)
     confidence: float = 2.0
     retry: int = 4
-    relational: bool = True
 
     def __post_init__(self) -> None:
         check_choice(self, "policy", tuple(POLICIES))
         check_least(self, 1, "k")
-        check_least(self, 0, "explore", "confidence", "retry")
-        require(
-            self.explore < self.k,
-            self,
-            f"{{explore}}={self.explore} leaves none of {{k}}={self.k} to what is promising.",
-        )
+        check_least(self, 0, "risk", "confidence", "retry")
+        check_positive(self, "temperature")
         named = self.candidates is None or len(self.candidates) > 0
         require(named, self, "{candidates} is empty: name at least one loss, or None (null) for the whole library.")
+        asked = list(self.questions)
+        ascending = asked == sorted(set(asked)) and all(0 <= share < 1 for share in asked) and len(asked) > 0
+        text = f"{{questions}} must be ascending shares of the training in [0, 1), one at least, got {asked}."
+        require(ascending, self, text)
 
 
-def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: EvidenceOptions) -> list[str]:
+def question_steps(config: ComposerConfig, total_steps: int) -> list[int]:
+    """The steps after which a bank is asked, ascending, 0 for before the first one; none where the policy asks none.
+
+    >>> question_steps(ComposerConfig(), 300)
+    [0, 15, 45]
+    """
+    if POLICIES[config.policy].candidates != "bank":
+        return []
+    return sorted({max(round(share * total_steps), 1) if share else 0 for share in config.questions})
+
+
+def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: EvidenceOptions | None) -> list[str]:
     """The names on offer, in a stable order: those that fit a task, and every task's reference.
 
-    Raises ConfigError for a reference that is for other targets, or that the evidence cannot compare others with.
+    Losses on pairs of samples, which cost a batch squared, are offered where they are named, and where a bank is asked
+    that may know them.
+
+    Raises ConfigError for a reference that is for other targets, or a loss that the evidence cannot compare.
     """
     kinds = {task.target_kind for task in tasks}
-    named = list(LOSSES) if config.candidates is None else list(config.candidates)
-    offered = [name for name in named if LOSSES[name].target_kind in kinds]
-    if not config.relational:
-        offered = [name for name in offered if not LOSSES[name].relational]
-    alone = POLICIES[config.policy].candidates == "reference"
+    candidates = POLICIES[config.policy].candidates
+    pairs = candidates == "bank" and evidence is None
+    named = [name for name, loss in LOSSES.items() if pairs or not loss.relational]
+    offered = [name for name in config.candidates or named if LOSSES[name].target_kind in kinds]
     for task in tasks:
         reference = LOSSES[task.reference]
         if reference.target_kind != task.target_kind:
@@ -98,13 +108,16 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
                 f"Task {task.name!r}: its loss {task.reference!r} is for {reference.target_kind}, not "
                 f"{task.target_kind}."
             )
-        if not alone and not evidence.judges(reference, active=True):
+    references = [task.reference for task in tasks]
+    names = sorted({*(() if candidates == "reference" else offered), *references})
+    for name in [*references, *(config.candidates or ())]:
+        if evidence is not None and not evidence.judges(LOSSES[name], active=True):
             raise OptionError(
                 type(evidence).__name__,
-                f"The loss {task.reference!r} of task {task.name!r} works on pairs of samples, which a look ahead "
-                "cannot compare others with: look one step ahead, {horizon}=1.",
+                f"The loss {name!r} works on pairs of samples, which a look ahead cannot compare others with: look one "
+                "step ahead, or leave it out.",
             )
-    return sorted({*(() if alone else offered), *(task.reference for task in tasks)})
+    return names
 
 
 def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
@@ -129,7 +142,7 @@ def spread(first: int, fitting: Sequence[int], losses: Sequence[Loss], k: int) -
     vectors = torch.stack([geometry(losses[i]) for i in fitting])
     chosen = [list(fitting).index(first)]
     distance = (vectors - vectors[chosen[0]]).norm(dim=1)
-    while len(chosen) < k:
+    while len(chosen) < min(k, len(fitting)):
         chosen.append(int(distance.argmax()))
         distance = torch.minimum(distance, (vectors - vectors[chosen[-1]]).norm(dim=1))
     return sorted(fitting[i] for i in chosen)

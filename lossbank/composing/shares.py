@@ -1,12 +1,14 @@
 """Shares: what every task's loss is composed of, how much of each loss, and what is known of them.
 
-    L_t = sum_k c[t, k] * (size of the reference's gradient / size of k's gradient) * l_k,     c[t] = softmax(a[t])
-The outer problem moves a[t, k] by what loss k contributes: with the hypergradient of c, per unit of gradient, that is
-mirror descent on the simplex. A single candidate that is the reference has c = 1 and scale 1: nothing but itself.
+    L_t = sum_k c[t, k] * (size of the reference's gradient / size of k's gradient) * l_k,  c[t] = softmax(b[t] + a[t])
+Retrieval sets the priors b. Evidence moves the scores a[t, k] by what loss k contributes: with the hypergradient of c,
+per unit of gradient, that is mirror descent on the simplex. A single candidate that is the reference has c = 1 and
+scale 1: nothing but itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -24,13 +26,14 @@ LARGEST_SCALE = 10.0
 class ShareState:
     """The state of T tasks over L losses; every tensor (T, L), ``sizes`` and estimates in float64.
 
-    scores: a. active: bool, whether the loss is part of the task's mixture.
+    prior: b. scores: a. active: bool, whether the loss is part of the task's mixture.
     sizes: running size of the loss's gradient, 0 where never measured. reference: (T,) that of the task's reference.
     coverage: running share of the samples that it acts on, as a share of what the reference acts on.
     mean, square: running mean of the contribution and of its square. count: how often it was measured.
     off_until: reviews before which a switched-off loss stays off.
     """
 
+    prior: Tensor
     scores: Tensor
     active: Tensor
     sizes: Tensor
@@ -46,12 +49,12 @@ class ShareState:
         """Equal shares of the ``active`` (T, L) losses, nothing known."""
         zeros = torch.zeros(active.shape, dtype=torch.float64, device=active.device)
         whole = torch.zeros(active.shape, dtype=torch.int64, device=active.device)
-        return cls(zeros, active.clone(), zeros, zeros[:, 0], zeros, zeros, zeros, whole, whole)
+        return cls(zeros, zeros, active.clone(), zeros, zeros[:, 0], zeros, zeros, zeros, whole, whole)
 
     @property
     def shares(self) -> Tensor:
         """c (T, L): adds up to 1 over the active losses of a task, 0 elsewhere."""
-        hidden = self.scores.masked_fill(~self.active, float("-inf"))
+        hidden = (self.prior + self.scores).masked_fill(~self.active, float("-inf"))
         return torch.softmax(hidden, dim=1).nan_to_num(0.0)
 
     def listed(self, task: int) -> list[int]:
@@ -63,6 +66,14 @@ class ShareState:
         table = self.active.clone()
         table[task, loss] = active
         return replace(self, active=table)
+
+    def composed(self, task: int, shares: Mapping[int, float]) -> ShareState:
+        """With these losses in a task's mixture and no other, at these shares as far as evidence says nothing."""
+        active, prior, off = self.active.clone(), self.prior.clone(), self.off_until.clone()
+        active[task], prior[task], off[task] = False, 0, 0
+        active[task, list(shares)] = True
+        prior[task, list(shares)] = prior.new_tensor(list(shares.values())).log()
+        return replace(self, active=active, prior=prior, off_until=off)
 
     def coefficients(self, reference: list[int]) -> Tensor:
         """Factor of each loss (T, L): its share at the gradient size of the ``reference[t]``-th loss.
@@ -76,14 +87,21 @@ class ShareState:
         return self.shares * scale.clamp(max=LARGEST_SCALE)
 
     def observe_sizes(
-        self, task: int, losses: list[int], sizes: Tensor, reference: Tensor, coverage: Tensor
+        self,
+        task: int,
+        losses: list[int],
+        sizes: Tensor,
+        reference: Tensor,
+        coverage: Tensor,
+        memory: float = MEMORY,
     ) -> ShareState:
         """With the measured gradient sizes (n,) of some losses of a task and that of its reference (), and the share of
-        the samples (n,) that each acts on, beside what the reference acts on."""
+        the samples (n,) that each acts on, beside what the reference acts on; ``memory`` is the share of the running
+        values that stays."""
         table, row, covered = self.sizes.clone(), self.reference.clone(), self.coverage.clone()
-        table[task, losses] = _running(self.sizes[task, losses], sizes)
-        row[task] = _running(self.reference[task], reference)
-        covered[task, losses] = _running(self.coverage[task, losses], coverage)
+        table[task, losses] = _running(self.sizes[task, losses], sizes, memory)
+        row[task] = _running(self.reference[task], reference, memory)
+        covered[task, losses] = _running(self.coverage[task, losses], coverage, memory)
         return replace(self, sizes=table, reference=row, coverage=covered)
 
     def worth(self, task: int, losses: list[int]) -> Tensor:
@@ -144,5 +162,5 @@ class ShareState:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def _running(old: Tensor, new: Tensor) -> Tensor:
-    return torch.where(old > 0, MEMORY * old + (1 - MEMORY) * new, new)
+def _running(old: Tensor, new: Tensor, memory: float) -> Tensor:
+    return torch.where(old > 0, memory * old + (1 - memory) * new, new)

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.lossbank.library.contract import TARGET_KINDS, LossInputs
-from lossrag.lossbank.library.registration import LOSSES
+from lossrag.lossbank.library.contract import TARGET_KINDS
 
-REFERENCES = {"classification": "cross_entropy", "regression": "squared_error"}
-"""By target kind the loss whose values stand in a context, and that gains in a bank are counted from."""
 BINS = 5
 CLASS_NAMES = (
     *(f"confidence_{bin + 1}" for bin in range(BINS)),
@@ -194,37 +191,6 @@ def context_vector(signals: TaskSignals) -> Tensor:
             parts += [logits.new_zeros(len(CLASS_NAMES)), residual_part(answer, targets.to(answer))]
     parts += [feature_part(signals.features, signals.support_targets, outputs, logits), _losses(signals, logits)]
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def early_context(target_kind: str, outputs: int, class_counts: Tensor | None = None) -> Tensor:
-    """The context (C,) before the first step: kind, number of outputs and class balance; all else is 0.
-
-    >>> of = dict(zip(CONTEXT_NAMES, early_context("classification", 2, torch.tensor([9.0, 3.0])).tolist()))
-    >>> round(of["balance_rarest"], 3), of["query_disagreement"], of["progress"]
-    (0.333, 0.0, 0.0)
-    """
-    known = torch.zeros(6) if class_counts is None else class_counts.new_zeros(6)
-    known[0], known[1] = target_kind == "classification", target_kind == "regression"
-    known[3] = min(math.log2(outputs) / 10, 1.0)
-    if class_counts is not None:
-        known[4:] = _balance(class_counts)
-    return torch.cat([known, known.new_zeros(len(CONTEXT_NAMES) - len(known))])
-
-
-@torch.no_grad()
-def seen_context(target_kind: str, support: LossInputs, query: LossInputs, progress: float) -> Tensor:
-    """The context (C,) of a task from rows that nothing but the model has seen: losses are those of ``REFERENCES``,
-    whatever the task is trained with, and how far they fell is left at 0, as nobody knows who looked when before."""
-    reference = LOSSES[REFERENCES[target_kind]]
-    losses = [reference(rows.logits, rows.targets).mean() for rows in (support, query)]
-    signals = TaskSignals(
-        *(support.logits, support.targets, query.logits, query.targets, target_kind, *losses),
-        features=support.features,
-        class_counts=support.class_counts,
-        progress=progress,
-    )
-    return context_vector(signals)
 
 
 def _balance(counts: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -19,42 +21,67 @@ from lossrag.lossbank import (
     TaskSpec,
     contributions,
     cosines,
+    gradient_sizes,
 )
+from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from tests.lossbank.advisers import Adviser
 
 REFERENCE = "cross_entropy"
 COUNTS = (10.0, 5.0, 2.0)
 FOUR = ("cross_entropy", "mae", "brier", "logit_adjusted_1")
 EVIDENCE = {"decay", "review"}
 """Options of the evidence; the others are the composer's."""
+CONTEXT = torch.zeros(len(CONTEXT_NAMES))
+ROBUST = {"mae": (0.04, 0.01, 9), "brier": (0.02, 0.01, 9), "logit_adjusted_1": (-0.05, 0.01, 9)}
 
 
-def moment(name, rows=32):
-    """One task, whose logits the outer objective wants to move along the gradient of a loss."""
+def seen(rows=32):
+    """One task at a moment."""
     generator = torch.Generator().manual_seed(0)
     logits, features = torch.randn(rows, 3, generator=generator), torch.randn(rows, 4, generator=generator)
-    targets, counts = torch.randint(3, (rows,), generator=generator), torch.tensor(COUNTS)
-    z = logits.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(LOSSES[name](z, targets, class_counts=counts).mean(), z)
-    inputs, one = LossInputs(logits, targets, features, counts), torch.tensor(1.0)
-    tangent = Tangent(inputs, wanted, torch.zeros_like(features))
+    targets = torch.randint(3, (rows,), generator=generator)
+    inputs = LossInputs(logits, targets, features, torch.tensor(COUNTS))
+    return TaskMoment(inputs, inputs, torch.tensor(1.0))
+
+
+def moment(name):
+    """One task, whose logits the outer objective wants to move along the gradient of a loss."""
+    task = seen()
+    inputs = task.support
+    z = inputs.logits.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(LOSSES[name](z, inputs.targets, class_counts=inputs.class_counts).mean(), z)
+    tangent = Tangent(inputs, wanted, torch.zeros_like(inputs.features))
 
     def measured(losses, sizes):
         return [cosines(tangent, contributions(tangent, losses[0]), sizes[0])]
 
-    return Moment([TaskMoment(inputs, logits, targets, one, one)], measured)
+    return Moment([task], measured)
 
 
 def told(learner, name, steps):
     """The composer, told after each of these steps that the gradient of a loss is wanted."""
     for step in steps:
-        learner.observe(moment(name), [torch.zeros(1)], step)
+        learner.observe(moment(name), step)
     return learner
 
 
-def composer(policy, counts=COUNTS, retriever=None, seed=0, **options):
+def spec(counts=COUNTS, reference=REFERENCE):
+    return TaskSpec("only", "classification", reference, None if counts is None else torch.tensor(counts))
+
+
+def composer(policy, counts=COUNTS, seed=0, **options):
+    """With evidence one step ahead."""
     evidence = OneStepOptions(**{key: options.pop(key) for key in EVIDENCE & options.keys()})
-    spec = [TaskSpec("only", "classification", REFERENCE, None if counts is None else torch.tensor(counts))]
-    return Composer(spec, ComposerConfig(policy=policy, relational=False, **options), evidence, retriever, seed)
+    return Composer([spec(counts)], ComposerConfig(policy=policy, **options), evidence, seed=seed)
+
+
+def asking(bank, reference=REFERENCE, evidence=None, **options):
+    """One that asks a bank, without evidence."""
+    return Composer([spec(reference=reference)], ComposerConfig(**options), evidence, bank, encoder="textcnn")
+
+
+def kinds(learner):
+    return [event.what for event in learner.events]
 
 
 @pytest.mark.parametrize("name", FOUR[1:])
@@ -66,30 +93,18 @@ def test_the_loss_whose_gradient_is_wanted_wins(name):
     assert any(event.what == "off" and "mixture" in event.reason for event in learner.events)
 
 
-def test_of_twins_one_is_retrieved():
-    """mae and one_minus_p have the same shape: both at once would bring nothing, and take a place."""
-
-    class Knows:
-        def remember(self, *_):
-            pass
-
-        def predict(self, task, context, asked):
-            mean = {"mae": 0.5, "one_minus_p": 0.5, "brier": 0.4}
-            return torch.tensor([mean.get(name, -0.5) for name in asked]).double(), torch.zeros(len(asked)).double()
-
-    names = ("cross_entropy", "mae", "one_minus_p", "brier", "focal_2", "multiclass_hinge")
-    learner = composer("knn", None, Knows(), candidates=names, k=3, explore=1, review=3)
-    told(learner, "mae", range(1, 4))
-    retrieved = {event.loss for event in learner.events if event.what in ("retrieved", "explored")}
-    active = {loss.name for loss in learner.mixtures()[0].losses}
-    assert len({"mae", "one_minus_p"} & active) == 1
-    assert "brier" in active | retrieved
-
-
 def test_reviews_come_early_at_first():
     learner = composer("gradient", review=20)
     reviews = [0, *(told(learner, "mae", [step]).reviews for step in range(1, 42))]
     assert [step for step in range(1, 42) if reviews[step] > reviews[step - 1]] == [4, 8, 16, 20, 40]
+
+
+def test_what_is_off_is_tried_again_at_its_own_score():
+    learner = told(composer("gradient", candidates=FOUR, review=2, retry=1), "mae", range(1, 41))
+    back = next(event for event in learner.events if event.what == "retry")
+    off = next(event for event in learner.events if event.what == "off" and event.loss == back.loss)
+    assert back.step > off.step
+    assert "off for 1 reviews" in back.reason
 
 
 def test_priors_are_corrected_where_they_are_uneven():
@@ -103,9 +118,19 @@ def test_priors_are_corrected_where_they_are_uneven():
     assert "logit_adjusted_1" in offered((10.0, 9.0, 8.0), candidates=("cross_entropy", "logit_adjusted_1"))
 
 
-def test_uniform_learns_nothing():
-    learner = told(composer("uniform", candidates=("cross_entropy", "mae")), "mae", range(1, 6))
+def test_pairs_of_samples_are_taken_where_they_are_named():
+    assert not any(loss.relational for loss in composer("gradient").mixtures()[0].losses)
+    named = composer("gradient", candidates=("cross_entropy", "triplet_0.2"))
+    assert [loss.name for loss in named.mixtures()[0].losses] == ["cross_entropy", "triplet_0.2"]
+
+
+def test_uniform_is_brought_to_one_size():
+    learner = Composer([spec()], ComposerConfig(policy="uniform", candidates=("cross_entropy", "mae")))
+    learner.measure([seen()])
     assert learner.compositions() == {"only": {"cross_entropy": 0.5, "mae": 0.5}}
+    task, (mixture,) = seen(), learner.mixtures()
+    sizes, _ = gradient_sizes(task.support, mixture.losses, task.per_feature)
+    assert (mixture.coefficients.double() * sizes).tolist() == pytest.approx([0.5 * float(sizes[0])] * 2)
 
 
 def test_random_draws_by_the_seed():
@@ -117,6 +142,116 @@ def test_random_draws_by_the_seed():
 
 def test_k_larger_than_the_library_takes_all():
     assert int(composer("random", candidates=("cross_entropy", "mae"), k=50).state.active.sum()) == 2
+
+
+def test_a_bank_is_asked_with_what_is_on_offer():
+    bank = Adviser()
+    asking(bank).ask([CONTEXT], 15, 0.05)
+    (question,) = bank.asked
+    assert (question.progress, question.encoder, question.target_kind) == (0.05, "textcnn", "classification")
+    assert {"cross_entropy", "mae", "logit_adjusted_1", "triplet_0.2"} <= set(question.losses)
+    assert "squared_error" not in question.losses
+
+
+def test_what_is_surely_better_is_mixed_with_the_reference():
+    learner = asking(Adviser(ROBUST))
+    learner.ask([CONTEXT], 15, 0.05)
+    (shares,) = learner.compositions().values()
+    total = math.e**3 + math.e + 1
+    expected = {"mae": math.e**3 / total, "brier": math.e / total, "cross_entropy": 1 / total}
+    assert shares == pytest.approx(expected)
+    ranks, composed = learner.events
+    assert ranks.reason.splitlines()[0] == "1. mae +4.0 ± 1.0, 9 trials"
+    assert (composed.what, composed.loss) == ("composed", "mae")
+    assert composed.reason == "Like two known tasks; mae +4.0; brier +2.0."
+    assert composed.neighbours[0]["distance"] == 0.5
+    assert [case["trouble"] for case in composed.neighbours] == ["symmetric", "pair"]
+
+
+def test_where_nothing_is_surely_better_the_reference_stays_as_it_is():
+    learner = asking(Adviser({"mae": (0.01, 0.02, 9), "brier": (-0.02, 0.01, 9)}))
+    learner.ask([CONTEXT], 15, 0.05)
+    (mixture,) = learner.mixtures()
+    assert ([loss.name for loss in mixture.losses], mixture.coefficients) == (["cross_entropy"], None)
+    assert kinds(learner) == ["kept"]
+    assert learner.events[0].reason.endswith("Not surely better than cross_entropy, which stays alone.")
+
+
+@pytest.mark.parametrize(
+    ("bank", "why"), [(None, "There is no bank."), (Adviser(ROBUST, known=False), "Like nothing known.")]
+)
+def test_silence_leaves_the_reference_alone_and_says_so(bank, why):
+    learner = asking(bank)
+    learner.ask([CONTEXT], 0, 0.0)
+    assert learner.compositions() == {"only": {"cross_entropy": 1.0}}
+    (event,) = learner.events
+    assert (event.what, event.reason) == ("silent", f"{why} cross_entropy stays alone.")
+
+
+def test_numbers_that_are_none_are_not_asked_about():
+    bank = Adviser(ROBUST)
+    learner = asking(bank)
+    learner.ask([CONTEXT + float("nan")], 15, 0.05)
+    assert bank.asked == []
+    assert learner.compositions() == {"only": {"cross_entropy": 1.0}}
+
+
+def test_a_reference_that_the_bank_does_not_know():
+    learner = asking(Adviser(ROBUST), reference="focal_2")
+    learner.ask([CONTEXT], 15, 0.05)
+    assert learner.compositions() == {"only": {"focal_2": 1.0}}
+    assert "no trials of focal_2" in learner.events[0].reason
+
+
+def test_before_the_first_step_what_differs_between_tasks_counts():
+    """Nine trials with a standard error of a point are three points apart: .04 of the mean is enough, .02 is not."""
+    learner = asking(Adviser(ROBUST))
+    learner.ask([CONTEXT], 0, 0.0)
+    assert set(learner.compositions()["only"]) == {"mae", "cross_entropy"}
+
+
+def test_a_later_answer_has_to_be_better_by_more_than_its_error():
+    bank = Adviser(ROBUST, by_progress={0.15: {**ROBUST, "brier": (0.045, 0.01, 9)}, 0.4: {"brier": (0.09, 0.01, 9)}})
+    learner = asking(bank)
+    learner.ask([CONTEXT], 15, 0.05)
+    first = learner.compositions()["only"]
+    learner.ask([CONTEXT], 45, 0.15)
+    assert learner.compositions()["only"] == first
+    learner.ask([CONTEXT], 120, 0.4)
+    assert next(iter(learner.compositions()["only"])) == "brier"
+    assert [what for what in kinds(learner) if what != "ranked"] == ["composed", "kept", "composed"]
+
+
+def test_silence_later_changes_nothing():
+    bank = Adviser(ROBUST)
+    learner = asking(bank)
+    learner.ask([CONTEXT], 15, 0.05)
+    bank.known = False
+    before = learner.compositions()
+    learner.ask([CONTEXT], 45, 0.15)
+    assert learner.compositions() == before
+    assert learner.events[-1].reason == "Like nothing known. The composition stays."
+
+
+def test_evidence_moves_the_shares_of_what_was_retrieved():
+    learner = asking(Adviser(ROBUST), evidence=OneStepOptions(review=4))
+    learner.ask([CONTEXT], 15, 0.05)
+    before = learner.compositions()["only"]
+    told(learner, "brier", range(16, 24))
+    after = learner.compositions()["only"]
+    assert set(after) <= set(before)
+    assert "cross_entropy" in after
+    assert after["brier"] > before["brier"]
+    assert not learner.state.count[0, learner.names.index("focal_2")], "nothing else was measured"
+
+
+def test_where_the_bank_is_silent_evidence_chooses_beside_the_reference():
+    learner = asking(Adviser(known=False), evidence=OneStepOptions(), k=3)
+    learner.ask([CONTEXT], 0, 0.0)
+    shares = learner.compositions()["only"]
+    assert shares.pop("cross_entropy") == pytest.approx(0.5)
+    assert list(shares.values()) == pytest.approx([1 / 6] * 3)
+    assert "Evidence chooses among 3" in learner.events[0].reason
 
 
 def test_state_round_trip():
@@ -132,29 +267,36 @@ def test_state_round_trip():
 
 
 def test_mistakes():
-    with pytest.raises(ConfigError, match="ComposerConfig: policy=knn retrieves losses"):
-        composer("knn")
+    with pytest.raises(ConfigError, match="ComposerConfig: policy=gradient learns shares from evidence"):
+        Composer([spec()], ComposerConfig(policy="gradient"))
+    with pytest.raises(ConfigError, match="ComposerConfig: policy=uniform learns no shares"):
+        composer("uniform")
     with pytest.raises(ConfigError, match="did you mean 'cross_entropy'"):
         composer("gradient", candidates=("cross_entropi",))
     with pytest.raises(ConfigError, match="is for regression, not classification"):
-        Composer([TaskSpec("only", "classification", "huber")], ComposerConfig(policy="uniform"), OneStepOptions())
-    spec = [TaskSpec("only", "classification", "triplet_0.2")]
-    Composer(spec, ComposerConfig(policy="gradient"), OneStepOptions())
-    with pytest.raises(ConfigError, match=r"pairs of samples.*look one step ahead, horizon=1"):
-        Composer(spec, ComposerConfig(policy="gradient"), LookAheadOptions())
+        Composer([TaskSpec("only", "classification", "huber")], ComposerConfig(policy="uniform"))
+    pairs = [spec(reference="triplet_0.2")]
+    Composer(pairs, ComposerConfig(policy="gradient"), OneStepOptions())
+    for tasks, names in ((pairs, None), ([spec()], ("cross_entropy", "triplet_0.2"))):
+        with pytest.raises(ConfigError, match=r"'triplet_0.2' works on pairs of samples.*look one step ahead"):
+            Composer(tasks, ComposerConfig(policy="gradient", candidates=names), LookAheadOptions())
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (ComposerConfig, {"policy": "two_towers"}, "ComposerConfig: policy='two_towers' is unknown: did you mean"),
+        (ComposerConfig, {"policy": "retreival"}, "ComposerConfig: policy='retreival' is unknown: did you mean"),
         (ComposerConfig, {"k": 0}, "ComposerConfig: k must be 1 or more"),
-        (ComposerConfig, {"k": 3, "explore": 3}, "explore=3 leaves none of k=3"),
+        (ComposerConfig, {"risk": -1.0}, "ComposerConfig: risk must be 0 or more"),
+        (ComposerConfig, {"temperature": 0.0}, "ComposerConfig: temperature must be a positive number"),
+        (ComposerConfig, {"questions": (0.4, 0.1)}, "questions must be ascending shares"),
+        (ComposerConfig, {"questions": ()}, "one at least"),
+        (ComposerConfig, {"questions": (0.0, 1.0)}, r"in \[0, 1\)"),
         (ComposerConfig, {"candidates": ()}, "candidates is empty"),
         (OneStepOptions, {"decay": 1.0}, r"OneStepOptions: decay must be in \[0, 1\)"),
         (OneStepOptions, {"outer": "max"}, "choose from: lambda, mean"),
-        (LookAheadOptions, {"temperature": 0.0}, "LookAheadOptions: temperature must be a positive number"),
-        (LookAheadOptions, {"horizon": 0}, "horizon must be 1 or more"),
+        (LookAheadOptions, {"unit": 0.0}, "LookAheadOptions: unit must be a positive number"),
+        (LookAheadOptions, {"horizon": 1}, "horizon must be 2 or more"),
     ],
 )
 def test_options_out_of_range_are_named_by_class_and_field(kind, options, message):

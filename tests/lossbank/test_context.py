@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from lossrag import ConfigError
-from lossrag.lossbank import LossInputs
-from lossrag.lossbank.experience.context import (
-    CONTEXT_NAMES,
-    TaskSignals,
-    context_vector,
-    early_context,
-    seen_context,
-)
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 
 
 def signals(batch=64, classes=4, kind="classification", seed=0, scale=2.0, **more) -> TaskSignals:
@@ -157,29 +150,3 @@ def test_refusals():
     ]:
         with pytest.raises(ConfigError, match=message):
             context_vector(replace(task, **changes))
-
-
-def test_a_context_of_rows_alone_is_the_vector_with_the_losses_of_the_reference():
-    generator = torch.Generator().manual_seed(0)
-    logits, features = torch.randn(2, 9, 3, generator=generator), torch.randn(9, 5, generator=generator)
-    targets, counts = torch.randint(3, (2, 9), generator=generator), torch.tensor([5.0, 3.0, 1.0])
-    losses = [torch.nn.functional.cross_entropy(*rows) for rows in zip(logits, targets, strict=True)]
-    signals = TaskSignals(
-        *(logits[0], targets[0], logits[1], targets[1], "classification", *losses),
-        features=features,
-        class_counts=counts,
-        progress=0.05,
-    )
-    support, query = LossInputs(logits[0], targets[0], features, counts), LossInputs(logits[1], targets[1])
-    assert torch.allclose(seen_context("classification", support, query, 0.05), context_vector(signals))
-
-
-def test_before_the_first_step_sizes_and_counts_are_known_alone():
-    counts = torch.tensor([5.0, 3.0, 1.0])
-    early = early_context("classification", 3, counts)
-    inputs = LossInputs(torch.randn(9, 3), torch.arange(9) % 3, torch.randn(9, 5), counts)
-    later = seen_context("classification", inputs, inputs, 0.0)
-    assert early.shape == later.shape
-    assert torch.equal(early[:6], later[:6])
-    assert not early[6:].any()
-    assert early_context("regression", 2).nonzero().flatten().tolist() == [1, 3]

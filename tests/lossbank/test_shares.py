@@ -51,6 +51,22 @@ def test_the_unit_of_contributions_does_not_matter():
     assert torch.allclose(few.scores, many.scores)
 
 
+def test_composed_shares_are_those_that_were_given_and_evidence_moves_them():
+    state = start([True, True, False]).observe(0, [0, 1], torch.tensor([0.5, -0.5]).double(), 1.0, 0.0)
+    state = state.composed(0, {1: 0.25, 2: 0.75})
+    odds = 0.75 / 0.25 * float((state.scores[0, 2] - state.scores[0, 1]).exp())
+    assert state.shares[0].tolist() == pytest.approx([0, 1 / (1 + odds), odds / (1 + odds)])
+    fresh = start([True, False, False]).composed(0, {1: 0.25, 2: 0.75})
+    assert fresh.shares[0].tolist() == pytest.approx([0, 0.25, 0.75])
+
+
+def test_sizes_that_are_measured_seldom_are_followed_fast():
+    state = start([True])
+    for size in (1.0, 0.5):
+        state = state.observe_sizes(0, [0], torch.tensor([size]).double(), torch.tensor(size), ones(1), 0.5)
+    assert float(state.sizes[0, 0]) == 0.75
+
+
 def test_losses_enter_at_the_size_of_the_reference():
     state = start([True, True]).observe_sizes(0, [0, 1], torch.tensor([0.5, 0.1]).double(), torch.tensor(0.5), ones(2))
     assert state.coefficients([0])[0].tolist() == pytest.approx([0.5, 0.5 * 5])

@@ -1,0 +1,87 @@
+"""From an answer to a mixture, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lossrag.lossbank import ComposerConfig, Gain
+from lossrag.lossbank.composing.policies import question_steps
+from lossrag.lossbank.composing.retrieval import LEAST, beats, gains, ranked, shares_of
+from tests.lossbank.advisers import Told
+
+NAMES = ("cross_entropy", "mae", "brier", "symmetric_ce", "triplet_0.2")
+FOUND = {"cross_entropy": Gain(0.0, 0.0, 0), "mae": Gain(0.03, 0.01, 9), "brier": Gain(0.04, 0.03, 9)}
+
+
+def told(**found):
+    return Told({name.replace("_02", "_0.2"): value for name, value in found.items()}, losses=NAMES)
+
+
+def test_gains_are_those_over_the_reference_of_the_bank():
+    found = gains(told(mae=(0.03, 0.01, 9), brier=(-0.01, 0.02, 0), cross_entropy=(0.5, 0.5, 3)), "cross_entropy")
+    assert found == {"cross_entropy": Gain(0, 0, 0), "mae": Gain(0.03, 0.01, 9), "brier": Gain(-0.01, 0.02, 0)}
+
+
+def test_gains_over_another_reference_lose_what_it_gains():
+    found = gains(told(mae=(0.03, 0.03, 9), brier=(0.01, 0.04, 4)), "mae")
+    assert set(found) == {"mae", "brier", "cross_entropy"}
+    assert (found["mae"].mean, found["mae"].error) == (0, 0)
+    assert (found["brier"].mean, found["brier"].error) == pytest.approx((-0.02, 0.05))
+    assert (found["cross_entropy"].mean, found["cross_entropy"].error) == pytest.approx((-0.03, 0.03))
+
+
+def test_without_trials_of_the_reference_nothing_is_known():
+    assert gains(told(mae=(0.03, 0.01, 9)), "brier") == {}
+
+
+def test_pairs_of_samples_are_offered_where_they_were_tried():
+    assert "triplet_0.2" not in gains(told(triplet_02=(0.1, 0.01, 0)), "cross_entropy")
+    assert "triplet_0.2" in gains(told(triplet_02=(0.1, 0.01, 1)), "cross_entropy")
+
+
+def test_bounds_by_hand():
+    """.03 - .01 and .04 - .03; unseen, with nine trials, errors are three times as large: those of a single task."""
+    config = ComposerConfig()
+    assert ranked(FOUND, "cross_entropy", config, unseen=False) == pytest.approx({"mae": 0.02, "brier": 0.01})
+    assert ranked(FOUND, "cross_entropy", config, unseen=True) == {}
+    assert ranked(FOUND, "cross_entropy", ComposerConfig(k=1), unseen=False) == pytest.approx({"mae": 0.02})
+    bold = ranked(FOUND, "cross_entropy", ComposerConfig(risk=0.0), unseen=False)
+    assert list(bold) == ["brier", "mae"]
+    assert ranked(FOUND, "cross_entropy", ComposerConfig(risk=4.0), unseen=False) == {}
+
+
+def test_shares_by_hand():
+    shares = shares_of({"mae": 0.02, "brier": 0.01}, "cross_entropy", 0.01)
+    total = math.e**2 + math.e + 1
+    assert shares == pytest.approx({"mae": math.e**2 / total, "brier": math.e / total, "cross_entropy": 1 / total})
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), st.floats(1e-6, 1)), st.floats(1e-4, 10))
+def test_shares_add_up_and_hold_the_reference(bounds, temperature):
+    shares = shares_of(bounds, "reference", temperature)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert "reference" in shares
+    assert all(share >= LEAST for name, share in shares.items() if name != "reference")
+
+
+@given(st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3), st.lists(st.floats(0, 0.1), min_size=3, max_size=3))
+def test_a_mixture_beats_another_by_brute_force(means, errors):
+    found = {name: Gain(m, e, 1) for name, m, e in zip("abc", means, errors, strict=True)}
+    new, running = {"a": 0.5, "b": 0.5}, {"b": 0.25, "c": 0.75}
+    change = np.array([0.5, 0.25, -0.75])
+    expected = change @ np.array(means) > np.sqrt((change**2) @ np.array(errors) ** 2)
+    margin = abs(change @ np.array(means) - np.sqrt((change**2) @ np.array(errors) ** 2))
+    assert beats(new, running, found) == expected or margin < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("total", "steps"), [(1, [0, 1]), (10, [0, 1, 2]), (426, [0, 21, 64]), (100_000, [0, 5000, 15_000])]
+)
+def test_questions_come_early(total, steps):
+    assert question_steps(ComposerConfig(), total) == steps
+    assert question_steps(ComposerConfig(policy="gradient"), total) == []
