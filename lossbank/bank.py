@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, VECTOR_SIZE, geometry_vectors, loss_vectors
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, VECTOR_SIZE, loss_vectors
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.experience.memory import merge as merge_memories
 from lossrag.lossbank.experience.predictors import KnnPredictor, TowerPredictor
@@ -20,6 +20,7 @@ from lossrag.lossbank.experience.topk import exact_top_k, flat_index, unit_rows
 from lossrag.lossbank.experience.towers import FitReport, Towers
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
+from lossrag.lossbank.shape.geometry import geometry_vectors
 
 FIT_STEPS = 100
 """Steps that the towers are fitted with before a review, from new ones: so they depend on the memory alone."""

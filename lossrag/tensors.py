@@ -51,7 +51,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedFile("it carries no checksum, so it is not of LossRAG")
     if _digest(tensors, header["meta"]) != header["sha256"]:
         raise DamagedFile("its content does not match its checksum")
-    meta: dict[str, Any] = json.loads(header["meta"])
+    try:
+        meta: dict[str, Any] = json.loads(header["meta"])
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"its metadata cannot be read ({error})") from None
     return tensors, meta
 
 

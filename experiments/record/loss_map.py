@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lossrag.experiments.plotting import COLOURS, GREY, MARKERS, legend_below, new_panels
 from lossrag.experiments.record.summary import share_text
 from lossrag.lossbank import LOSSES, Loss
-from lossrag.lossbank.experience.embedding import geometry_vectors
+from lossrag.lossbank.shape.geometry import geometry_vectors
 
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]

@@ -9,7 +9,7 @@ import torch
 
 from lossrag.files import write_atomic
 from lossrag.lossbank import LOSSES
-from lossrag.lossbank.experience.embedding import geometry_vectors
+from lossrag.lossbank.shape.geometry import geometry_vectors
 
 CONFIG = """embeddings {
   tensor_name: "losses"

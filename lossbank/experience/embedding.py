@@ -13,7 +13,7 @@ from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.history import history
 from lossrag.lossbank.experience.memory import Memory
 from lossrag.lossbank.library.contract import Loss
-from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry
+from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry_vectors
 
 HISTORY_NAMES = ("mean", "deviation", "log_count")
 
@@ -38,14 +38,6 @@ def _version() -> str:
 
 EMBEDDING_VERSION = _version()
 """Of contexts and loss vectors: changes with the names of their entries, and with a number when their meaning does."""
-
-
-def geometry_vectors(losses: Sequence[Loss]) -> Tensor:
-    """The geometry of every one of ``losses`` (L), of length 1: (L, G). Their inner products are cosines."""
-    if not losses:
-        return torch.empty(0, GEOMETRY_SIZE)
-    unit: Tensor = torch.nn.functional.normalize(torch.stack([geometry(loss) for loss in losses]), dim=1)
-    return unit
 
 
 def loss_vectors(losses: Sequence[Loss], memory: Memory | None = None) -> Tensor:

@@ -14,11 +14,26 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lossrag.checks import require
+from lossrag.checks import check_choice, check_least, require
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.lossbank.library.contract import TARGET_KINDS
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+
+TEXTS = ("source", "task", "encoder", "target_kind", "metric", "trouble", "version")
+WHOLE = ("outputs", "samples", "steps", "seed")
+REAL = ("reference", "strength")
+"""Fields of a case by their kind."""
+LONGEST_NAME = 200
+LARGEST = 2**31 - 1
+UNKNOWN = "unknown"
+"""The trouble of a case of which nobody knows what was wrong with it."""
+
+
+def is_name(text: object) -> bool:
+    """True for a text that an experience may hold: printable, and not so long that a column of it fills the memory."""
+    return isinstance(text, str) and len(text) <= LONGEST_NAME and text.isprintable()
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,20 @@ class Case:
     steps: int
     metric: str
     reference: float
-    trouble: str = "unknown"
+    trouble: str = UNKNOWN
     strength: float = math.nan
     clean: bool = True
     seed: int = 0
     version: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice(self, "target_kind", TARGET_KINDS)
+        check_least(self, 1, "outputs", "samples", "steps", most=LARGEST)
+        check_least(self, 0, "seed", most=LARGEST)
+        require(math.isfinite(self.reference), self, "{reference} must be a finite score.")
+        for name in TEXTS:
+            text = f"{{{name}}} must be a printable text of at most {LONGEST_NAME} characters."
+            require(is_name(getattr(self, name)), self, text)
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,12 @@ class Outcome:
     error: float = math.nan
     repeats: int = 1
 
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.gain), self, "{gain} must be finite: leave out what is not known.")
+        unsure = math.isnan(self.error) or 0 <= self.error < math.inf
+        require(unsure, self, f"{{error}} must be 0 or more, or not a number, got {self.error!r}.")
+        check_least(self, 1, "repeats", most=LARGEST)
+
 
 @dataclass(frozen=True, eq=False)
 class CaseRecord:
@@ -66,11 +96,6 @@ class CaseRecord:
     case: Case
     moments: Mapping[float, Floats]
     outcomes: Mapping[str, Outcome]
-
-
-_TEXTS = ("source", "task", "encoder", "target_kind", "metric", "trouble", "version")
-_WHOLE = ("outputs", "samples", "steps", "seed")
-_REAL = ("reference", "strength")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +107,11 @@ class Experience:
     repeats (R,). Every gain is finite: what nobody knows is not there.
     """
 
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict.fromkeys((*_TEXTS, "loss"), ()))
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict.fromkeys((*TEXTS, "loss"), ()))
     columns: Mapping[str, NDArray[np.generic]] = field(
         default_factory=lambda: {
-            **dict.fromkeys((*_TEXTS, *_WHOLE), np.zeros(0, np.int32)),
-            **dict.fromkeys(_REAL, np.zeros(0, np.float32)),
+            **dict.fromkeys((*TEXTS, *WHOLE), np.zeros(0, np.int32)),
+            **dict.fromkeys(REAL, np.zeros(0, np.float32)),
             "clean": np.zeros(0, np.bool_),
         }
     )
@@ -104,26 +129,27 @@ class Experience:
 
     @staticmethod
     def of(records: Iterable[CaseRecord]) -> Experience:
-        """Columns of these records. Raises OptionError for a context of another size or with numbers that are not
-        finite, and for a gain that is not; a case without moments or outcomes is left out."""
+        """Columns of these records; a case without moments or outcomes is left out. Raises OptionError for a context
+        of another size or with numbers that are not finite, and for a progress outside [0, 1]."""
         kept = [record for record in records if record.moments and record.outcomes]
         for record in kept:
-            for context in record.moments.values():
+            for progress, context in record.moments.items():
+                require(0 <= progress <= 1, record, f"{{moments}} lie in [0, 1], got one at {progress!r}.")
                 fits = context.shape == (len(CONTEXT_NAMES),) and bool(np.isfinite(context).all())
                 require(fits, record, "{moments} hold contexts of another size, or numbers that are not finite.")
-            finite = all(math.isfinite(outcome.gain) for outcome in record.outcomes.values())
-            require(finite, record, "{outcomes} hold a gain that is not finite: leave out what is not known.")
-        tables: dict[str, dict[str, int]] = {name: {} for name in (*_TEXTS, "loss")}
+            for loss in record.outcomes:
+                require(is_name(loss), record, f"{{outcomes}} are called by printable, short names, got {loss!r:.50}.")
+        tables: dict[str, dict[str, int]] = {name: {} for name in (*TEXTS, "loss")}
 
         def number(table: str, text: str) -> int:
             return tables[table].setdefault(text, len(tables[table]))
 
         cases = [record.case for record in kept]
         columns: dict[str, NDArray[np.generic]] = {
-            name: np.array([number(name, getattr(case, name)) for case in cases], np.int32) for name in _TEXTS
+            name: np.array([number(name, getattr(case, name)) for case in cases], np.int32) for name in TEXTS
         }
-        columns |= {name: np.array([getattr(case, name) for case in cases], np.int32) for name in _WHOLE}
-        columns |= {name: np.array([getattr(case, name) for case in cases], np.float32) for name in _REAL}
+        columns |= {name: np.array([getattr(case, name) for case in cases], np.int32) for name in WHOLE}
+        columns |= {name: np.array([getattr(case, name) for case in cases], np.float32) for name in REAL}
         columns["clean"] = np.array([case.clean for case in cases], np.bool_)
         moments = [(n, at, context) for n, record in enumerate(kept) for at, context in sorted(record.moments.items())]
         trials = [
@@ -151,8 +177,8 @@ class Experience:
 
     def case(self, number: int) -> Case:
         """The case of this number."""
-        given = {name: self.names[name][int(self.columns[name][number])] for name in _TEXTS}
-        given |= {name: self.columns[name][number].item() for name in (*_WHOLE, *_REAL, "clean")}
+        given = {name: self.names[name][int(self.columns[name][number])] for name in TEXTS}
+        given |= {name: self.columns[name][number].item() for name in (*WHOLE, *REAL, "clean")}
         return Case(**given)  # type: ignore[arg-type]
 
     def where(self, cases: NDArray[np.bool_]) -> Experience:
@@ -182,14 +208,14 @@ class Experience:
             return other if not len(self) else self
         known = set(self._keys())
         other = other.where(np.array([key not in known for key in other._keys()], np.bool_))
-        names = {name: tuple(dict.fromkeys([*self.names[name], *other.names[name]])) for name in (*_TEXTS, "loss")}
+        names = {name: tuple(dict.fromkeys([*self.names[name], *other.names[name]])) for name in (*TEXTS, "loss")}
 
         def moved(table: str, column: NDArray[np.generic]) -> NDArray[np.generic]:
             place = {text: i for i, text in enumerate(names[table])}
             return np.array([place[text] for text in other.names[table]] or [0], np.int32)[column.astype(np.int64)]
 
         columns = {
-            name: np.concatenate([column, moved(name, other.columns[name]) if name in _TEXTS else other.columns[name]])
+            name: np.concatenate([column, moved(name, other.columns[name]) if name in TEXTS else other.columns[name]])
             for name, column in self.columns.items()
         }
         shift = np.int32(len(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -126,6 +127,14 @@ def geometry(loss: Loss) -> Tensor:
     (True, True, 0.0)
     """
     return _geometry(loss).clone()
+
+
+def geometry_vectors(losses: Sequence[Loss]) -> Tensor:
+    """The geometry of every one of ``losses`` (L), of length 1: (L, G). Their inner products are cosines."""
+    if not losses:
+        return torch.empty(0, len(GEOMETRY_NAMES))
+    unit: Tensor = torch.nn.functional.normalize(torch.stack([_geometry(loss) for loss in losses]), dim=1)
+    return unit
 
 
 def gradient_curve(loss: Loss, points: int = 101, *, classes: int = 4) -> tuple[Tensor, Tensor]:

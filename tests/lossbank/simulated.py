@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, geometry_vectors
+from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION
 from lossrag.lossbank.experience.memory import Memory
-from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry
+from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, geometry, geometry_vectors
 from tests.lossbank.oracles import built_in
 
 NAMES = tuple(sorted(name for name in built_in() if LOSSES[name].target_kind == "classification"))

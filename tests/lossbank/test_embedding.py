@@ -13,10 +13,10 @@ from lossrag.lossbank.experience.embedding import (
     GEOMETRY_SIZE,
     VECTOR_NAMES,
     VECTOR_SIZE,
-    geometry_vectors,
     loss_vectors,
 )
 from lossrag.lossbank.experience.memory import Memory
+from lossrag.lossbank.shape.geometry import geometry_vectors
 
 THREE = [LOSSES[name] for name in ("cross_entropy", "mae", "l1")]
 

@@ -9,9 +9,8 @@ import torch
 
 from lossrag import ConfigError
 from lossrag.lossbank import LOSSES
-from lossrag.lossbank.experience.embedding import geometry_vectors
 from lossrag.lossbank.library.contract import Loss
-from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, _geometry, geometry, gradient_curve
+from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, _geometry, geometry, geometry_vectors, gradient_curve
 from tests.lossbank.oracles import built_in
 
 NAMES = tuple(built_in())
