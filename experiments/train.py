@@ -237,7 +237,7 @@ class Training:
         self.lines.sync()
         if self.board is not None:
             self.board.sync()
-        plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure)
+        plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
         seconds = time.monotonic() - self.started
         return write_summary(self.directory, self.config, self.settings, self.suite, test, best, seconds, further)

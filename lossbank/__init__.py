@@ -5,7 +5,6 @@ if __name__ != "lossrag.lossbank":
 
 # Importing the losses is what registers them.
 from lossrag.lossbank import losses
-from lossrag.lossbank.bank import BankRetriever, LossBank
 from lossrag.lossbank.composing.composer import Composer, Event
 from lossrag.lossbank.composing.evidence import Batch, Evidence, EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.learned_losses import LearnedLosses
@@ -19,38 +18,34 @@ from lossrag.lossbank.composing.look_ahead import (
 )
 from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines, push_forward
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
-from lossrag.lossbank.composing.retrieval import Adviser, Answer, Gain, Question
+from lossrag.lossbank.composing.retrieval import Adviser, Gain
 from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.experience.bank import LossBank
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
-from lossrag.lossbank.experience.embedding import EMBEDDING_VERSION, loss_vectors
-from lossrag.lossbank.experience.predictors import KnnPredictor, Prediction, TowerPredictor
-from lossrag.lossbank.experience.towers import FitReport, Towers
+from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.library.batched import gradient_sizes
 from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
 from lossrag.lossbank.library.registration import LOSSES, register_loss
+from lossrag.lossbank.shape.alike import alike
 from lossrag.lossbank.shape.geometry import GEOMETRY_NAMES, gradient_curve
 
 __all__ = [
     "CONTEXT_NAMES",
-    "EMBEDDING_VERSION",
     "GEOMETRY_NAMES",
     "LOSSES",
     "POLICIES",
     "Adviser",
     "Answer",
-    "BankRetriever",
     "Batch",
     "Composer",
     "ComposerConfig",
     "Event",
     "Evidence",
     "EvidenceOptions",
-    "FitReport",
     "Gain",
     "HeadView",
-    "KnnPredictor",
     "LearnedLosses",
     "LookAhead",
     "LookAheadOptions",
@@ -63,15 +58,13 @@ __all__ = [
     "OneStep",
     "OneStepOptions",
     "Policy",
-    "Prediction",
     "Question",
     "ShareState",
     "Tangent",
     "TaskMoment",
     "TaskSignals",
     "TaskSpec",
-    "TowerPredictor",
-    "Towers",
+    "alike",
     "calibrated",
     "context_vector",
     "contributions",
@@ -81,7 +74,6 @@ __all__ = [
     "gradient_sizes",
     "joined_mixture",
     "look_ahead",
-    "loss_vectors",
     "losses",
     "push_forward",
     "register_loss",

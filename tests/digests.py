@@ -29,8 +29,8 @@ RUNS = {
     "text, MetaWeighting": TEXT,
     "text, MGDA": [*TEXT, "weighting=mgda"],
     "digits, GradNorm": [*DIGITS, "weighting=gradnorm"],
-    "digits, composed one step ahead": [*DIGITS, "loss.policy=two_tower", "loss.horizon=1", "train.epochs=4"],
-    "text, composed by a look ahead": [*TEXT, "loss.policy=knn", "loss.every=4", "loss.relational=false"],
+    "digits, composed one step ahead": [*DIGITS, "loss.policy=gradient", "loss.evidence=one_step", "train.epochs=4"],
+    "text, composed by a look ahead": [*TEXT, "loss.policy=gradient", "loss.every=4"],
 }
 
 

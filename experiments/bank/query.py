@@ -1,9 +1,10 @@
-"""Query of a bank: the losses that a described task would get, and why."""
+"""Query of a bank: what it says of a task of a run, as that run was told, or of a task that is described."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,83 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
-from lossrag.experiments.config.identity import run_id
-from lossrag.lossbank import CONTEXT_NAMES, LossBank
-from lossrag.lossbank.experience.history import history, near_history
-from lossrag.lossbank.experience.predictors import top
+from lossrag.experiments.config.compose import build_config
+from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
+from lossrag.experiments.record.composition_log import read_events
+from lossrag.experiments.run.learned_losses import encoder_kind, open_bank
+from lossrag.lossbank import CONTEXT_NAMES, Answer, Composer, ComposerConfig, Gain, LossBank, TaskSpec
+from lossrag.lossbank.composing.retrieval import ranked, shares_of
+from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
 SIDES = ("support_", "query_")
 BOTH = sorted({name.removeprefix(side) for name in CONTEXT_NAMES for side in SIDES if name.startswith(side)})
 """Entries that are described for both sides at once by leaving the side out."""
-DESCRIBABLE = ("kind", "classes", *BOTH, *(name for name in CONTEXT_NAMES if name not in TARGET_KINDS))
-NEAREST = 5
-"""Remembered moments that a reason may refer to."""
+DESCRIBABLE = ("kind", "classes", "encoder", *BOTH, *(name for name in CONTEXT_NAMES if name not in TARGET_KINDS))
+EARLY = 0.05
+"""Progress of a task that is described, where nothing is said of it: the moment at which runs ask."""
+_AT = {name: place for place, name in enumerate(CONTEXT_NAMES)}
 
 
-def described(bank: LossBank, description: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """The context (C,) of ``key=value`` entries, and the target kind.
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a bank answers about a task at a moment, and what a run would make of it: by loss the gains over the
+    reference, and the shares of a task that is made of its reference alone so far."""
 
-    ``kind`` and ``classes`` say what the task is; the other keys are names of CONTEXT_NAMES, or those without
-    ``support_`` or ``query_`` for both. What is not said is as it was on average at the moments that the bank
-    remembers of that kind. Raises ConfigError for other keys and for values that are no numbers.
+    title: str
+    answer: Answer
+    gains: Mapping[str, Gain]
+    shares: Mapping[str, float]
+
+
+def asked(bank: LossBank, config: ComposerConfig, task: TaskSpec, encoder: str, context: Tensor, title: str) -> Told:
+    """The answer for a task in a context (C,)."""
+    composer = Composer([task], config, bank=bank, encoder=encoder)
+    progress = float(context[_AT["progress"]])
+    answer = bank.ask(composer.question(0, context, progress))
+    gains = composer.gains(0, answer)
+    bounds = ranked(gains, task.reference, config, 1 if progress else len(answer.neighbours))
+    return Told(title, answer, gains, shares_of(bounds, task.reference, config.temperature))
+
+
+def of_run(directory: Path, task: str, bank: LossBank | None = None, step: int | None = None) -> Told:
+    """What a run's bank, or another one, says of its task at the last step at which the run asked, or another one.
+
+    Raises ConfigError when the folder holds no run that asked a bank, or it has no such task.
+    """
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+        assert isinstance(settings, dict)
+    except Exception:  # YAML and OmegaConf have many ways to stumble over what is no configuration
+        raise ConfigError(f"run={directory} is no run directory (its config.yaml cannot be read): name one.") from None
+    config = build_config({str(key): value for key, value in settings.items()})
+    names = list(dict.fromkeys(event.task for event in read_events(directory)))
+    steps = sorted({event.step for event in read_events(directory) if event.what in ("composed", "kept", "silent")})
+    path = directory / "checkpoints" / "last.safetensors"
+    state = unpack("composition", load_checkpoint(path)[0]) if path.exists() else {}
+    if "contexts" not in state or not steps:
+        raise ConfigError(f"The run {directory} has not asked a bank: only runs with loss.policy=retrieval do.")
+    if task not in names:
+        raise ConfigError(f"The run {directory} has no task {task!r}: {did_you_mean(task, names)}")
+    chosen = steps[-1] if step is None else step
+    if chosen not in steps:
+        raise ConfigError(f"The run {directory} did not ask after step {chosen}: choose from {steps}.")
+    context = state["contexts"][state["looks"].tolist().index(chosen), names.index(task)]
+    known = bank or open_bank(config.loss.bank, config.loss.bank_exclude)
+    if known is None:
+        raise ConfigError(f"The run {directory} had no bank to ask: name one, bank=builtin.")
+    kind = _kind(context)
+    spec = _task(task, kind, getattr(config.loss, kind), context)
+    title = f"{task} after step {chosen} of {directory}"
+    return asked(known, config.loss, spec, encoder_kind(config), context, title)
+
+
+def of_description(bank: LossBank, description: Mapping[str, Any], config: ComposerConfig) -> Told:
+    """What a bank says of a task of ``key=value`` entries.
+
+    ``kind``, ``classes`` and ``encoder`` say what the task is; the other keys are names of CONTEXT_NAMES, or those
+    without ``support_`` or ``query_`` for both. What is not said is as it was on average in the cases of the bank, at
+    the moments of about that progress. Raises ConfigError for other keys and for values that are no numbers.
     """
     for key in description:
         if key not in DESCRIBABLE:
@@ -41,85 +99,45 @@ def described(bank: LossBank, description: Mapping[str, Any]) -> tuple[Tensor, s
     kind = str(description.get("kind", "classification"))
     if kind not in TARGET_KINDS:
         raise ConfigError(f"kind={kind} is unknown: {did_you_mean(kind, TARGET_KINDS)}")
-    context = _average(bank, kind)
-    for key, value in description.items():
-        if key == "kind":
-            continue
-        number = _number(key, value)
+    numbers = {key: _number(key, value) for key, value in description.items() if key not in ("kind", "encoder")}
+    progress = min(max(numbers.get("progress", EARLY), 0.0), 1.0)
+    context = _average(bank, kind, progress)
+    context[_AT["progress"]] = progress
+    for key, number in numbers.items():
         if key == "classes":
             if number < 1:
-                raise ConfigError(f"classes={value}: a task has 1 output or more.")
-            context[CONTEXT_NAMES.index("outputs")] = min(math.log2(number) / 10, 1.0)
-            continue
-        for name in (key,) if key in CONTEXT_NAMES else tuple(side + key for side in SIDES):
-            if name in CONTEXT_NAMES:
-                context[CONTEXT_NAMES.index(name)] = number
-    return torch.from_numpy(context), kind
+                raise ConfigError(f"classes={number:g}: a task has 1 output or more.")
+            context[_AT["outputs"]] = min(math.log2(number) / 10, 1.0)
+        elif key != "progress":
+            for name in (key,) if key in _AT else [side + key for side in SIDES]:
+                if name in _AT:
+                    context[_AT[name]] = number
+    encoders = bank.experience.texts("encoder").tolist()
+    encoder = str(description.get("encoder", max(sorted(set(encoders)), key=encoders.count, default="mlp")))
+    look = torch.from_numpy(context)
+    title = f"such a {kind} with the encoder {encoder} after {progress:.0%} of the steps"
+    return asked(bank, config, _task("described", kind, REFERENCES[kind], look), encoder, look, title)
 
 
-def remembered(bank: LossBank, run: Path, task: str) -> tuple[Tensor, str]:
-    """The last context (C,) that ``bank`` remembers of a task of a run, and its target kind.
-
-    Raises ConfigError when the folder holds no run, or the bank remembers no such task of it.
-    """
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        assert isinstance(settings, dict)
-        name = run_id({str(key): value for key, value in settings.items()})
-    except Exception:  # YAML and OmegaConf have many ways to stumble over what is no configuration
-        raise ConfigError(f"run={run} is no run directory (its config.yaml cannot be read): name one.") from None
-    records = bank.memory.records
-    own = records.run == (records.runs.index(name) if name in records.runs else -1)
-    tasks = [records.tasks[code] for code in np.unique(records.task[own])]
-    if task not in tasks:
-        known = did_you_mean(task, tasks) if tasks else "it remembers nothing of that run."
-        raise ConfigError(f"The bank remembers no task {task!r} of the run {name}: {known}")
-    rows = np.flatnonzero(own & (records.task == records.tasks.index(task)))
-    context = torch.from_numpy(records.context[rows[records.step[rows].argmax()]].copy())
-    return context, "classification" if context[CONTEXT_NAMES.index("classification")] > 0.5 else "regression"
+def _task(name: str, kind: str, reference: str, context: Tensor) -> TaskSpec:
+    """With class counts as uneven as the context says: that decides which losses are on offer."""
+    rarest = float(context[_AT["balance_rarest"]])
+    return TaskSpec(name, kind, reference, torch.tensor([1.0, rarest]) if kind == "classification" else None)
 
 
-def query(bank: LossBank, context: Tensor, kind: str, k: int, by: str) -> list[tuple[str, float, float, str]]:
-    """Loss, predicted contribution, its uncertainty and the reason of the k losses with the highest prediction ``by``
-    ``knn`` or ``towers``, best first."""
-    names = [name for name, loss in bank.losses.items() if loss.target_kind == kind]
-    if by not in ("knn", "towers"):
-        raise ConfigError(f"by={by} is unknown: {did_you_mean(by, ('knn', 'towers'))}")
-    prediction = bank.predictor("knn" if by == "knn" else "towers").predict(context, names)
-    doubt = dict(zip(names, prediction.uncertainty.tolist(), strict=True))
-    near = near_history(bank.memory, context.numpy(), NEAREST, names)
-    tried = {name: (int(n), float(mean)) for name, n, mean in zip(names, near.counts, near.means, strict=True)}
-    return [(name, mean, doubt[name], _reason(bank, name, *tried[name])) for name, mean in top(prediction, names, k)]
+def _kind(context: Tensor) -> str:
+    return "classification" if context[_AT["classification"]] > 0.5 else "regression"
 
 
-def nearest_moments(bank: LossBank, context: Tensor) -> list[tuple[str, str, int, float]]:
-    """Task, run, step and similarity of the :data:`NEAREST` remembered moments that looked most like ``context``."""
-    records = bank.memory.records
-    near = bank.memory.nearest(context.numpy(), NEAREST)
-    moments: dict[tuple[str, str, int], float] = {}
-    for place, similarity in zip(near.positions.tolist(), near.similarities.tolist(), strict=True):
-        key = (records.tasks[records.task[place]], records.runs[records.run[place]], int(records.step[place]))
-        moments.setdefault(key, similarity)
-    return [(*key, similarity) for key, similarity in moments.items()]
-
-
-def _reason(bank: LossBank, name: str, count: int, mean: float) -> str:
-    if count:
-        return f"tried {count} times at the nearest moments, {mean:+.3f}"
-    others = bank.neighbours(name, len(bank.names)) if len(bank.memory) else []
-    past = history(bank.memory, [other for other, _ in others])
-    for (other, cosine), n, its in zip(others, past.counts.tolist(), past.means.tolist(), strict=True):
-        if n:
-            return f"like {other} (cosine {cosine:.2f}), which made {its:+.3f} on {n} records"
-    return "nothing is remembered: its geometry is all that is known"
-
-
-def _average(bank: LossBank, kind: str) -> NDArray[np.float32]:
-    records = bank.memory.records
-    column = CONTEXT_NAMES.index(kind)
-    alike = records.context[records.context[:, column] > 0.5] if len(records) else records.context
-    context = alike.mean(axis=0, dtype=np.float64) if len(alike) else np.zeros(len(CONTEXT_NAMES))
-    context[column] = 1.0
+def _average(bank: LossBank, kind: str, progress: float) -> NDArray[np.float32]:
+    """The mean context of a kind of target at the moments nearest to a progress."""
+    experience = bank.experience
+    alike = experience.contexts[:, _AT[kind]] > 0.5
+    contexts, near = experience.contexts[alike], np.abs(experience.progress[alike] - progress)
+    context = np.zeros(len(CONTEXT_NAMES))
+    if len(contexts):
+        context = contexts[near <= near.min() + 1e-6].mean(axis=0, dtype=np.float64)
+    context[_AT[kind]] = 1.0
     return context.astype(np.float32)
 
 
@@ -127,3 +145,17 @@ def _number(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ConfigError(f"{key}={value} is no number: describe a task with numbers, e.g. {key}=0.4")
     return float(value)
+
+
+def neighbour_lines(answer: Answer, most: int) -> list[str]:
+    """The nearest cases that answered, a line each."""
+    return [
+        f"{near.distance:.2f}  {near.case.source}, {near.case.task}: {near.case.trouble}, {near.case.encoder}"
+        for near in answer.neighbours[:most]
+    ]
+
+
+def losses_of(told: Told, k: int) -> Sequence[str]:
+    """The k losses with the highest expected gains, and all that have a share."""
+    order = sorted(told.gains, key=lambda name: (-told.gains[name].mean, name))
+    return [name for place, name in enumerate(order) if place < k or name in told.shares]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from lossrag.errors import ConfigError
@@ -14,11 +15,11 @@ from lossrag.experiments.benchmark.paired import Result, paired_ratio
 from lossrag.experiments.benchmark.problems import CLASSES, TextOptions, adam, check_text, text_model, trained
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.schema import Choice, Config, LossConfig, TrainConfig
-from lossrag.experiments.run.learned_losses import build_learned_losses, end_step
+from lossrag.experiments.run.learned_losses import StepRows, build_learned_losses
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.step import BatchStep
 from lossrag.experiments.run.task_groups import joint_losses
-from lossrag.lossbank import LOSSES, Loss, LossBank, Mixture
+from lossrag.lossbank import LOSSES, Adviser, Answer, Loss, Mixture, Question
 from lossrag.models import TextCNNOptions
 from lossrag.tasks import SPLITS, DenseInputs, Examples, Suite, Task
 from lossrag.weighting import MetaWeighting, MultiTaskStep
@@ -34,14 +35,16 @@ VARIED = {
     "active_passive": ("alpha", 0.1, 12.0),
     "bootstrapping_soft": ("beta", 0.5, 0.99),
 }
-POLICY = "two_tower"
+MIXED = 4
+"""Losses that the most talkative bank speaks for in every task."""
 
 
 @dataclass(frozen=True)
 class LossbankBenchmark(TextOptions):
-    """Options of `lossrag benchmark lossbank`: sizes of the library, the first of which the others are compared with;
-    a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library and the default policy, once looking
-    ahead on ``rows`` support and query rows a task, and with ``loss.horizon=1`` and each of the intervals ``every``."""
+    """Options of `lossrag benchmark lossbank`: sizes of the library, the first of which the others are compared with
+    one step ahead; a run is ``steps`` steps of MetaWeighting with ``run_losses`` in the library: retrieved from a bank
+    that speaks for the reference, and from one that speaks for some losses in every task; all of them, moved by looks
+    ahead on ``rows`` support and query rows a task, or one step ahead with each of the intervals ``every``."""
 
     batch: int = 256
     sizes: tuple[int, ...] = (32, 64, 128, 256)
@@ -65,18 +68,25 @@ def run_lossbank(options: LossbankBenchmark) -> list[Result]:
         first = options.sizes[0]
         for size in options.sizes[1:]:
             few, many = (
-                _measurement(options, LossConfig(policy=POLICY, candidates=tuple(names[:n]), horizon=1))
+                _measurement(options, LossConfig(policy="gradient", evidence="one_step", candidates=tuple(names[:n])))
                 for n in (first, size)
             )
             timed = paired_ratio(many, few, options.pairs)
             more = {"ms": round(timed.milliseconds[0], 1), f"ms_{first}": round(timed.milliseconds[1], 1)}
             unit = f"x measuring {first} losses"
             results.append(Result("lossbank", f"measuring {size} losses", timed.ratio, timed.spread, unit, more))
-        configs = {"as it comes": LossConfig(policy=POLICY, candidates=tuple(names[: options.run_losses]))}
+        offered = LossConfig(candidates=tuple(names[: options.run_losses]))
+        retrieval, gradient = (replace(offered, policy=policy) for policy in ("retrieval", "gradient"))
+        cases = {
+            "retrieval, the reference": (retrieval, _Speaks(0)),
+            f"retrieval, {MIXED} losses in every task": (retrieval, _Speaks(MIXED)),
+            "loss.policy=gradient": (gradient, None),
+        }
         for every in options.every:
-            configs[f"loss.horizon=1, loss.every={every}"] = replace(configs["as it comes"], horizon=1, every=every)
-        for name, config in configs.items():
-            learned, plain = partial(_run, options, config), partial(_run, options, LossConfig())
+            one_step = replace(gradient, evidence="one_step", every=every)
+            cases[f"loss.policy=gradient loss.evidence=one_step loss.every={every}"] = (one_step, None)
+        for name, (config, bank) in cases.items():
+            learned, plain = partial(_run, options, config, bank), partial(_run, options, LossConfig(), None)
             timed = paired_ratio(learned, plain, options.pairs, warmup=0)
             ms, ms_plain = (round(milliseconds / options.steps, 1) for milliseconds in timed.milliseconds)
             more = {"ms": ms, "ms_plain": ms_plain}
@@ -119,10 +129,23 @@ def _problem(options: LossbankBenchmark) -> Problem:
     return Problem(suite, text_model(options, options.tasks), losses, losses, torch.device(options.device))
 
 
+@dataclass(frozen=True)
+class _Speaks:
+    """A bank that speaks for the first ``count`` losses on offer in every task, whatever it is asked."""
+
+    count: int
+
+    def ask(self, question: Question) -> Answer:
+        """The same gain for each of them."""
+        known = (np.arange(len(question.losses)) < self.count).astype(np.float64)
+        trials = np.full(len(known), 15)
+        return Answer(question, 0.04 * known, 0.0 * known, trials, (), 0.0, (question.encoder,))
+
+
 class _Loop:
     """MetaWeighting steps on one batch, as a run makes them."""
 
-    def __init__(self, options: LossbankBenchmark, loss: LossConfig) -> None:
+    def __init__(self, options: LossbankBenchmark, loss: LossConfig, bank: Adviser | None = None) -> None:
         self.problem = _problem(options)
         self.index = (torch.arange(options.batch // options.tasks),) * options.tasks
         config = Config(
@@ -135,33 +158,32 @@ class _Loop:
         )
         model = self.problem.model
         step = MultiTaskStep(trained(model), adam(model), config.weighting.options, self.problem.suite.task_names)
-        self.learned = build_learned_losses(config, self.problem, "benchmark", options.steps)
-        if self.learned is not None and self.learned.retriever is not None:
-            self.learned.retriever.bank = LossBank.create(list(loss.candidates or ()))
-            step.keep_query_gradient = self.learned.evidence.follows
+        self.learned = build_learned_losses(config, self.problem, options.steps, bank)
+        evidence = self.learned.evidence if self.learned else None
+        step.keep_query_gradient = evidence is not None and evidence.follows
         self.step = BatchStep(config, self.problem, step, self.learned)
 
 
 def _measurement(options: LossbankBenchmark, loss: LossConfig) -> Callable[[], None]:
-    """Measures the library once more after a step; the memory and the reviews are left out."""
+    """Measures the library once more after a step; reviews are left out."""
     loop = _Loop(options, loss)
     learned, problem, index = loop.learned, loop.problem, loop.index
     assert learned is not None
     record = loop.step(index, 0).record
     inputs, batch = problem.batch("query", index, keep_features=True)
     joint_losses(problem.model, inputs, batch)()  # keeps the features
-    learned.composer.retriever = None
+    rows = StepRows(problem, 0, record.step, {"support": index, "query": index}, batch)
 
     def measure() -> None:
-        learned.composer.measurements = 1  # never a review, always a usual turn of measured gradients
-        learned.begin(record.step)
-        end_step(learned, problem, record, index, index, 0, batch)
+        learned.composer.measurements = 1  # never a review
+        learned.begin(record.step, rows)
+        learned.end(record.step, rows, query_gradient=record.query_gradient, lam=record.lam)
 
     return measure
 
 
-def _run(options: LossbankBenchmark, loss: LossConfig) -> None:
-    """So many steps in a row from the first on, looks ahead and reviews included."""
-    loop = _Loop(options, loss)
+def _run(options: LossbankBenchmark, loss: LossConfig, bank: Adviser | None) -> None:
+    """So many steps in a row from the first on, questions, looks ahead and reviews included."""
+    loop = _Loop(options, loss, bank)
     for _ in range(options.steps):
         loop.step(loop.index, 0)

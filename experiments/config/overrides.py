@@ -22,6 +22,17 @@ OPEN = "tasks.corrupt"
 """The one key whose content the user makes up: tasks of the suite, and what happens to them."""
 
 
+RETIRED = {
+    "loss.learn": "shares stay where they were put with loss.evidence=none",
+    "loss.explore": "loss.k alone says how many losses are retrieved",
+    "loss.relational": "losses on pairs of samples are offered where loss.candidates names them",
+    "loss.policy=knn": "write loss.policy=retrieval",
+    "loss.policy=two_tower": "write loss.policy=retrieval",
+    "loss.horizon=1": "write loss.evidence=one_step",
+}
+"""What was there once, and what there is instead."""
+
+
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Hydra's parsed form; raises ConfigError for what is no override."""
     parser = OverridesParser.create()
@@ -79,6 +90,9 @@ def check_key(override: Override, known: DictConfig) -> None:
     section, _, option = key.partition(".")
     if is_open(override) and not override.is_delete():
         return
+    for gone in (key, override.input_line or ""):
+        if gone in RETIRED:
+            raise ConfigError(f"{gone} is gone: {RETIRED[gone]}.")
     current = OmegaConf.select(known, key, default=_MISSING)
     if current is _MISSING or override.package is not None:
         raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")

@@ -1,9 +1,10 @@
-"""Log of compositions: series of shares and contributions, events with reasons, pictures, the projector."""
+"""Log of compositions: series of shares and contributions, decisions with reasons, pictures, the projector."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
 """Kind of an event that tells the order of a retrieval."""
+ANSWERS = ("composed", "kept", "silent")
+"""Kinds of events that a question to a bank ends in."""
+NEAREST = 5
+"""Cases that a text names."""
 
 
 class CompositionLog:
@@ -49,6 +54,7 @@ class CompositionLog:
     ) -> None:
         self.directory, self.learned, self.lines, self.board = directory, learned, lines, board
         self.every_steps, self.figures_every = config.every_steps, config.figures_every
+        self.changes: dict[str, list[int]] = {}
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         self._begun: set[str] = set()
         self._drawn = 0
@@ -60,6 +66,7 @@ class CompositionLog:
         kept = _cut(self.directory.path / EVENTS, step)
         if not step:
             return
+        self._told(kept)
         points = read_points(self.directory.metrics)
         self._begun = {tag for point in points for tag in point if tag.startswith(COMPOSITION)}
         # TensorBoard drops the points of that very step
@@ -78,6 +85,7 @@ class CompositionLog:
         if composer.events:
             events = list(composer.events)
             composer.events.clear()
+            self._told(events)
             with open(self.directory.path / EVENTS, "ab") as file:
                 file.write(b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in events))
                 file.flush()
@@ -121,13 +129,19 @@ class CompositionLog:
         self._pictures(points, step)
         if self.board is not None:
             self.board.sync()
-        return composition_summary(self.learned.composer)
+        events = read_events(self.directory.path)
+        answers = {event.task: event for event in events if event.what in ANSWERS}
+        return composition_summary(self.learned.composer, answers, _sources(events))
+
+    def _told(self, events: Sequence[Event]) -> None:
+        for task, steps in _changes(events).items():
+            self.changes.setdefault(task, []).extend(steps)
 
     def _pictures(self, points: list[dict[str, Any]], step: int) -> None:
         if self.board is None or self.learned is None or step == self._drawn:
             return
         self._drawn = step
-        figure = compositions_figure(points)
+        figure = compositions_figure(points, self.changes)
         if figure is not None:
             self.board.picture(PICTURE, figure, step)
         kinds = {task.target_kind for task in self.learned.composer.tasks}
@@ -142,7 +156,8 @@ class CompositionLog:
             ranks = event.what == RANKED
             tag = f"{'retrieval' if ranks else 'events'}/{event.task}"
             line = event.reason if ranks else f"- **{event.what}** `{event.loss}`: {event.reason}"
-            texts.setdefault((tag, event.step), []).append(line)
+            nearest = [] if ranks else event.neighbours[:NEAREST]
+            texts.setdefault((tag, event.step), []).extend([line, *map(_in_line, nearest)])
         for (tag, step), lines in texts.items():
             self.board.text(tag, "\n".join(lines), step)
 
@@ -152,23 +167,47 @@ def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
 
     ``draw_compositions(folder, read_points(folder / "metrics.jsonl"))`` redraws a finished run.
     """
-    figures = compositions_figure(points), loss_map_figure(last_shares(points))
+    changes = _changes(read_events(folder))
+    figures = compositions_figure(points, changes), loss_map_figure(last_shares(points))
     for name, figure in zip(("compositions.png", "losses.png"), figures, strict=True):
         if figure is not None:
             figure.savefig(folder / name, dpi=130)
 
 
-def _cut(path: Path, step: int) -> list[Event]:
-    """Drop the events after ``step`` and a line that a kill tore; those that stay."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_bytes().splitlines():
+def read_events(folder: Path) -> list[Event]:
+    """The decisions of the run in ``folder`` so far, without a line that a kill tore; none where none were told."""
+    path = folder / EVENTS
+    events: list[Event] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            event = Event(**json.loads(line))
+            events.append(Event(**json.loads(line)))
         except (ValueError, TypeError):
             break
-        if event.step <= step:
-            kept.append(event)
+    return events
+
+
+def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
+    """By task the steps after which what it is made of changed."""
+    changes: dict[str, list[int]] = {}
+    for event in events:
+        if event.what == "composed":
+            changes.setdefault(event.task, []).append(event.step)
+    return changes
+
+
+def _sources(events: Sequence[Event]) -> list[str]:
+    """The sources of all cases that answered."""
+    return sorted({str(case["source"]) for event in events for case in event.neighbours})
+
+
+def _in_line(case: Mapping[str, Any]) -> str:
+    return f"    - {case['distance']:.2f} {case['source']}, {case['task']}: {case['trouble']}, {case['encoder']}"
+
+
+def _cut(path: Path, step: int) -> list[Event]:
+    """Drop the events after ``step``, all of them at 0, and a line that a kill tore; those that stay."""
+    if not path.exists():
+        return []
+    kept = [event for event in read_events(path.parent) if event.step <= step and step]
     write_atomic(path, b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in kept))
     return kept

@@ -13,6 +13,11 @@ from lossrag.experiments.record.series import logged_shares
 
 MOST = 400
 """Steps drawn at most: more than a picture has pixels for."""
+MOST_AREAS = len(AREAS)
+"""Losses of a task that are drawn apart."""
+HATCHES = ("", "///", "...")
+Look = tuple[str, str]
+"""Colour and hatch of an area."""
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -45,19 +50,24 @@ def last_shares(points: Points) -> dict[str, dict[str, float]]:
     return last
 
 
-def compositions_figure(points: Points) -> Figure | None:
+def compositions_figure(points: Points, changes: Mapping[str, Sequence[int]] | None = None) -> Figure | None:
     """A stacked area per task, None when nothing was logged: the largest losses in colour, the others grey.
 
-    A loss has one colour in all panels as far as there are colours: they go to the losses that are largest anywhere.
+    A loss looks the same in all panels: the losses that are largest anywhere have colours, the next ones colours with
+    hatches, and those beyond are among the others. Steps in ``changes`` of a task are marked.
     """
     series = shares_over_steps(points)
     if not series:
         return None
-    colours = _colours(series)
+    looks = _looks(series)
+    end = max(point["step"] for point in points)
     columns = min(len(series), 2)
     figure, grid = new_panels(len(series), columns, 5.6 * columns + 0.4, 2.9, 0.4)
     for axes, (task, (steps, shares)) in zip(grid, series.items(), strict=True):
-        _panel(axes, task, steps, shares, colours[task])
+        own = {name: looks[name] for _, name in _mass(shares)[:MOST_AREAS] if name in looks}
+        _panel(axes, task, steps, shares, own, end)
+        for step in (changes or {}).get(task, ()):
+            axes.plot([step], [1.0], "v", color="black", markersize=7, clip_on=False, zorder=5)
     return figure
 
 
@@ -66,40 +76,37 @@ def _mass(shares: Mapping[str, Sequence[float]]) -> list[tuple[float, str]]:
     return sorted((-(sum(values) / len(values) + values[-1] / 2), name) for name, values in shares.items())
 
 
-def _colours(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, dict[str, str]]:
-    """Per task the colours of its largest losses: the same for a loss everywhere, unless two of a task would clash."""
-    largest = {task: _mass(shares)[: len(AREAS)] for task, (_, shares) in series.items()}
+def _looks(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, Look]:
+    """Colours and hatches of the losses that are among the largest of any task, as far as they go."""
     weight: dict[str, float] = {}
-    for masses in largest.values():
-        for value, name in masses:
+    for _, shares in series.values():
+        for value, name in _mass(shares)[:MOST_AREAS]:
             weight[name] = min(weight.get(name, 0.0), value)
-    preferred = {
-        name: AREAS[place % len(AREAS)] for place, name in enumerate(sorted(weight, key=lambda n: (weight[n], n)))
-    }
-    chosen: dict[str, dict[str, str]] = {}
-    for task, masses in largest.items():
-        own: dict[str, str] = {}
-        for _, name in masses:
-            free = [colour for colour in AREAS if colour not in own.values()]
-            own[name] = preferred[name] if preferred[name] in free else free[0]
-        chosen[task] = own
-    return chosen
+    order = sorted(weight, key=lambda name: (weight[name], name))
+    every = [(colour, hatch) for hatch in HATCHES for colour in AREAS]
+    return dict(zip(order, every, strict=False))
 
 
 def _panel(
-    axes: Axes, task: str, steps: list[int], shares: Mapping[str, list[float]], colours: Mapping[str, str]
+    axes: Axes, task: str, steps: list[int], shares: Mapping[str, list[float]], looks: Mapping[str, Look], end: int
 ) -> None:
-    drawn = [shares[name] for name in colours]
-    rest = [max(1.0 - sum(column), 0.0) for column in zip(*drawn, strict=True)]
-    labels = [f"{name}  {values[-1]:.2f}" for name, values in zip(colours, drawn, strict=True)]
+    drawn = [shares[name] for name in looks]
+    rest = [max(1.0 - sum(values[place] for values in drawn), 0.0) for place in range(len(steps))]
+    labels = [f"{name}  {values[-1]:.2f}" for name, values in zip(looks, drawn, strict=True)]
     if max(rest) > 0.001:
         drawn.append(rest)
         labels.append(f"others  {rest[-1]:.2f}")
-    at: list[float] = [*steps]
-    if len(at) == 1:  # a single moment has no width
-        at, drawn = [at[0], at[0] + 1.0], [values * 2 for values in drawn]
+    # shares stay what they are until the next moment, the last ones to the end
+    at = [*steps, max(end, steps[-1] + 1)]
     axes.stackplot(
-        at, drawn, labels=labels, colors=[*colours.values(), LIGHT_GREY][: len(drawn)], edgecolor="white", linewidth=0.4
+        at,
+        [[*values, values[-1]] for values in drawn],
+        labels=labels,
+        colors=[*(colour for colour, _ in looks.values()), LIGHT_GREY][: len(drawn)],
+        hatch=[*(hatch for _, hatch in looks.values()), ""][: len(drawn)],
+        edgecolor="white",
+        linewidth=0.4,
+        step="post",
     )
     axes.set_title(task, fontsize=11, loc="left", fontweight="bold")
     axes.set_xlim(at[0], at[-1])

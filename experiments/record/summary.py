@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.record.state import Best
 from lossrag.files import write_atomic
-from lossrag.lossbank import Composer
+from lossrag.lossbank import Composer, Event
 from lossrag.tasks import Suite
 
 
@@ -37,7 +37,7 @@ def write_summary(
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
-    ``compositions`` and ``off`` where losses are composed, ``theorem_1`` with an outer problem.
+    ``compositions``, ``off`` and ``reasons`` where losses are composed, ``theorem_1`` with an outer problem.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -82,7 +82,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     table.add_row("mean score", f"{summary['test_score_mean']:.4f} {metrics}", "", "")
     console.print(table)
     for task, shares in summary.get("compositions", {}).items():
-        say(console, sentence(task, shares, len(summary["off"][task])))
+        reason = summary.get("reasons", {}).get(task, "")
+        say(console, sentence(task, shares, len(summary["off"][task]), reason))
     if "theorem_1" in summary:
         say(console, descent_sentence(summary["theorem_1"]))
     say(
@@ -95,8 +96,9 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     )
 
 
-def composition_summary(composer: Composer) -> dict[str, Any]:
-    """Per task the shares of the active losses, largest first, and the losses that are switched off."""
+def composition_summary(composer: Composer, answers: Mapping[str, Event], sources: Sequence[str]) -> dict[str, Any]:
+    """Per task the shares of the active losses, largest first, and the losses that are switched off; where a bank was
+    asked why, from its last ``answers``, and the ``sources`` of the cases that answered."""
     shares, until = composer.state.shares.tolist(), composer.state.off_until.tolist()
     off = {
         task.name: [
@@ -104,14 +106,20 @@ def composition_summary(composer: Composer) -> dict[str, Any]:
         ]
         for t, task in enumerate(composer.tasks)
     }
-    return {"compositions": composer.compositions(), "off": off}
+    summary: dict[str, Any] = {"compositions": composer.compositions(), "off": off}
+    if answers:
+        reasons = {task.name: answers[task.name].reason for task in composer.tasks if task.name in answers}
+        summary |= {"reasons": reasons, "bank_sources": list(sources)}
+    return summary
 
 
-def sentence(task: str, shares: Mapping[str, float], off: int) -> str:
-    """A composition in a line: the largest shares, until 90 % or three losses are named.
+def sentence(task: str, shares: Mapping[str, float], off: int, reason: str = "") -> str:
+    """A composition in a line: the largest shares, until 90 % or three losses are named; and why.
 
     >>> sentence("TALK", {"symmetric_ce": 0.61, "mae": 0.3, "brier": 0.09}, 7)
     'TALK: symmetric_ce .61, mae .30, 1 other .09; 7 losses off'
+    >>> sentence("TALK", {"mae": 1.0}, 0, "12 of 15 like it had symmetric noise.")
+    'TALK: mae 1.00. 12 of 15 like it had symmetric noise.'
     """
     named: list[str] = []
     shown = 0.0
@@ -123,7 +131,8 @@ def sentence(task: str, shares: Mapping[str, float], off: int) -> str:
     rest = len(shares) - len(named)
     if rest and 1 - shown >= 0.005:
         named.append(f"{rest} {'other' if rest == 1 else 'others'} {share_text(1 - shown)}")
-    return f"{task}: {', '.join(named)}" + (f"; {off} {'loss' if off == 1 else 'losses'} off" if off else "")
+    switched = f"; {off} {'loss' if off == 1 else 'losses'} off" if off else ""
+    return f"{task}: {', '.join(named)}{switched}" + (f". {reason}" if reason else "")
 
 
 def share_text(share: float) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from lossrag.experiments.plotting import COLOURS, STYLES, legend_below, new_panels
+from lossrag.experiments.plotting import COLOURS, GREY, STYLES, legend_below, new_panels
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.tasks import Task
 
@@ -18,8 +18,13 @@ MAX_POINTS = 400
 """Longer series are averaged in so many windows."""
 
 
-def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> None:
-    """Draw metrics.jsonl of a run as one PNG with a panel per quantity and a line per task."""
+def plot_trajectories(
+    metrics: Path, tasks: Sequence[Task], target: Path, changes: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """Draw metrics.jsonl of a run as one PNG with a panel per quantity and a line per task.
+
+    changes: by task the steps after which its losses changed, which are marked.
+    """
     points = read_points(metrics)
     panels = [
         ("support loss", "support/loss/{task}"),
@@ -34,6 +39,11 @@ def plot_trajectories(metrics: Path, tasks: Sequence[Task], target: Path) -> Non
     figure, grid = new_panels(len(drawn), columns, 4.2 * columns, 3.1, 0.5)
     for axes, (title, pattern) in zip(grid, drawn, strict=True):
         _panel(axes, title, pattern, tasks, points)
+        for number, task in enumerate(tasks):
+            for step in (changes or {}).get(task.name, ()):
+                axes.axvline(step, color=COLOURS[number % len(COLOURS)], linestyle=":", linewidth=1.0)
+    if changes:
+        grid[0].plot([], [], ":", color=GREY, label="its losses change")
     legend_below(figure, min(len(tasks), 7))
     figure.savefig(target, dpi=130)
 

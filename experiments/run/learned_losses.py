@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, OptionError
-from lossrag.experiments.config.model import ModelConfig
-from lossrag.experiments.config.schema import Config, LossConfig
+from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
 from lossrag.lossbank import (
     POLICIES,
+    Adviser,
     Batch,
     Evidence,
     LearnedLosses,
@@ -31,25 +31,32 @@ from lossrag.models import BertOptions, Outputs
 from lossrag.streams import Stream, generator
 
 Index = Sequence[Tensor]
+SIDES = ("support", "query")
 
 
-def open_bank(loss: LossConfig) -> LossBank | None:
-    """The bank that a run asks; None for ``none``. Raises BankError when it is not there or damaged."""
-    if loss.bank == "none":
+def open_bank(name: str, exclude: Sequence[str] = ()) -> LossBank | None:
+    """The bank that ``builtin`` or a file is, without these sources; None for ``none``.
+
+    Raises BankError when it is not there or damaged.
+    """
+    if name == "none":
         return None
-    if loss.bank == "builtin":
-        return LossBank.builtin(loss.bank_exclude)
-    return LossBank.load(Path(loss.bank), loss.bank_exclude)
+    return LossBank.builtin(exclude) if name == "builtin" else LossBank.load(Path(name), exclude)
 
 
-def encoder_kind(model: ModelConfig) -> str:
-    """Kind of an encoder, as banks call it: its name, ``bert_frozen`` where nothing of it learns."""
-    frozen = isinstance(model.encoder, BertOptions) and model.encoder.frozen
-    return f"{model.name}_frozen" if frozen else model.name
+def encoder_kind(config: Config) -> str:
+    """Kind of the encoder, as banks call it: its name, ``bert_frozen`` where nothing of it learns."""
+    options = config.model.encoder
+    return "bert_frozen" if isinstance(options, BertOptions) and options.frozen else config.model.name
 
 
-def build_learned_losses(config: Config, problem: Problem, steps: int) -> LearnedLosses | None:
-    """The learned losses of a run of so many steps; None when every task keeps its configured one."""
+def build_learned_losses(
+    config: Config, problem: Problem, steps: int, bank: Adviser | None = None
+) -> LearnedLosses | None:
+    """The learned losses of a run of so many steps; None when every task keeps its configured one.
+
+    bank: what is asked instead of the configured one, where the policy retrieves.
+    """
     loss = config.loss
     if loss.policy == "fixed":
         return None
@@ -57,6 +64,8 @@ def build_learned_losses(config: Config, problem: Problem, steps: int) -> Learne
         TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
+    if bank is None and POLICIES[loss.policy].candidates == "bank":
+        bank = open_bank(loss.bank, loss.bank_exclude)
     model, options = problem.model, loss.evidence_options
     evidence: Evidence | None = None
     if isinstance(options, OneStepOptions):
@@ -69,8 +78,8 @@ def build_learned_losses(config: Config, problem: Problem, steps: int) -> Learne
             model,
             loss,
             total_steps=steps,
-            bank=open_bank(loss) if POLICIES[loss.policy].candidates == "bank" else None,
-            encoder=encoder_kind(config.model),
+            bank=bank,
+            encoder=encoder_kind(config),
             evidence=evidence,
             seed=config.seed,
         )
@@ -123,7 +132,8 @@ def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Bat
     """Up to so many rows of a split for every task, drawn by (seed, step), in passes of a bounded size."""
     index = []
     for t, examples in enumerate(problem.suite.splits[split]):
-        chance = generator(seed, Stream.CONTEXT, step, 0 if problem.suite.shared_input else t)
+        place = (step, SIDES.index(split), 0 if problem.suite.shared_input else t)
+        chance = generator(seed, Stream.CONTEXT, *place)
         index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
     inputs, objective = problem.batch(split, index)
     model = problem.model

@@ -17,7 +17,6 @@ from lossrag.experiments.studies.report import Report, rich_table, suite_report
 from lossrag.experiments.studies.results import Results, interval_text, runs_csv
 from lossrag.experiments.studies.statistics import differences
 from lossrag.experiments.studies.study import Study, StudyOptions
-from lossrag.experiments.studies.transfer import keep_tasks, transfer_rows, transfer_summary
 
 
 @dataclass(frozen=True)
@@ -37,33 +36,17 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
     options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
     plan = load_plan("ablation", arguments[0], options.root, options.rows, options.seeds)
     (suite,) = plan.suites
-    warm = plan.warm
     study = Study(plan, options.processes, console)
     # a mistake in a row shows before anything runs
     jobs = study.jobs([Run(suite, row, (), seed) for seed in plan.seeds for row in plan.rows])
     with study.claimed():
-        summaries = study.run({run: job for run, job in jobs.items() if warm is None or run.row != warm.row})
-        if warm is not None:
-            for seed in plan.seeds:
-                source = Run(suite, warm.source, (), plan.teacher(seed))
-                if summaries[source] is not None:
-                    keep_tasks(jobs[source].directory / "bank", warm.tasks, plan.bank(seed))
-            summaries |= study.run({run: job for run, job in jobs.items() if run.row == warm.row})
+        summaries = study.run(jobs)
     finished = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
     failed = [f"{run.row}, seed {run.seed}" for run in jobs if (run.row, run.seed) not in finished]
     results = Results(list(plan.rows), plan.seeds, finished)
     compared = suite_report(plan, suite, dict.fromkeys(plan.rows, ()), {}, results)
     rows = ablation_rows(plan, compared, results)
     report: dict[str, Any] = {"ablation": plan.name, "experiment": suite, "rows": rows, "failed": failed}
-    if warm is not None:
-        cold, started = (
-            {run.seed: job.directory for run, job in jobs.items() if run.row == row and (row, run.seed) in finished}
-            for row in (warm.source, warm.row)
-        )
-        steps = transfer_rows(warm, cold, started)
-        if steps:
-            report |= {"steps": steps, "transfer": transfer_summary(steps)}
-            study.say(json.dumps(report["transfer"], indent=1))
     lines = [(key, finished[key]) for key in sorted(finished)]
     texts = {
         "ablation.json": json.dumps(report, indent=2) + "\n",

@@ -30,16 +30,6 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Warm:
-    """The row ``row`` starts from the bank that the row ``source`` filled with the next seed, of which only what it
-    remembers of ``tasks`` is kept; the other tasks show what was carried over."""
-
-    row: str
-    source: str
-    tasks: list[str]
-
-
-@dataclass(frozen=True)
 class RowFile:
     """weighting: of a method, unless it is its name. overrides: what it needs. suites: what it needs on one of the
     experiments alone, as a number for each task. knobs: its own options to be tuned."""
@@ -97,8 +87,8 @@ class Run:
 @dataclass(frozen=True)
 class Plan:
     """folder: where runs and tables go. suites: experiment presets; "" is the default one. reference: the row that
-    others are compared with. rivals: the rows of which the best is the second thing to compare with. also, warm: as in
-    an :class:`AblationFile`."""
+    others are compared with. rivals: the rows of which the best is the second thing to compare with. also: as in an
+    :class:`AblationFile`."""
 
     name: str
     folder: Path
@@ -110,24 +100,13 @@ class Plan:
     tuning: Tuning | None = None
     rivals: Sequence[str] = ()
     also: Sequence[Sequence[str]] = ()
-    warm: Warm | None = None
 
     def command(self, run: Run) -> list[str]:
         """The overrides of `lossrag train` for one run."""
         row = self.rows[run.row]
         line = [f"experiment={run.suite}"] if run.suite else []
         line += [*self.overrides, *row.overrides, *row.suites.get(run.suite, ()), *run.setting]
-        if self.warm is not None and run.row == self.warm.row:
-            line.append(f"loss.bank={self.bank(run.seed)}")
         return [*line, f"seed={run.seed}"]
-
-    def bank(self, seed: int) -> Path:
-        """The folder of the bank that the warm run of this seed starts from."""
-        return self.folder / "banks" / f"for-seed-{seed}"
-
-    def teacher(self, seed: int) -> int:
-        """The seed whose run fills that bank: the next one of the plan."""
-        return self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)]
 
 
 def label(setting: Setting) -> str:
@@ -195,7 +174,6 @@ def load_plan(
         seeds=distinct_seeds(plan.seeds if seeds is None else seeds),
         rivals=[row for row in plan.rivals if row in kept],
         also=[pair for pair in plan.also if set(pair) <= kept.keys()],
-        warm=plan.warm if plan.warm and {plan.warm.row, plan.warm.source} <= kept.keys() else None,
     )
 
 
@@ -211,10 +189,8 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
         if values.get(key) in (None, []):
             raise ConfigError(f"The plan {path} must have {key}, see docs/compare.md.")
 
-    def part(cls: Any, key: str, of: type[PlanFile]) -> Any:
-        return build(cls, values.pop(key) or {}, f"{where}: {key}") if key in values and kind is of else None
-
-    tuning, warm = part(Tuning, "tuning", PlanFile), part(Warm, "warm", AblationFile)
+    tuned = "tuning" in values and kind is PlanFile
+    tuning = build(Tuning, values.pop("tuning") or {}, f"{where}: tuning") if tuned else None
     entries = values.pop(noun)
     file = build(kind, values, where)
     rows = {}
@@ -227,7 +203,7 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
     if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
         raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
     rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
-    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also, warm)
+    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also)
 
 
 def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:

@@ -13,13 +13,17 @@ from lossrag.checks import require
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
-from lossrag.lossbank.composing.retrieval import Adviser, Answer, Question, beats, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import Adviser, Gain, beats, gains, ranked, shares_of
 from lossrag.lossbank.composing.shares import MEMORY, ShareState
+from lossrag.lossbank.experience.questions import Answer, Question
+from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.batched import gradient_sizes
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 
+TOLD = 3
+"""Losses whose worth a reason tells."""
 SELDOM = 0.5
 """Share of the running gradient sizes that stays where they are measured on many rows and seldom: without evidence."""
 
@@ -111,20 +115,27 @@ class Composer:
 
         What runs stays unless the new mixture is expected to gain more, beyond the error of the difference.
         """
-        for t, task in enumerate(self.tasks):
-            offered = tuple(self.names[i] for i in self.fitting[t])
-            known = self.bank is not None and bool(contexts[t].isfinite().all())
-            if not known or self.bank is None:
-                why = (
-                    "There is no bank." if self.bank is None else "Its context is not finite, so the bank is not asked."
-                )
-                self._silent(t, step, why, ())
-                continue
-            answer = self.bank.ask(
-                Question(contexts[t].cpu().numpy(), progress, self.encoder, task.target_kind, offered)
-            )
-            self._decide(t, step, answer)
+        for t, context in enumerate(contexts):
+            if self.bank is None:
+                self._silent(t, step, "There is no bank.", ())
+            elif not bool(context.isfinite().all()):
+                self._silent(t, step, "Its context is not finite, so the bank is not asked.", ())
+            else:
+                self._decide(t, step, self.bank.ask(self.question(t, context, progress)))
         self._active = [self.state.listed(t) for t in range(len(self.tasks))]
+
+    def question(self, t: int, context: Tensor, progress: float) -> Question:
+        """What a bank is asked about a task in this context (C,): all losses that fit it, but for the one that gains
+        are counted from."""
+        kind = self.tasks[t].target_kind
+        offered = [self.names[i] for i in self.fitting[t] if self.names[i] != REFERENCES[kind]]
+        return Question(context.cpu().numpy(), progress, self.encoder, kind, offered)
+
+    def gains(self, t: int, answer: Answer) -> dict[str, Gain]:
+        """What every loss that fits a task gains over its reference; nothing where the bank knows nothing alike."""
+        fitting = {self.names[i] for i in self.fitting[t]}
+        found = gains(answer, self.tasks[t].reference) if answer.known else {}
+        return {name: gain for name, gain in found.items() if name in fitting}
 
     def _decide(self, t: int, step: int, answer: Answer) -> None:
         reference = self.tasks[t].reference
@@ -133,12 +144,12 @@ class Composer:
             {**{key: getattr(near.case, key) for key in told}, "distance": round(float(near.distance), 3)}
             for near in answer.neighbours
         )
-        found = gains(answer, reference) if answer.known else {}
+        found = self.gains(t, answer)
         if not found:
             nobody = f"The bank has no trials of {reference} in such tasks to compare others with."
             self._silent(t, step, nobody if answer.known else answer.story([]), cases)
             return
-        bounds = ranked(found, reference, self.config, unseen=step == 0)
+        bounds = ranked(found, reference, self.config, len(answer.neighbours) if step == 0 else 1)
         lines = [f"{place}. {name} {found[name]}, {found[name].trials} trials" for place, name in enumerate(bounds, 1)]
         if lines:
             self._tell(step, t, next(iter(bounds)), "ranked", "\n".join(lines), cases)
@@ -148,7 +159,7 @@ class Composer:
             self.state = self.state.composed(t, {self.names.index(name): share for name, share in new.items()})
         shown = self._running(t)
         mixed = [name for name in shown if name != reference and name in answer.losses]
-        reason = answer.story(mixed or None)
+        reason = answer.story(mixed[:TOLD] or None)
         if not mixed:
             reason += f" Not surely better than {reference}, which stays alone."
         self._tell(step, t, next(iter(shown)), "composed" if changes else "kept", reason, cases)

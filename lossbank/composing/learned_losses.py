@@ -56,8 +56,8 @@ class LearnedLosses:
         self.composer = Composer(tasks, config, options, bank, encoder, seed, device)
         self.questions = question_steps(config, total_steps)[: None if bank is not None else 1]
         # a context says how far losses fell since the moment before: so all moments of the bank are looked at
-        moments = [step for step in moments_of(total_steps) if step < max(self.questions, default=0)]
-        self.looks = sorted({*self.questions, *(moments if bank is not None else [])})
+        moments = [step for step in moments_of(total_steps) if step <= max(self.questions, default=-1)]
+        self.looks = sorted({*self.questions, *moments})
         # contexts (M, T, C) of all looks, not numbers before they were taken; losses (T, 2) at the last one
         self.contexts = torch.full((len(self.looks), len(tasks), len(CONTEXT_NAMES)), float("nan"), device=device)
         self.before = torch.full((len(tasks), 2), float("nan"), device=device)
@@ -134,7 +134,8 @@ class LearnedLosses:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""
-        own = {**self.composer.state_dict(), "contexts": self.contexts, "before": self.before}
+        looks = {"looks": torch.tensor(self.looks), "contexts": self.contexts, "before": self.before}
+        own = {**self.composer.state_dict(), **looks}
         return own if self.evidence is None else {**own, **self.evidence.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

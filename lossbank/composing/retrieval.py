@@ -7,70 +7,17 @@ softmax(bound / temperature) over the k losses with the highest bounds above 0 a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from lossrag.lossbank.composing.policies import ComposerConfig
+from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
-from lossrag.lossbank.experience.trials import Case
 from lossrag.lossbank.library.registration import LOSSES
 
 LEAST = 0.02
 """Share below which a loss is not worth what computing it costs."""
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A task at a moment, its ``context`` (C,), and the losses on offer to it."""
-
-    context: ArrayLike
-    progress: float
-    encoder: str
-    target_kind: str
-    losses: tuple[str, ...]
-
-
-class Neighbour(Protocol):
-    """A case of the bank, and how far from the question it lies."""
-
-    @property
-    def case(self) -> Case: ...
-
-    @property
-    def distance(self) -> float: ...
-
-
-class Answer(Protocol):
-    """What is known of losses (L,) in tasks like the one in question: ``mean`` and standard ``error`` of their gains
-    over the reference, shares of 1, and how many ``trials`` of their own that rests on.
-
-    neighbours: the cases that it was made from, nearest first. known: whether they are near enough.
-    """
-
-    @property
-    def losses(self) -> Sequence[str]: ...
-
-    @property
-    def mean(self) -> ArrayLike: ...
-
-    @property
-    def error(self) -> ArrayLike: ...
-
-    @property
-    def trials(self) -> ArrayLike: ...
-
-    @property
-    def neighbours(self) -> Sequence[Neighbour]: ...
-
-    @property
-    def known(self) -> bool: ...
-
-    def story(self, losses: Sequence[str] | None = None) -> str:
-        """What the task is like, and what these losses, the best one unless named, were worth there."""
 
 
 class Adviser(Protocol):
@@ -88,29 +35,21 @@ class Gain:
     error: float
     trials: int
 
-    def bound(self, risk: float, unseen: bool) -> float:
-        """Lower bound of what it gains on average in tasks like this one; of what it gains in a single one of them
-        where nobody has looked at the task yet (``unseen``), as then the average hides what differs between them.
-
-        >>> Gain(0.04, 0.01, 9).bound(1.0, unseen=False), round(Gain(0.04, 0.01, 9).bound(1.0, unseen=True), 3)
-        (0.03, 0.01)
-        """
-        return self.mean - risk * self.error * (math.sqrt(max(self.trials, 1)) if unseen else 1.0)
-
     def __str__(self) -> str:
         return f"{100 * self.mean:+.1f} ± {100 * self.error:.1f}"
 
 
 def gains(answer: Answer, reference: str) -> dict[str, Gain]:
     """By name, what losses gain over ``reference``, whose own gain is exactly 0; without those that nothing finite is
-    known of, and those on pairs of samples that were never tried. Empty where the reference itself is unknown."""
-    columns = [np.asarray(column).tolist() for column in (answer.mean, answer.error, answer.trials)]
+    known of, and those on pairs of samples that were never tried. Empty where the reference itself was never tried."""
+    columns = answer.mean.tolist(), answer.error.tolist(), answer.trials.tolist()
     known = {name: Gain(*own) for name, *own in zip(answer.losses, *columns, strict=True)}
-    known |= {name: Gain(0.0, 0.0, 0) for name in known if name in REFERENCES.values()}
-    base = Gain(0.0, 0.0, 0) if reference in REFERENCES.values() else known.get(reference)
-    if base is None or not math.isfinite(base.mean + base.error):
+    told = REFERENCES[answer.question.target_kind]
+    known[told] = nothing = Gain(0.0, 0.0, 0)
+    base = known.get(reference, nothing)
+    if reference != told and not (base.trials and math.isfinite(base.mean + base.error)):
         return {}
-    found = {reference: Gain(0.0, 0.0, base.trials)}
+    found = {reference: nothing}
     for name, own in known.items():
         tried = own.trials > 0 or not LOSSES[name].relational
         if name != reference and tried and math.isfinite(own.mean + own.error):
@@ -118,9 +57,18 @@ def gains(answer: Answer, reference: str) -> dict[str, Gain]:
     return found
 
 
-def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, unseen: bool) -> dict[str, float]:
-    """Lower bounds above 0 by name, highest first, k at most."""
-    bounds = {name: gain.bound(config.risk, unseen) for name, gain in found.items() if name != reference}
+def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, cases: int = 1) -> dict[str, float]:
+    """Lower bounds above 0 by name, highest first, k at most.
+
+    cases: how many the errors are those of the mean over, where the bound is to hold for a single one of them: before
+        anybody has looked at a task the mean hides what differs between the tasks that it may be.
+
+    >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
+    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=9)
+    {'mae': 0.01}
+    """
+    risk = config.risk * math.sqrt(cases)
+    bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}
     order = sorted((name for name in bounds if bounds[name] > 0), key=lambda name: (-bounds[name], name))
     return {name: bounds[name] for name in order[: config.k]}
 

@@ -63,34 +63,6 @@ def test_a_plan_run_twice(lossrag, tmp_path, runs_here):
     assert (tmp_path / "ablation/own/runs.csv").read_text() == runs
 
 
-WARM = """
-experiments: [digits]
-reference: cold
-seeds: [0, 1]
-overrides: [log.tensorboard=false, train.batch_size=256, train.epochs=2, loss.policy=knn, loss.review=3, loss.horizon=1]
-rows:
-  cold: []
-  warm: []
-warm: {row: warm, source: cold, tasks: [digit, parity]}
-fixed: []
-"""
-
-
-@pytest.mark.slow
-def test_a_row_that_starts_from_the_bank_of_another(lossrag, tmp_path, runs_here):
-    (tmp_path / "own.yaml").write_text(WARM)
-    with runs_here():
-        done = lossrag("ablate", "own.yaml", f"root={tmp_path}")
-    assert done.code == 0, done
-    report = json.loads((tmp_path / "own/ablation.json").read_text())
-    assert [row["row"] for row in report["rows"]] == ["cold", "warm"]
-    assert {(row["seed"], row["task"]) for row in report["steps"]} == {
-        (s, t) for s in (0, 1) for t in ("centre", "loops")
-    }
-    assert report["transfer"]["pairs"] == 4
-    assert {path.name for path in (tmp_path / "own/banks").iterdir()} == {"for-seed-0", "for-seed-1"}
-
-
 def rows_of(plan, found):
     results = Results(list(plan.rows), plan.seeds, found)
     return ablation_rows(plan, suite_report(plan, "digits", dict.fromkeys(plan.rows, ()), {}, results), results)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from matplotlib.image import imread
@@ -18,10 +16,9 @@ from lossrag import ConfigError
 from lossrag.experiments.bank.command import COMMANDS
 from lossrag.experiments.config.library import _loaded, load_library
 from lossrag.experiments.config.schema import LossConfig
-from lossrag.lossbank import CONTEXT_NAMES, LOSSES, POLICIES, LossBank
-
-NOISE = CONTEXT_NAMES.index("support_sure_and_wrong")
-KIND = CONTEXT_NAMES.index("classification")
+from lossrag.experiments.record.composition_log import read_events
+from lossrag.lossbank import LOSSES, POLICIES
+from tests.experiments.banks import write_bank
 
 OWN = """
 import torch
@@ -39,17 +36,9 @@ def told(table):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A bank of two tasks: on CLEAN cross-entropy helped, on NOISY mae; symmetric_ce was never tried."""
-    bank = LossBank.create()
-    for task, noise, best in (("CLEAN", 0.0, "cross_entropy"), ("NOISY", 0.4, "mae")):
-        for step in range(10):
-            context = np.zeros((2, len(CONTEXT_NAMES)))
-            context[:, KIND], context[:, NOISE] = 1, noise + step / 1000
-            contributions = [0.3 if name == best else -0.1 for name in ("cross_entropy", "mae")]
-            bank.memory.add(context, ["cross_entropy", "mae"], contributions, run="r", task=task, step=step)
-    bank.save(tmp_path / "bank")
-    return tmp_path / "bank"
+def bank(tmp_path):
+    """A bank of tasks with symmetric and pair noise, where mae gained 4 points; symmetric_ce was never tried."""
+    return f"bank={write_bank(tmp_path / 'bank.safetensors')}"
 
 
 @pytest.fixture
@@ -71,12 +60,14 @@ def test_the_page_has_every_option_family_and_command():
     rows = dict(re.findall(r"^\| `loss\.(\w+)` \| `(.+?)` \|", page, flags=re.MULTILINE))
     options = dataclasses.asdict(LossConfig())
     assert rows.keys() == options.keys()
-    assert {name: yaml.safe_load(value) for name, value in rows.items()} == options
+    assert {name: yaml.safe_load(value) for name, value in rows.items()} == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in options.items()
+    }
     families = set(re.findall(r"^\| `([\w-]+)` \| (?:classes|values) \|", page, flags=re.MULTILINE))
     assert families >= {
         LOSSES[name].family for name in ("mae", "l1", "brier", "triplet_0.2", "ldam_1", "focal_1", "vector_scaling")
     }
-    policies = set(re.findall(r"^\| `(\w+)` \| .+ \| (?:yes|no) \|", page, flags=re.MULTILINE))
+    policies = set(re.findall(r"^\| `(\w+)` \| .+ \| (?:never|may|must) \|", page, flags=re.MULTILINE))
     assert policies == set(POLICIES)
     commands = set(re.findall(r"^\| `([\w-]+)[^|]*` \| [^|]+ \|$", page, flags=re.MULTILINE))
     assert commands == set(COMMANDS)
@@ -85,24 +76,24 @@ def test_the_page_has_every_option_family_and_command():
 def test_help_needs_no_torch(command):
     shown = command("bank", "--help")
     assert shown.returncode == 0
-    for name in ("list", "show", "query", "neighbours", "export", "merge", "check"):
+    for name in ("list", "show", "query", "neighbours"):
         assert f"\n  {name} " in shown.stdout
 
 
-def test_list(lossrag, folder):
+def test_list(lossrag, bank):
     plain = lossrag("bank", "list")
     assert all(name in plain.out for name in LOSSES)
     assert "2 (1 - p_y)" in told(plain.out)
-    counted = lossrag("bank", "list", f"bank={folder}").out
-    assert "40 records" in counted
+    counted = lossrag("bank", "list", bank).out
+    assert "48 cases, 144 trials; from made up" in counted
     (row,) = (line for line in counted.splitlines() if "│ mae " in line)
-    assert [cell.strip() for cell in row.split("│")[3:6]] == ["20", "+0.100", "0.200"]
+    assert [cell.strip() for cell in row.split("│")[3:6]] == ["24", "+4.0", "0.1"]
 
 
-def test_show(lossrag, folder, tmp_path):
-    shown = lossrag("bank", "show", "mae", f"bank={folder}", f"output={tmp_path / 'mae.png'}")
+def test_show(lossrag, bank, tmp_path):
+    shown = lossrag("bank", "show", "mae", bank, f"output={tmp_path / 'mae.png'}")
     assert shown.code == 0
-    for part in ("noise-robust", "Ghosh", "bounded", "▁", "NOISY: 10 records, mean +0.300", "all tasks: 20 records"):
+    for part in ("noise-robust", "Ghosh", "bounded", "▁", "pair: 12 trials, mean gain +4.0", "all tasks: 24 trials"):
         assert part in shown.out
     assert imread(tmp_path / "mae.png").shape[0] > 300
 
@@ -113,67 +104,60 @@ def test_neighbours(lossrag):
     assert shown.out.count("1.000") == 1
 
 
-def test_query_by_description(lossrag, folder):
-    noisy = lossrag("bank", "query", f"bank={folder}", "sure_and_wrong=0.4", "classes=4", "k=5").out
-    order = [name for line in noisy.splitlines() for name in LOSSES if f"│ {name} " in line]
-    assert len(order) == 5
-    assert order[0] == "mae"
-    assert "tried 5 times at the nearest moments" in told(noisy)
-    assert "like mae (cosine 1.00)" in told(noisy)
-    assert "NOISY at step" in noisy
-    clean = lossrag("bank", "query", f"bank={folder}", "sure_and_wrong=0", "k=1").out
-    assert "│ cross_entropy " in clean
+def test_query_by_description(lossrag, bank):
+    shown = lossrag("bank", "query", bank, "disagreement=0.4", "classes=4", "balance_rarest=0.1", "k=5").out
+    order = [name for line in shown.splitlines() for name in LOSSES if f"│ {name} " in line]
+    assert "mae" in order
+    (row,) = (line for line in shown.splitlines() if "│ mae " in line)
+    assert row.split("│")[3].strip() == "15"
+    assert float(row.split("│")[4]) > 0.1
+    assert "such a classification with the encoder mlp after 5% of the steps" in told(shown)
+    assert "of 15 like it had" in told(shown)
+    assert "made up, task" in shown
+    assert "huber" in lossrag("bank", "query", bank, "kind=regression", "k=2").out
 
 
-def test_query_of_an_empty_bank(lossrag, tmp_path):
-    LossBank.create().save(tmp_path / "empty")
-    shown = lossrag("bank", "query", f"bank={tmp_path / 'empty'}", "kind=regression", "k=2")
-    assert shown.code == 0
-    assert "nothing is remembered" in told(shown.out)
+def test_losses_for_rare_classes_are_offered_where_classes_are_uneven(lossrag, bank):
+    even, uneven = (lossrag("bank", "query", bank, f"balance_rarest={share}", "k=60").out for share in (0.9, 0.1))
+    assert "logit_adjusted_1" in uneven
+    assert "logit_adjusted_1" not in even
 
 
-def test_query_of_a_run(lossrag, quick):
-    run = quick("loss.policy=knn", "loss.candidates=[cross_entropy,mae,l1,huber]", "train.epochs=1")
-    shown = lossrag("bank", "query", f"run={run}", "task=centre", "k=3")
-    assert "losses for such a regression" in shown.out
-    assert "looked alike (1.00): centre at step 4" in shown.out
-    assert "'centre'" in lossrag("bank", "query", f"run={run}", "task=centr").error
-    assert "together" in lossrag("bank", "query", f"run={run}").error
+def test_query_of_a_run_is_what_the_run_was_told(lossrag, quick, bank):
+    """Gains, order and shares; after every question that it asked."""
+    run = quick("loss.policy=retrieval", f"loss.{bank}", "train.epochs=1", "train.batch_size=64")
+    events = [event for event in read_events(run) if event.task == "digit"]
+    assert {event.step for event in events} == {0, 1, 3}
+    for event in events:
+        if event.what != "ranked":
+            continue
+        shown = lossrag("bank", "query", f"run={run}", "task=digit", f"step={event.step}").out
+        for line in event.reason.splitlines():
+            _, name, mean, _, error, trials, _ = line.replace(",", "").split()
+            (row,) = (line for line in shown.splitlines() if f"│ {name} " in line)
+            assert [cell.strip() for cell in row.split("│")[2:4]] == [f"{mean} ± {error}", trials]
+        assert event.neighbours[0]["task"] in shown
+    composed = next(event for event in events if event.what == "composed")
+    first = lossrag("bank", "query", f"run={run}", "task=digit", "step=0").out
+    assert told(composed.reason) in told(first)
+    assert lossrag("bank", "query", f"run={run}", "task=digit", "step=3").out == (
+        lossrag("bank", "query", f"run={run}", "task=digit").out
+    )
+    for arguments, part in (
+        (["task=digt"], "did you mean 'digit'"),
+        ([], "together"),
+        (["task=digit", "classes=4"], "together"),
+        (["task=digit", "step=2"], "did not ask after step 2: choose from [0, 1, 3]"),
+    ):
+        message = lossrag("bank", "query", f"run={run}", *arguments).error
+        assert part in message or "run=RUN_DIR and task=NAME" in message
 
 
-def test_export(lossrag, folder, tmp_path):
-    for suffix in ("csv", "json"):
-        assert lossrag("bank", "export", f"bank={folder}", f"output={tmp_path / 'all'}.{suffix}").code == 0
-    with open(tmp_path / "all.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 40
-    entries = json.loads((tmp_path / "all.json").read_text(), parse_constant=pytest.fail)
-    for row, entry in zip(rows, entries, strict=True):
-        assert (row["loss"], int(row["step"])) == (entry["loss"], entry["step"])
-        assert float(row["contribution"]) == entry["contribution"]
-        assert float(row["support_sure_and_wrong"]) == entry["support_sure_and_wrong"]
-
-
-def test_merge_and_check(lossrag, folder, tmp_path):
-    other = LossBank.create()
-    other.memory.add(np.zeros((1, len(CONTEXT_NAMES))), ["brier"], [0.1], run="s", task="CLEAN", step=0)
-    other.save(tmp_path / "other")
-    merged = tmp_path / "merged"
-    assert lossrag("bank", "merge", str(folder), str(tmp_path / "other"), f"output={merged}").code == 0
-    assert len(LossBank.load(merged).memory) == 41
-    assert "exists already" in lossrag("bank", "merge", str(folder), str(folder), f"output={merged}").error
-    checked = lossrag("bank", "check", str(merged))
-    assert checked.code == 1
-    assert "Without history" in checked.out
-    data = merged / "bank.safetensors"
-    data.write_bytes(data.read_bytes()[:-4])
-    assert lossrag("bank", "check", str(merged)).code == 1
-
-
-def test_check_finds_nothing(lossrag, tmp_path, monkeypatch):
-    monkeypatch.setattr("lossrag.experiments.bank.command.check", lambda folder: [])
-    checked = lossrag("bank", "check", str(tmp_path))
-    assert (checked.code, checked.out) == (0, "all is well\n")
+def test_runs_that_asked_no_bank(lossrag, quick):
+    run = quick("loss.policy=uniform", "loss.candidates=[mae,l1]", "train.epochs=1")
+    assert "has not asked a bank" in lossrag("bank", "query", f"run={run}", "task=digit").error
+    silent = quick("loss.policy=retrieval", "loss.bank=none", "train.epochs=1")
+    assert "had no bank to ask" in lossrag("bank", "query", f"run={silent}", "task=digit").error
 
 
 @pytest.mark.parametrize(
@@ -186,31 +170,29 @@ def test_check_finds_nothing(lossrag, tmp_path, monkeypatch):
         (["show", "mae", "output=nowhere/a.png"], "Cannot write"),
         (["show", "mae", "output=a.xyz"], "Cannot write"),
         (["list", "bank=nowhere"], "does not exist"),
-        (["neighbours", "mae", "k=0"], "k must be"),
-        (["query"], "add bank=FOLDER"),
-        (["query", "bank=BANK", "clases=4"], "did you mean 'classes'"),
-        (["query", "bank=BANK", "classes=many"], "is no number"),
-        (["query", "bank=BANK", "kind=ranking"], "is unknown"),
-        (["query", "bank=BANK", "by=towers"], "no towers"),
-        (["query", "bank=BANK", "by=magic"], "is unknown"),
-        (["query", "bank=BANK", "run=nowhere", "task=A"], "no run directory"),
-        (["export", "bank=BANK"], "needs output="),
-        (["export", "bank=BANK", "output=a.txt"], ".csv or .json"),
-        (["merge", "BANK", "output=c"], "takes 2 names"),
-        (["merge", "BANK", "BANK"], "needs output="),
+        (["list", "bank=none"], "knows nothing"),
+        (["neighbours", "mae", "k=0"], "from 1 up"),
+        (["neighbours", "mea"], "did you mean 'mae'?"),
+        (["query", "BANK", "clases=4"], "did you mean 'classes'"),
+        (["query", "BANK", "classes=many"], "is no number"),
+        (["query", "BANK", "classes=0"], "1 output or more"),
+        (["query", "BANK", "kind=ranking"], "is unknown"),
+        (["query", "BANK", "step=3"], "or a description"),
+        (["query", "BANK", "run=nowhere", "task=A"], "no run directory"),
         (["list", "library=nowhere.py"], "no Python file"),
     ],
 )
-def test_mistakes(lossrag, folder, arguments, part):
-    assert part in lossrag("bank", *(argument.replace("BANK", str(folder)) for argument in arguments)).error
+def test_mistakes(lossrag, bank, arguments, part):
+    assert part in lossrag("bank", *(bank if argument == "BANK" else argument for argument in arguments)).error
 
 
-def test_a_loss_of_ones_own(lossrag, folder, own, quick):
+def test_a_loss_of_ones_own(lossrag, bank, own, quick):
     """Listed, drawn, retrieved and weighted."""
     assert "my_squared_miss" in lossrag("bank", "list", f"library={own}").out
     assert "(1 - p_y)^[2]" in lossrag("bank", "show", "my_squared_miss", f"library=[{own}]").out
-    found = lossrag("bank", "query", f"bank={folder}", "sure_and_wrong=0.4", "k=30", f"library={own}").out
-    assert "my_squared_miss" in found
+    found = lossrag("bank", "query", bank, "sure_and_wrong=0.4", "k=60", f"library={own}").out
+    (row,) = (line for line in found.splitlines() if "my_squared_miss" in line)
+    assert row.split("│")[3].strip() == "0", "nobody ever ran it: what is known of it is that it is like others"
     both = ["loss.policy=gradient", "loss.candidates=[cross_entropy,my_squared_miss,l1]", "loss.confidence=100"]
     run = quick(*both, f"loss.library=[{own}]", "train.epochs=1")
     shares = json.loads((run / "summary.json").read_text())["compositions"]["digit"]

@@ -15,7 +15,7 @@ def test_rows(lossrag, tmp_path):
     result = lossrag("benchmark", "lossbank", *SMALL, "sizes=[10,12]", "run_losses=10", f"output={output}")
     assert result.code == 0, result
     rows = json.loads(output.read_text())
-    assert [row["unit"] for row in rows] == ["x measuring 10 losses", *["x MetaWeighting run"] * 3]
+    assert [row["unit"] for row in rows] == ["x measuring 10 losses", *["x MetaWeighting run"] * 5]
     assert list(LOSSES) == before
 
 

@@ -118,10 +118,16 @@ def test_every_sharing(run_bert, choice):
     run_bert(*choice.split())
 
 
-@pytest.mark.parametrize("horizon", [1, 2])
-def test_losses_are_learned(run_bert, horizon):
+@pytest.mark.parametrize("evidence", ["one_step", "look_ahead"])
+def test_losses_are_learned(run_bert, evidence):
     """In forward mode through the encoder, and by a look ahead of its head."""
-    run_bert("loss.policy=gradient", "loss.every=2", f"loss.horizon={horizon}", "loss.candidates=[mae,cross_entropy]")
+    run_bert(
+        "loss.policy=gradient",
+        "loss.every=2",
+        f"loss.evidence={evidence}",
+        "loss.horizon=2",
+        "loss.candidates=[mae,cross_entropy]",
+    )
 
 
 def test_a_step_holds_one_row_of_pieces_in_use_per_task(bert):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 
 import pytest
 import torch
 
 from lossrag.experiments.record.checkpoint import load_checkpoint
-from lossrag.lossbank import LossBank
+from lossrag.experiments.record.composition_log import read_events
+from tests.experiments.banks import write_bank
 
 
 def metrics(directory):
@@ -22,75 +24,116 @@ def last_model(directory):
     return {name: tensor for name, tensor in tensors.items() if name.startswith(("model", "optimizer", "step"))}
 
 
-FEW = "loss.candidates=[cross_entropy,mae,focal_2,brier,triplet_0.2,squared_error,l1,huber]"
+FEW = "loss.candidates=[cross_entropy,mae,focal_2,brier,squared_error,l1,huber]"
+
+
+@pytest.fixture
+def bank(tmp_path):
+    """The key that names a bank, made with the encoder of the digits."""
+    return f"loss.bank={write_bank(tmp_path / 'bank.safetensors')}"
 
 
 @pytest.mark.parametrize("weighting", [["metaweighting"], ["metaweighting", "weighting.scale=unit"]], ids=" ".join)
-def test_one_candidate_is_metaweighting_itself_bit_for_bit(quick, weighting):
-    """50 steps: weights, parameters, optimiser and every metric."""
+def test_one_candidate_is_metaweighting_itself_bit_for_bit(quick, bank, weighting, tmp_path):
+    """50 steps: weights, parameters, optimiser and every metric. So it is where nothing is known, too, and where the
+    bank speaks for nothing but the reference."""
     steps = ["train.epochs=3", "train.batch_size=64", f"weighting={weighting[0]}", *weighting[1:]]
-    alone = ["loss.policy=gradient", "loss.candidates=[cross_entropy,squared_error]", "loss.review=5"]
+    alone = ["loss.candidates=[cross_entropy,squared_error]", "loss.review=5"]
     plain = quick(*steps)
     expected = last_model(plain)
-    for horizon in (1, 20):
-        reduced = quick(*steps, *alone, f"loss.horizon={horizon}")
+    other = write_bank(tmp_path / "other.safetensors", encoder="textcnn")
+    for more in (
+        [*alone, "loss.policy=gradient", "loss.evidence=one_step"],
+        [*alone, "loss.policy=gradient"],
+        [*alone, "loss.policy=retrieval", bank],
+        [*alone, "loss.policy=retrieval", "loss.evidence=one_step", bank],
+        ["loss.policy=retrieval", bank, "loss.risk=100"],
+        ["loss.policy=retrieval", f"loss.bank={other}"],
+        ["loss.policy=retrieval", "loss.bank=none"],
+    ):
+        reduced = quick(*steps, *more)
         assert metrics(plain)[-1]["step"] >= 50
-        assert metrics(plain) == metrics(reduced)
+        assert metrics(plain) == metrics(reduced), more
         found = last_model(reduced)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
-    ("policy", "weighting", "horizon"),
-    [  # every pair of two of them
-        (policy, weighting, (1, 20)[(row + column) % 2])
-        for row, policy in enumerate(("uniform", "random", "gradient", "knn", "two_tower"))
-        for column, weighting in enumerate(("uniform", "mgda", "metaweighting"))
+    ("policy", "weighting", "evidence"),
+    [  # every pair of two of them that go together
+        (policy, weighting, evidence)
+        for policy, kinds in (
+            ("uniform", ("none",)),
+            ("random", ("look_ahead", "one_step", "none")),
+            ("gradient", ("one_step", "look_ahead")),
+            ("retrieval", ("none", "one_step", "look_ahead")),
+        )
+        for weighting, evidence in zip(("uniform", "mgda", "metaweighting"), cycle(kinds), strict=False)
     ],
 )
-def test_every_policy_runs_with_every_kind_of_weighting(quick, policy, weighting, horizon):
-    chosen = [f"loss.policy={policy}", f"weighting={weighting}", f"loss.horizon={horizon}", FEW]
-    directory = quick(*chosen, "loss.review=2", "train.epochs=1", "loss.k=3", "loss.explore=1")
+def test_every_policy_runs_with_every_kind_of_weighting(quick, bank, policy, weighting, evidence):
+    chosen = [f"loss.policy={policy}", f"weighting={weighting}", f"loss.evidence={evidence}", FEW, bank]
+    directory = quick(*chosen, "loss.review=2", "train.epochs=1", "loss.k=3")
     summary = json.loads((directory / "summary.json").read_text())
     for shares in summary["compositions"].values():
         assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert len(shares) > 1 or evidence != "none"
 
 
-@pytest.mark.parametrize(("horizon", "steps"), [(1, {1, 3, 5}), (20, {1, 4})])
-def test_the_bank_remembers_what_was_measured(quick, horizon, steps):
-    chosen = ["loss.policy=two_tower", f"loss.horizon={horizon}", "loss.review=3", "train.epochs=1"]
-    records = LossBank.load(quick(*chosen, FEW, "loss.relational=false") / "bank").memory.records
-    assert set(records.tasks) == {"digit", "parity", "loops", "centre"}
-    assert set(records.step.tolist()) == steps
-    assert set(records.losses) == {"cross_entropy", "mae", "focal_2", "brier", "squared_error", "l1", "huber"}
+def test_retrieved_losses_are_those_that_the_bank_speaks_for(quick, bank):
+    directory = quick("loss.policy=retrieval", bank, FEW, "train.epochs=2")
+    summary = json.loads((directory / "summary.json").read_text())
+    for task in ("digit", "parity", "loops"):
+        assert next(iter(summary["compositions"][task])) == "mae"
+        assert set(summary["compositions"][task]) == {"mae", "brier", "cross_entropy"}
+        assert "mae was worth" in summary["reasons"][task]
+    assert next(iter(summary["compositions"]["centre"])) == "huber"
+    assert summary["bank_sources"] == ["made up"]
 
 
-def test_a_warm_run_asks_the_bank_first(quick):
-    chosen = ["loss.policy=knn", "train.epochs=1", FEW, "loss.k=3", "loss.explore=1"]
-    cold = quick(*chosen, "loss.review=3")
-    warm = quick(*chosen, "loss.review=100", f"loss.bank={cold}/bank")
-    events = [json.loads(line) for line in (warm / "events.jsonl").read_text().splitlines()]
-    assert {event["step"] for event in events} == {1}
-    assert {event["what"] for event in events} & {"retrieved", "explored"}
+def test_a_source_that_is_left_out_does_not_answer(quick, bank):
+    directory = quick("loss.policy=retrieval", bank, "loss.bank_exclude=[made up]", "train.epochs=1")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["compositions"]["digit"] == {"cross_entropy": 1.0}
+    assert summary["bank_sources"] == []
+    assert {event.what for event in read_events(directory)} == {"silent"}
+
+
+def test_an_encoder_that_the_bank_does_not_know(quick, tmp_path):
+    other = write_bank(tmp_path / "other.safetensors", encoder="textcnn")
+    directory = quick("loss.policy=retrieval", f"loss.bank={other}", "train.epochs=1")
+    assert all("No case had the encoder mlp, only textcnn" in event.reason for event in read_events(directory))
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
-        ("loss.policy=two_towers", "loss.policy='two_towers' is unknown: did you mean 'two_tower'"),
-        ("loss.k=0", "loss.k must be 1 or more"),
-        ("loss.horizon=0", "loss.horizon must be 1 or more"),
-        ("loss.temperature=0", "loss.temperature must be a positive number"),
-        ("loss.smoothing=1", "loss.smoothing must be in [0, 1)"),
-        ("loss.outer=lambda", "Add loss.horizon=1"),
-        ("loss.explore=8", "loss.explore=8 leaves none of loss.k=8"),
-        ("loss.candidates=[crossentropy]", "did you mean 'cross_entropy'"),
-        ("loss.classification=triplet_0.2", "look one step ahead, loss.horizon=1"),
+        (["loss.policy=retreival"], "loss.policy='retreival' is unknown: did you mean 'retrieval'"),
+        (["loss.k=0"], "loss.k must be 1 or more"),
+        (["loss.horizon=0"], "loss.horizon must be 2 or more"),
+        (["loss.unit=0"], "loss.unit must be a positive number"),
+        (["loss.temperature=0"], "loss.temperature must be a positive number"),
+        (["loss.questions=[0.2,0.1]"], "loss.questions must be ascending shares"),
+        (["loss.questions=0.05"], "loss.questions must be a list of numbers, got 0.05: write loss.questions=[0.05]"),
+        (["loss.evidence=two_step"], "loss.evidence='two_step' is unknown: did you mean 'one_step'"),
+        (["loss.evidence=none"], "loss.policy=gradient learns shares from evidence"),
+        (["loss.policy=uniform", "loss.evidence=one_step"], "loss.policy=uniform learns no shares"),
+        (["loss.smoothing=1"], "loss.smoothing must be in [0, 1)"),
+        (["loss.outer=lambda"], "which only loss.evidence=one_step looks at"),
+        (["loss.candidates=[crossentropy]"], "did you mean 'cross_entropy'"),
+        (["loss.classification=triplet_0.2"], "'triplet_0.2' works on pairs of samples"),
+        (["loss.candidates=[mae,l1,triplet_0.2]"], "'triplet_0.2' works on pairs of samples"),
+        (["loss.policy=two_tower"], "loss.policy=two_tower is gone: write loss.policy=retrieval."),
+        (["loss.policy=knn"], "loss.policy=knn is gone: write loss.policy=retrieval."),
+        (["loss.horizon=1"], "loss.horizon=1 is gone: write loss.evidence=one_step."),
+        (["loss.relational=false"], "loss.relational is gone: losses on pairs"),
+        (["loss.explore=2"], "loss.explore is gone"),
+        (["loss.learn=false"], "loss.learn is gone"),
     ],
 )
-def test_mistakes(lossrag, override, message):
-    settings = ["experiment=digits", "loss.policy=gradient", override]
+def test_mistakes(lossrag, overrides, message):
+    settings = ["experiment=digits", "loss.policy=gradient", *overrides]
     assert message in lossrag("train", *settings).error
 
 
@@ -98,9 +141,16 @@ def test_what_does_not_go_with_learned_losses(lossrag):
     error = lossrag("train", "experiment=digits", "loss.policy=gradient", "train.refit=true").error
     assert "train.refit=false" in error
     lazy = ["tasks=newsgroups", "model=textcnn", "model.trainable_vectors=true", "optimizer.vectors=lazy"]
-    assert "loss.policy=fixed" in lossrag("train", *lazy, "loss.policy=gradient").error
+    one_step = ["loss.policy=gradient", "loss.evidence=one_step"]
+    assert "loss.evidence=look_ahead" in lossrag("train", *lazy, *one_step).error
 
 
 def test_a_bank_that_is_not_there(lossrag, tmp_path):
-    error = lossrag("train", "experiment=digits", "loss.policy=knn", f"loss.bank={tmp_path}/nowhere").error
-    assert "nowhere" in error
+    call = ["train", "experiment=digits", "loss.policy=retrieval", f"run.root={tmp_path}"]
+    error = lossrag(*call, f"loss.bank={tmp_path}/nowhere").error
+    assert "nowhere does not exist" in error
+    bank = write_bank(tmp_path / "bank.safetensors")
+    assert (
+        "no source 'mad up' to exclude: did you mean"
+        in lossrag(*call, f"loss.bank={bank}", "loss.bank_exclude=[mad up]").error
+    )

@@ -9,6 +9,7 @@ import pytest
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.summary import sentence
 from lossrag.lossbank import LOSSES
+from tests.experiments.banks import write_bank
 
 TASKS = ("digit", "parity", "loops", "centre")
 CANDIDATES = (
@@ -17,20 +18,28 @@ CANDIDATES = (
 )
 # named, as other tests register losses of their own
 LEARNED = [
-    *("loss.policy=knn", "loss.horizon=1", "loss.review=2", "loss.k=6", "loss.explore=1"),
+    *("loss.policy=retrieval", "loss.evidence=one_step", "loss.review=2", "loss.k=6", "loss.temperature=0.02"),
     f"loss.candidates=[{','.join(CANDIDATES)}]",
 ]
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    """Two epochs of five steps, measured at every second step, reviewed at every fourth."""
+def made(tmp_path_factory):
+    """Two epochs of five steps, asked before them and after steps 1 and 2, measured at every second step, reviewed at
+    every fourth; the overrides and the directory."""
     from lossrag.experiments.cli import run
 
     root = tmp_path_factory.mktemp("learned")
-    small = ["experiment=digits", "train.epochs=2", "train.batch_size=256"]
-    assert run(["train", *small, *LEARNED, f"run.dir={root / 'run'}"]) == 0
-    return root / "run"
+    bank = f"loss.bank={write_bank(root / 'bank.safetensors')}"
+    small = ["train", "experiment=digits", "train.epochs=2", "train.batch_size=256", *LEARNED, bank]
+    assert run([*small, f"run.dir={root / 'run'}"]) == 0
+    return [*small, f"run.dir={root / 'run'}"], root / "run"
+
+
+@pytest.fixture(scope="module")
+def learned(made):
+    """Its directory."""
+    return made[1]
 
 
 def series(points, kind, task):
@@ -51,15 +60,15 @@ def test_shares_and_contributions_are_logged_at_measured_steps(learned):
     points = read_points(learned / "metrics.jsonl")
     for task in TASKS:
         shares, contributions = series(points, "composition", task), series(points, "contribution", task)
-        assert list(shares) == [1, 3, 5, 7, 9]
+        assert list(shares) == [1, 2, 3, 5, 7, 9]
         assert all(0 <= share <= 1 for each in shares.values() for share in each.values())
         assert all(sum(each.values()) <= 1 + 1e-9 for each in shares.values())
         assert all(-1 <= value <= 1 for each in contributions.values() for value in each.values())
         assert all(contributions[step].keys() <= shares[step].keys() for step in contributions)
         assert all(name in LOSSES for each in shares.values() for name in each)
         counts = {p["step"]: p[f"composition_active/{task}"] for p in points if f"composition_active/{task}" in p}
-        assert list(counts) == [1, 3, 5, 7, 9]
-        assert all(1 <= count <= 6 for count in counts.values())
+        assert list(counts) == [1, 2, 3, 5, 7, 9]
+        assert all(1 <= count <= 7 for count in counts.values())
 
 
 def test_a_series_goes_on_once_it_has_begun(learned):
@@ -76,7 +85,7 @@ def test_other_logged_steps_hold_the_last_measurement(quick):
     """Every third step is logged, every second one measured from the first: the logged step tells what was measured."""
     directory = quick(
         "loss.policy=gradient",
-        "loss.horizon=1",
+        "loss.evidence=one_step",
         "loss.candidates=[cross_entropy,mae,l1,squared_error]",
         "log.every_steps=3",
     )
@@ -87,34 +96,50 @@ def test_other_logged_steps_hold_the_last_measurement(quick):
 
 def test_few_series_begin_at_a_time(quick):
     """Fifty losses of a share of 0.02 each: the eight largest have a curve."""
-    directory = quick("loss.policy=gradient", "loss.horizon=1", "train.epochs=1", "loss.every=99")
+    directory = quick("loss.policy=gradient", "loss.evidence=one_step", "train.epochs=1", "loss.every=99")
     first = series(read_points(directory / "metrics.jsonl"), "composition", "digit")
     assert [len(each) for each in first.values()] == [8]
 
 
 def test_events_tell_what_happened_and_why(learned):
     told = events(learned)
-    assert {event["step"] for event in told} == {3, 7}
     assert {event["task"] for event in told} == set(TASKS)
-    assert {"ranked", "retrieved"} <= {event["what"] for event in told}
+    answers = [event for event in told if event["what"] in ("composed", "kept")]
+    assert {event["step"] for event in answers} == {0, 1, 2}
     assert all(event["reason"] and event["loss"] in LOSSES for event in told)
     ranks = next(event for event in told if event["what"] == "ranked")
     assert ranks["reason"].startswith(f"1. {ranks['loss']} ")
-    assert 1 <= len(ranks["reason"].splitlines()) <= 6, "those that are not switched off"
+    assert 1 <= len(ranks["reason"].splitlines()) <= 6
+    first = answers[0]
+    assert (first["what"], first["loss"]) == ("composed", "mae")
+    assert "of 15 like it had" in first["reason"]
+    assert "mae was worth +3." in first["reason"]
+    assert len(first["neighbours"]) == 15
+    assert first["neighbours"][0].keys() == {"source", "task", "encoder", "trouble", "distance"}
+    distances = [case["distance"] for case in first["neighbours"]]
+    assert distances == sorted(distances)
 
 
-def test_summary_and_table(learned, lossrag):
+def test_summary_and_table(made, lossrag):
+    line, learned = made
     summary = json.loads((learned / "summary.json").read_text())
-    assert summary["compositions"].keys() == summary["off"].keys() == set(TASKS)
+    assert summary["compositions"].keys() == summary["off"].keys() == summary["reasons"].keys() == set(TASKS)
+    assert summary["bank_sources"] == ["made up"]
     for shares in summary["compositions"].values():
         assert sum(shares.values()) == pytest.approx(1)
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
-    shown = lossrag(
-        "train", "experiment=digits", "train.epochs=2", "train.batch_size=256", *LEARNED, f"run.dir={learned}"
-    )
+    shown = lossrag(*line)
     for task, shares in summary["compositions"].items():
-        assert f"\n{sentence(task, shares, len(summary['off'][task]))}\n" in shown.out
+        assert f"\n{sentence(task, shares, len(summary['off'][task]), summary['reasons'][task])}\n" in shown.out
     assert "losses.png" in shown.out
+
+
+def test_without_evidence_shares_are_logged_when_they_may_have_changed(quick, tmp_path):
+    bank = write_bank(tmp_path / "bank.safetensors")
+    directory = quick("loss.policy=retrieval", f"loss.bank={bank}", "train.batch_size=64", "log.every_steps=2")
+    points = read_points(directory / "metrics.jsonl")
+    assert list(series(points, "composition", "digit")) == [2, 6]  # asked before step 1 and after steps 2 and 6 of 38
+    assert series(points, "contribution", "digit") == {}
 
 
 @pytest.mark.parametrize(
@@ -140,8 +165,9 @@ def test_a_run_without_composition_has_none_of_it(finished):
 def test_a_torn_line_of_events_is_dropped(tmp_path):
     from lossrag.experiments.record.composition_log import _cut
 
-    line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r"})
+    line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": []})
     path = tmp_path / "events.jsonl"
     path.write_text(f"{line}\n{line.replace('3', '9')}\n{line[:20]}")
     assert [event.step for event in _cut(path, 5)] == [3]
     assert path.read_text() == line + "\n"
+    assert _cut(path, 0) == [], "a run that begins anew asks anew"

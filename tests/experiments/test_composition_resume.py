@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.experiments.banks import write_bank
+
 CANDIDATES = (
     "mae",
     "brier",
@@ -20,22 +22,24 @@ CANDIDATES = (
 )
 ARGUMENTS = [
     *("train", "experiment=digits", "train.epochs=2", "train.batch_size=256", "log.figures_every=9"),
-    *("loss.policy=knn", "loss.review=2", "loss.k=4", "loss.explore=1", f"loss.candidates=[{','.join(CANDIDATES)}]"),
+    *("loss.policy=retrieval", "loss.review=2", "loss.k=4", f"loss.candidates=[{','.join(CANDIDATES)}]"),
 ]
 
 
-@pytest.mark.parametrize("horizon", [1, 20])
-def test_killed_runs_log_like_an_undisturbed_one(sessions, tmp_path, assert_same_run, horizon):
-    """Killed before a step right after events, and before a line with a checkpoint long ago."""
-    arguments = [*ARGUMENTS, f"loss.horizon={horizon}"]
+@pytest.mark.parametrize("evidence", ["none", "one_step", "look_ahead"])
+def test_killed_runs_log_like_an_undisturbed_one(sessions, tmp_path, assert_same_run, evidence):
+    """Killed before the first checkpoint, before a step right after a question, and long after a checkpoint."""
+    bank = write_bank(tmp_path / "bank.safetensors")
+    arguments = [*ARGUMENTS, f"loss.evidence={evidence}", f"loss.bank={bank}"]
     whole, killed = ([*arguments, f"run.dir={tmp_path / name}"] for name in ("whole", "killed"))
     plan = [
         {"arguments": whole},
-        {"arguments": [*killed, "run.checkpoint_seconds=0"], "place": "step", "number": 4},
+        {"arguments": killed, "place": "step", "number": 2},
+        {"arguments": [*killed, "run.checkpoint_seconds=0"], "place": "step", "number": 3},
         {"arguments": killed, "place": "line", "number": 6},
         {"arguments": killed},
     ]
-    assert sessions(plan) == [0, -9, -9, 0]
+    assert sessions(plan) == [0, -9, -9, -9, 0]
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     texts = [(tmp_path / name / "events.jsonl").read_text() for name in ("whole", "killed")]
     assert texts[0] == texts[1]

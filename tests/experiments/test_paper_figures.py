@@ -219,10 +219,10 @@ def test_methods_that_share_a_weighting_are_told_apart(write):
         write("uniform"),
         write("uniform", model__adversarial=0.05),
         write("tchebycheff", model__adversarial=0.05),
-        write("uniform", loss__policy="knn"),
+        write("uniform", loss__policy="retrieval"),
     ]
     runs = load_runs(paths)[0]
-    assert list(by_method(runs)) == ["Uniform", "AdvMTL", "TchebycheffAdv", "Uniform, knn losses"]
+    assert list(by_method(runs)) == ["Uniform", "AdvMTL", "TchebycheffAdv", "Uniform, retrieval losses"]
 
 
 def test_tuning_runs_of_a_comparison_are_no_results(write, tmp_path):

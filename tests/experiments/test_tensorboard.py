@@ -18,6 +18,7 @@ from lossrag.experiments.cli import run
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.lossbank import LOSSES
 from lossrag.tasks import SUITES
+from tests.experiments.banks import write_bank
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 CLASSES, REGRESSIONS = ("digit", "parity", "loops"), ("centre",)
@@ -53,11 +54,11 @@ def logdir(tmp_path_factory, toy_entry):
     assert run([*RUN, f"run.dir={root / 'meta'}"]) == 0
     assert run([*RUN, f"run.dir={root / 'uniform'}", "weighting=uniform", "train.query_for_baselines=support"]) == 0
     composing = [
-        "loss.policy=knn",
-        "loss.horizon=1",
+        "loss.policy=retrieval",
+        f"loss.bank={write_bank(root / 'bank.safetensors')}",
+        "loss.evidence=one_step",
         "loss.review=2",
         "loss.k=6",
-        "loss.explore=1",
         "log.figures_every=2",
     ]
     assert run([*RUN, f"run.dir={root / 'learned'}", *composing]) == 0
@@ -161,10 +162,14 @@ def test_pictures_of_the_composition(ask):
 
 
 def test_texts_of_the_composition(ask):
-    for kind, part in (("events", "retrieved"), ("retrieval", "<ol>")):
+    for kind, part in (("events", "composed"), ("retrieval", "<ol>")):
         texts = ask("plugin/text/text", run="learned/tensorboard", tag=f"{kind}/digit/text_summary")
-        assert [entry["step"] for entry in texts] == [3, 7]
+        assert [entry["step"] for entry in texts][:3] == [0, 1, 2]
         assert part in texts[0]["text"]
+    assert (
+        "made up, task"
+        in ask("plugin/text/text", run="learned/tensorboard", tag="events/digit/text_summary")[0]["text"]
+    )
 
 
 def test_projector(ask):
