@@ -90,7 +90,8 @@ class LossBank:
         """Know these cases as well, from the next question on, in memory alone; those of excluded sources are left
         out."""
         self.experience = self.experience.joined(Experience.of(records).without(self.excluded))
-        self._moments, self._outcomes = {}, None
+        self._moments = {kind: space for kind, space in self._moments.items() if space.grown(self.experience)}
+        self._outcomes = None
 
     @property
     def sources(self) -> tuple[str, ...]:
