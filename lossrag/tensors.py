@@ -64,9 +64,10 @@ def digest_of(tensors: Mapping[str, Tensor], digest: hashlib._Hash | None = None
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        # a single element may stand for many rows with a stride of 0, which cannot be viewed as bytes
-        flat = tensor.new_empty(tensor.numel()).copy_(tensor.reshape(-1))
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        flat = tensor.reshape(-1)
+        if flat.stride() != (1,):  # a single element that stands for many cannot be viewed as bytes
+            flat = tensor.new_empty(tensor.numel()).copy_(flat)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest
 
 

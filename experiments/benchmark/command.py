@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lossrag.errors import ConfigError
+from lossrag.experiments.benchmark.bank import BankBenchmark, run_bank
 from lossrag.experiments.benchmark.bert import BertBenchmark, run_bert
 from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from lossrag.experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
@@ -40,6 +41,7 @@ SUBJECTS.add("scaling", (ScalingBenchmark, run_scaling))
 SUBJECTS.add("peers", (PeersBenchmark, run_peers))
 SUBJECTS.add("frank_wolfe", (FrankWolfeBenchmark, run_frank_wolfe))
 SUBJECTS.add("lossbank", (LossbankBenchmark, run_lossbank))
+SUBJECTS.add("bank", (BankBenchmark, run_bank))
 SUBJECTS.add("bert", (BertBenchmark, run_bert))
 
 

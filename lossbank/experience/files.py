@@ -148,15 +148,17 @@ def _believed(columns: Columns, count: int, names: Any) -> Experience:
     for group, owner in ((_MOMENTS, "moment_case"), (_OUTCOMES, "outcome_case")):
         _one_length(columns, group)
         _require(_within(columns[owner], cases), f"{owner} points beyond the cases")
-        _require(bool((np.diff(columns[owner]) >= 0).all()), f"{owner} is not in the order of the cases")
-        _require(len(np.unique(columns[owner])) == cases, f"a case is missing in {owner}")
+        steps = np.diff(columns[owner])
+        _require(bool((steps >= 0).all()), f"{owner} is not in the order of the cases")
+        _require(np.count_nonzero(steps) + bool(len(columns[owner])) == cases, f"a case is missing in {owner}")
     _require(columns["contexts"].shape[1] == len(CONTEXT_NAMES), "contexts have another size")
     for name in ("contexts", "progress", "gain"):
-        _require(bool(np.isfinite(columns[name]).all()), f"{name} has numbers that are not finite")
+        ends = [columns[name].min(initial=0), columns[name].max(initial=0)]  # one that is no number is both
+        _require(bool(np.isfinite(ends).all()), f"{name} has numbers that are not finite")
     _require(bool(((columns["progress"] >= 0) & (columns["progress"] <= 1)).all()), "progress is not within [0, 1]")
     _require(_within(columns["outcome_loss"], len(names["loss"])), "outcome_loss points beyond its names")
-    pairs = columns["outcome_case"].astype(np.int64) * len(names["loss"]) + columns["outcome_loss"]
-    _require(len(np.unique(pairs)) == len(pairs), "a case has two outcomes of one loss")
+    pairs = np.sort(columns["outcome_case"].astype(np.int64) * len(names["loss"]) + columns["outcome_loss"])
+    _require(bool((np.diff(pairs) > 0).all()), "a case has two outcomes of one loss")
     _require(not bool((columns["error"] < 0).any() or np.isinf(columns["error"]).any()), "error is out of range")
     _require(bool((columns["repeats"] >= 1).all()), "repeats has a number below 1")
     rest = {name: columns[name] for name in (*_MOMENTS, *_OUTCOMES)}

@@ -1,0 +1,123 @@
+"""Bank: the outcomes of whole trainings, asked for the moments that are most like one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lossrag.checks import check_least
+from lossrag.errors import BankError, ConfigError, did_you_mean
+from lossrag.lossbank.experience.coordinates import Likeness
+from lossrag.lossbank.experience.files import load_experience, save_experience
+from lossrag.lossbank.experience.neighbours import Moments
+from lossrag.lossbank.experience.outcomes import Borrowing, Outcomes
+from lossrag.lossbank.experience.questions import Answer, Neighbour, Question
+from lossrag.lossbank.experience.trials import CaseRecord, Experience
+
+BUILTIN = Path(__file__).with_name("builtin.safetensors")
+"""The bank that ships, made by one command; see docs/losses.md."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How a bank answers: from so many ``neighbours``, found by their ``likeness``; ``borrowing`` between losses."""
+
+    neighbours: int = 20
+    likeness: Likeness = field(default_factory=Likeness)
+    borrowing: Borrowing = field(default_factory=Borrowing)
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "neighbours")
+
+
+class LossBank:
+    """An experience that answers questions. Make one with :meth:`builtin` or :meth:`load`, or of an
+    :class:`Experience`.
+
+    exclude: sources that it is to know nothing of.
+
+    Raises ConfigError for a source that is not in it.
+    """
+
+    def __init__(self, experience: Experience, exclude: Sequence[str] = (), retrieval: Retrieval | None = None) -> None:
+        if isinstance(exclude, str):
+            raise ConfigError(f"The sources to exclude are a list of names, not the string {exclude!r}.")
+        known = set(experience.texts("source").tolist())
+        for source in exclude if known else ():
+            if source not in known:
+                raise ConfigError(f"The bank knows no source {source!r} to exclude: {did_you_mean(source, known)}")
+        self.excluded = tuple(exclude)
+        self.retrieval = retrieval or Retrieval()
+        self.experience = experience.without(exclude)
+        self._moments: dict[str, Moments] = {}
+        self._outcomes: Outcomes | None = None
+
+    @classmethod
+    def builtin(cls, exclude: Sequence[str] = ()) -> LossBank:
+        """The bank that comes with the package, without the sources in ``exclude``.
+
+        Raises BankError when this copy of the package has none.
+        """
+        if not BUILTIN.exists():
+            raise BankError(
+                f"This copy of LossRAG comes without a bank ({BUILTIN} is missing): install it again, make one with "
+                "'lossrag bank collect', or name a bank of your own."
+            )
+        return cls(load_experience(BUILTIN), exclude)
+
+    @classmethod
+    def load(cls, path: Path, exclude: Sequence[str] = ()) -> LossBank:
+        """The bank of a file, without the sources in ``exclude``; raises BankError as
+        :func:`lossrag.lossbank.experience.files.load_experience`."""
+        return cls(load_experience(path), exclude)
+
+    def save(self, path: Path) -> None:
+        """Write it to ``path`` in place of the bank that may be there; to add to that one, use
+        :func:`lossrag.lossbank.experience.files.add_experience`.
+
+        Raises BankError when it was made without some sources, which would be lost, and when it cannot be written.
+        """
+        if self.excluded:
+            raise BankError(
+                f"This bank was made without {', '.join(self.excluded)}: saved, it would lose them. Load it whole."
+            )
+        save_experience(path, self.experience)
+
+    def add(self, records: Iterable[CaseRecord]) -> None:
+        """Know these cases as well, from the next question on, in memory alone; those of excluded sources are left
+        out."""
+        self.experience = self.experience.joined(Experience.of(records).without(self.excluded))
+        self._moments = {kind: space for kind, space in self._moments.items() if space.grown(self.experience)}
+        self._outcomes = None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources it knows, sorted."""
+        return tuple(sorted(set(self.experience.texts("source").tolist())))
+
+    def moments(self, target_kind: str) -> Moments:
+        """The moments of tasks with such targets."""
+        if target_kind not in self._moments:
+            self._moments[target_kind] = Moments(self.experience, target_kind, self.retrieval.likeness)
+        return self._moments[target_kind]
+
+    def ask(self, question: Question) -> Answer:
+        """What the losses on offer may be expected to gain at such a moment. A bank that knows nothing of such tasks
+        answers with means of 0 and the largest errors there are, 1."""
+        moments = self.moments(question.target_kind)
+        if not len(moments):
+            nothing = np.zeros(len(question.losses))
+            return Answer(question, nothing, nothing + 1, nothing.astype(np.int64), (), float("inf"), ())
+        if self._outcomes is None:
+            self._outcomes = Outcomes(self.experience, self.retrieval.borrowing)
+        context = np.asarray(question.context, np.float32)
+        point = moments.point(context, question.progress, question.encoder)
+        near = moments.nearest(point, self.retrieval.neighbours)
+        expected = self._outcomes.expected(near.cases, question.losses)
+        asked = zip(near.cases.tolist(), near.distances.tolist(), strict=True)
+        neighbours = tuple(Neighbour(self.experience.case(case), distance) for case, distance in asked)
+        novelty = moments.novelty(near)
+        return Answer(question, expected.mean, expected.error, expected.trials, neighbours, novelty, moments.encoders)

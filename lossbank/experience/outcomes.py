@@ -1,0 +1,127 @@
+"""Outcomes to expect: mean gain and standard error of every loss over some cases, a loss that was tried little there
+borrowing from losses of a like geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossrag.checks import check_positive
+from lossrag.lossbank.experience.trials import Experience
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.registration import LOSSES
+from lossrag.lossbank.shape.geometry import geometry_vectors
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Borrowing:
+    """How far the outcomes of a loss count for another one.
+
+    width: of the Gaussian kernel over the distance of two geometries of length 1, from 0 to 2.
+    trials: of its own that weigh as much as what a loss borrows.
+    doubt: weight of knowing nothing (mean 0) beside what losses alike have shown, one of the same geometry counting 1.
+    """
+
+    width: float = 0.15
+    trials: float = 6.0
+    doubt: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "trials", "doubt")
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Of L losses the ``mean`` gain (L,) to expect, its standard ``error`` (L,), and the ``trials`` (L,) of their own
+    that it rests on. Shares of 1."""
+
+    mean: Doubles
+    error: Doubles
+    trials: NDArray[np.int64]
+
+
+class Outcomes:
+    """The outcomes of an experience, to look up by case and to average; ``usual`` is the variance of their gains."""
+
+    def __init__(self, experience: Experience, borrowing: Borrowing | None = None) -> None:
+        self.experience, self.borrowing = experience, borrowing or Borrowing()
+        self.losses = experience.names["loss"]
+        self._starts = np.searchsorted(experience.outcome_case, np.arange(len(experience) + 1))
+        gains = experience.gain.astype(np.float64)
+        self.usual = float(gains.var()) if len(gains) else 1.0
+
+    def gains(self, cases: NDArray[np.int64]) -> Doubles:
+        """(n, L) of some cases (n,), by the losses of the experience; not a number where a loss was not tried."""
+        table = np.full((len(cases), len(self.losses)), np.nan)
+        for row, case in enumerate(cases):
+            own = slice(self._starts[case], self._starts[case + 1])
+            table[row, self.experience.outcome_loss[own]] = self.experience.gain[own]
+        return table
+
+    def expected(self, cases: NDArray[np.int64], names: Sequence[str]) -> Expected:
+        """What losses of these names, all registered, may be expected to gain where it was like in these cases (n,)."""
+        return expected(self.gains(cases), self.losses, names, self.borrowing, self.usual)
+
+
+def expected(
+    gains: Doubles, losses: Sequence[str], names: Sequence[str], borrowing: Borrowing, usual: float
+) -> Expected:
+    """The same from a table of gains (n, L) of ``losses``; usual: the variance of a gain where nothing is known.
+
+    The spread of a loss over the cases is its own with that of two more cases, which vary as all losses do on average:
+    so a single trial has an error too.
+    """
+    tried = ~np.isnan(gains)
+    # one more column: of a loss that nobody ever tried
+    count = np.append(tried.sum(axis=0), 0)
+    means = np.append(np.where(tried, gains, 0.0).sum(axis=0), 0.0) / np.maximum(count, 1)
+    squares = np.append((np.where(tried, gains - means[:-1], 0.0) ** 2).sum(axis=0), 0.0)
+    freedom = np.maximum(count - 1, 0)
+    shared = squares.sum() / freedom.sum() if freedom.sum() else usual
+    variance = (squares + _SHARED * shared) / (freedom + _SHARED) / np.maximum(count, 1)
+
+    lenders = [n for n, name in enumerate(losses) if count[n] and name in LOSSES]
+    lent, doubt = _borrowed(
+        names, [losses[n] for n in lenders], count[lenders], means[lenders], variance[lenders], borrowing, usual
+    )
+    place = {name: number for number, name in enumerate(losses)}
+    own = [place.get(name, len(losses)) for name in names]
+    share = count[own] / (count[own] + borrowing.trials)
+    error = np.sqrt(share**2 * variance[own] + (1 - share) ** 2 * doubt)
+    return Expected(share * means[own] + (1 - share) * lent, error, count[own])
+
+
+_SHARED = 2.0
+
+
+def _borrowed(
+    names: Sequence[str],
+    lenders: Sequence[str],
+    count: NDArray[np.int64],
+    means: Doubles,
+    variance: Doubles,
+    borrowing: Borrowing,
+    usual: float,
+) -> tuple[Doubles, Doubles]:
+    """Means and variances (L,) from the other losses that were tried: 0 and the usual variance where none is alike."""
+    shapes = _shapes(tuple(LOSSES[name] for name in (*names, *lenders)))
+    # half the squared distance of two unit vectors is 1 - cosine
+    kernel = np.exp((shapes[: len(names)] @ shapes[len(names) :].T - 1) / borrowing.width**2)
+    kernel *= (np.array(names)[:, None] != np.array(lenders)) * (count / (count + borrowing.trials))
+    mass = kernel.sum(axis=1, keepdims=True) + borrowing.doubt
+    weight = kernel / mass
+    mean = weight @ means
+    spread = (weight * (variance + (means - mean[:, None]) ** 2)).sum(axis=1)
+    return mean, spread + borrowing.doubt / mass[:, 0] * (usual + mean**2)
+
+
+@lru_cache(maxsize=64)
+def _shapes(losses: tuple[Loss, ...]) -> Doubles:
+    shapes: Doubles = geometry_vectors(losses).double().numpy()
+    return shapes
