@@ -47,6 +47,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
+  loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
   loss.horizon=1                       contributions by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 

@@ -29,6 +29,7 @@ class LossConfig(ComposerConfig):
     """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
     the scale, and training composes its losses from the library.
 
+    tasks: by task, the loss that it is trained and evaluated with instead of that of its kind.
     library: Python files of one's own that register losses; they are run before any name is looked up.
     bank: folder to retrieve from.
     horizon: how far ahead contributions are measured: 1, one step of all parameters (:class:`OneStepOptions`); more, so
@@ -38,6 +39,7 @@ class LossConfig(ComposerConfig):
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
+    tasks: dict[str, str] = field(default_factory=dict)
     policy: str = "fixed"
     horizon: int = LookAheadOptions.horizon
     temperature: float = LookAheadOptions.temperature
@@ -54,6 +56,11 @@ class LossConfig(ComposerConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
         super().__post_init__()
+        for task, loss in self.tasks.items():
+            require(isinstance(loss, str), self, f"{{tasks}} takes the name of a loss for {task}, got {loss!r}.")
+        fixed = not self.tasks or self.policy == "fixed"
+        text = f"{{tasks}} gives tasks one loss each, but {{policy}}={self.policy} composes the losses of all of them: "
+        require(fixed, self, f"{text}leave one of the two out.")
         one_step = self._options(OneStepOptions)
         self._options(LookAheadOptions)
         require(
