@@ -19,6 +19,8 @@ class Stream(IntEnum):
     LOOK_AHEAD = 0x71
     QUERY_BATCH = 0x9E
     CORRUPTION = 0xC0
+    CONTEXT = 0xC7
+    COLLECT = 0xCC
     TEST_SPLIT = 0xD1
     EPOCH = 0xE0
     RANDOM_VECTORS = 0x7EC

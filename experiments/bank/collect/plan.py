@@ -1,0 +1,131 @@
+"""Plan of a collection: parts of stacked trainings and of Latin squares, from a YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from lossrag.checks import check_choice, check_least, check_positive, require
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.config.compose import MAX_SEED, build
+from lossrag.experiments.config.groups import CONF_DIR
+from lossrag.lossbank import LOSSES
+from lossrag.lossbank.library.contract import TARGET_KINDS
+from lossrag.streams import Stream, generator
+
+FOLDER = CONF_DIR / "collect"
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Trainings with all losses of the library that work row by row, side by side on fixed features.
+
+    cases: tasks with a trouble each. encoder: ``mlp`` with ``hidden`` units, or ``bert_frozen``, a linear head.
+    sources: how often each comes, by name; troubles: the same. repeats: pairs of starts and batches, the same for all
+    losses. per_shard: cases in a file.
+    """
+
+    cases: int = 0
+    encoder: str = "mlp"
+    kind: str = "classification"
+    sources: dict[str, float] = field(default_factory=dict)
+    troubles: dict[str, float] = field(default_factory=dict)
+    repeats: int = 3
+    steps: int = 360
+    batch_size: int = 64
+    hidden: int = 64
+    lr: float = 0.003
+    per_shard: int = 10
+
+    def __post_init__(self) -> None:
+        check_choice(self, "encoder", ("mlp", "bert_frozen"))
+        check_choice(self, "kind", TARGET_KINDS)
+        check_least(self, 1, "cases", "repeats", "steps", "batch_size", "hidden", "per_shard")
+        check_positive(self, "lr")
+        for name in ("sources", "troubles"):
+            weights = getattr(self, name).values()
+            require(sum(weights) > 0 and min(weights) >= 0, self, f"{{{name}}} needs positive weights by name.")
+
+    @property
+    def shards(self) -> int:
+        return -(-self.cases // self.per_shard)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Latin squares of `lossrag train`: L runs in which every task meets each of L losses once, under a trouble of its
+    own.
+
+    experiment: the preset. tasks: how many it has. losses: the reference first. squares: how many. overrides: of all.
+    troubles: how often each comes, by name.
+    """
+
+    squares: int = 0
+    experiment: str = ""
+    losses: list[str] = field(default_factory=list)
+    troubles: dict[str, float] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "squares")
+        for name in self.losses:
+            LOSSES[name]
+        require(len(self.losses) > 1, self, "{losses} needs two at least, the reference first.")
+        weights = self.troubles.values()
+        require(sum(weights) > 0 and min(weights) >= 0, self, "{troubles} needs positive weights by name.")
+
+    @property
+    def shards(self) -> int:
+        return self.squares
+
+
+Part = Stacked | Squares
+
+
+@dataclass(frozen=True)
+class CollectPlan:
+    """seed: of every draw. parts: by name."""
+
+    name: str
+    seed: int
+    parts: Mapping[str, Part]
+
+    def chance(self, part: str, *place: int) -> np.random.Generator:
+        """Random numbers of a part at a place; other parts, and how many there are, make no difference."""
+        own = int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "big")
+        return generator(self.seed, Stream.COLLECT, own, *place)
+
+
+def load_collect_plan(name: str) -> CollectPlan:
+    """The plan in experiments/conf/collect of this name, or of a file ``mine.yaml``; raises ConfigError for what is
+    none."""
+    known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    path = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
+    if path.parent == FOLDER and name not in known:
+        raise ConfigError(
+            f"Unknown plan of a collection {name!r} (one of your own ends in .yaml): {did_you_mean(name, known)}"
+        )
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
+        raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
+    kinds: dict[str, type[Stacked] | type[Squares]] = {"stacked": Stacked, "squares": Squares}
+    if not isinstance(values, dict) or not set(values) <= {"seed", *kinds}:
+        raise ConfigError(f"The plan {path} has a seed, and parts by name under {' and '.join(kinds)}.")
+    seed = values.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"The plan {path}: seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
+    parts: dict[str, Part] = {}
+    for section, kind in kinds.items():
+        for part, entry in (values.get(section) or {}).items():
+            if part in parts:
+                raise ConfigError(f"The plan {path} has two parts called {part}.")
+            made: Part = build(kind, entry or {}, f"plan {path.stem}: {part}")
+            parts[str(part)] = made
+    return CollectPlan(path.stem, seed, parts)

@@ -1,0 +1,126 @@
+"""Troubles of training targets, drawn at random: label noise and imbalance, and their like for regressions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lossrag.errors import ConfigError, did_you_mean
+from lossrag.tasks import Corruption
+
+BETWEEN_TWO = 0.4
+"""The largest rate of wrong labels of two classes: beyond half they would be the right ones."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A kind of trouble: its strength as in :class:`Case`, and what it does to labels, None for values."""
+
+    kind: str
+    strength: float = math.nan
+    corruption: Corruption | None = None
+
+
+def drawn_trouble(kind: str, classes: int, chance: np.random.Generator) -> Trouble:
+    """A trouble of this kind with a random strength; raises ConfigError for an unknown kind."""
+    known = CLASS_TROUBLES if classes else VALUE_TROUBLES
+    if kind not in known:
+        raise ConfigError(f"There is no trouble {kind!r}: {did_you_mean(kind, known)}")
+    if classes:
+        return CLASS_TROUBLES[kind](classes, chance)
+    low, high, _ = VALUE_TROUBLES[kind]
+    return Trouble(kind, math.exp(chance.uniform(math.log(low), math.log(high))) if high else math.nan)
+
+
+def _rate(most: float, classes: int, chance: np.random.Generator) -> float:
+    return float(chance.uniform(0.1, most if classes > 2 else min(most, BETWEEN_TWO)))
+
+
+def _shares(least: float, most: float, classes: int, chance: np.random.Generator) -> tuple[tuple[float, ...], float]:
+    """Shares to keep of every class, exponential in a random order, and the ratio of the largest to the smallest."""
+    ratio = math.exp(chance.uniform(math.log(least), math.log(most)))
+    shares = ratio ** (-np.arange(classes) / (classes - 1))
+    return tuple(chance.permutation(shares).tolist()), ratio
+
+
+def _symmetric(classes: int, chance: np.random.Generator) -> Trouble:
+    rate = _rate(0.6, classes, chance)
+    return Trouble("symmetric", rate, Corruption("symmetric", rate))
+
+
+def _pair(classes: int, chance: np.random.Generator) -> Trouble:
+    rate = _rate(0.45, classes, chance)
+    return Trouble("pair", rate, Corruption("pair", rate))
+
+
+def _imbalance(classes: int, chance: np.random.Generator) -> Trouble:
+    shares, ratio = _shares(3, 50, classes, chance)
+    return Trouble("imbalance", ratio, Corruption(imbalance=shares))
+
+
+def _both(classes: int, chance: np.random.Generator) -> Trouble:
+    shares, _ = _shares(3, 20, classes, chance)
+    rate = _rate(0.4, classes, chance)
+    return Trouble("both", rate, Corruption("symmetric", rate, imbalance=shares))
+
+
+CLASS_TROUBLES: Mapping[str, Callable[[int, np.random.Generator], Trouble]] = {
+    "clean": lambda classes, chance: Trouble("clean"),
+    "symmetric": _symmetric,
+    "pair": _pair,
+    "imbalance": _imbalance,
+    "both": _both,
+}
+
+Doubles = NDArray[np.float64]
+Errors = Callable[[np.random.Generator, float, Doubles, Doubles], Doubles]
+
+
+def _outliers(chance: np.random.Generator, rate: float, x: Doubles, like: Doubles) -> Doubles:
+    """A share of the values is off by 3 to 8 deviations, to either side or to one."""
+    up = 0.5 if chance.random() < 0.5 else 1.0
+    side = np.where(chance.random(like.shape) < up, 1.0, -1.0)
+    return np.where(chance.random(like.shape) < rate, side * chance.uniform(3, 8, like.shape), 0.0)
+
+
+def _heavy_tails(chance: np.random.Generator, scale: float, x: Doubles, like: Doubles) -> Doubles:
+    return scale * chance.standard_t(chance.uniform(1.2, 2.5), like.shape)
+
+
+def _skew(chance: np.random.Generator, scale: float, x: Doubles, like: Doubles) -> Doubles:
+    """Log-normal errors around a median of 0, all with their long side in one direction."""
+    side = 1.0 if chance.random() < 0.5 else -1.0
+    return side * scale * (np.exp(1.2 * chance.standard_normal(like.shape)) - 1)
+
+
+def _heteroscedastic(chance: np.random.Generator, scale: float, x: Doubles, like: Doubles) -> Doubles:
+    """Gaussian errors whose deviation grows exponentially in a random direction of the inputs."""
+    along = x @ chance.standard_normal(x.shape[1])
+    along = (along - along.mean()) / max(float(along.std()), 1e-6)
+    width: Doubles = scale * np.exp(along.clip(-2.5, 2.5))[:, None]
+    return width * chance.standard_normal(like.shape)
+
+
+VALUE_TROUBLES: Mapping[str, tuple[float, float, Errors | None]] = {
+    "clean": (0, 0, None),
+    "outliers": (0.03, 0.25, _outliers),
+    "heavy_tails": (0.15, 1.0, _heavy_tails),
+    "skew": (0.15, 1.0, _skew),
+    "heteroscedastic": (0.15, 1.0, _heteroscedastic),
+}
+"""Smallest and largest strength of a trouble with values, in deviations of the clean ones or as a share of them, and
+its errors (N, K) for inputs (N, F) and values like these (N, K)."""
+
+
+def contaminated(trouble: Trouble, inputs: Tensor, targets: Tensor, chance: np.random.Generator) -> Tensor:
+    """The targets (N, K), of unit deviation, with the errors of the trouble."""
+    errors = VALUE_TROUBLES[trouble.kind][2]
+    if errors is None:
+        return targets
+    return targets + torch.from_numpy(errors(chance, trouble.strength, inputs.numpy(), targets.numpy())).to(targets)
