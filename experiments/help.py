@@ -60,6 +60,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
+  log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
 

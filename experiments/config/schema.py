@@ -155,11 +155,15 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """every_steps: steps between two logged points. figures_every: epochs between two pictures of D."""
+    """every_steps: steps between two logged points. figures_every: epochs between two pictures of D.
+
+    contexts: record what a bank remembers tasks by, in contexts.safetensors.
+    """
 
     every_steps: int = 1
     figures_every: int = 5
     tensorboard: bool = True
+    contexts: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, 1, "every_steps", "figures_every")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lossrag.errors import ConfigError
 from lossrag.experiments.bank.collect.plan import Stacked
 from lossrag.experiments.bank.collect.pools import Pool, pools
-from lossrag.experiments.bank.collect.troubles import Trouble, contaminated, drawn_trouble
+from lossrag.experiments.bank.collect.troubles import Strengths, Trouble, contaminated, drawn_trouble
 from lossrag.tasks import DenseInputs, Examples, Suite, Task, corrupt
 from lossrag.tasks.splits import split_train
 
@@ -80,7 +80,7 @@ def _classes(part: Stacked, pool: Pool, kind: str, chance: np.random.Generator) 
         kept = np.flatnonzero(place[targets] >= 0)
         inputs, targets, task = inputs[kept], place[targets[kept]], f"{len(classes)} of {known} {pool.task}"
     outputs = int(targets.max()) + 1
-    trouble = drawn_trouble(kind, outputs, chance)
+    trouble = drawn_trouble(Strengths(), kind, outputs, chance)
     order, size = _order(len(inputs), PER_CLASS * outputs, chance)
     rows = split_train(range(size), targets[order[:size]].tolist(), QUERY_SHARE, int(chance.integers(2**31)))
     test = order[size : size + TEST_ROWS]
@@ -101,7 +101,7 @@ def _classes(part: Stacked, pool: Pool, kind: str, chance: np.random.Generator) 
 
 
 def _values(part: Stacked, pool: Pool, kind: str, chance: np.random.Generator) -> StackedCase:
-    trouble = drawn_trouble(kind, 0, chance)
+    trouble = drawn_trouble(Strengths(), kind, 0, chance)
     order, size = _order(len(pool.inputs), LEAST, chance)
     query = max(round(QUERY_SHARE * size), 1)
     at = [torch.from_numpy(rows) for rows in (order[query:size], order[:query], order[size : size + TEST_ROWS])]

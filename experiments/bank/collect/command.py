@@ -16,8 +16,8 @@ from rich.console import Console
 from lossrag.checks import check_least
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan
-from lossrag.experiments.bank.collect.shards import load_shard, save_shard
-from lossrag.experiments.bank.collect.squares import collect_squares
+from lossrag.experiments.bank.collect.shards import load_shard, save_shard, shard_path
+from lossrag.experiments.bank.collect.squares import RUN_COLUMNS, collect_squares
 from lossrag.experiments.bank.collect.stacked import collect_case
 from lossrag.experiments.bank.collect.table import cases_csv
 from lossrag.experiments.config.compose import build
@@ -55,11 +55,6 @@ def collect(given: Sequence[str], values: Mapping[str, Any], console: Console) -
         else:
             _collect_stacked(plan, name, part, folder, options.processes, console)
     return _end(plan, folder, console)
-
-
-def shard_path(folder: Path, part: str, number: int) -> Path:
-    """The file of a shard."""
-    return folder / "shards" / f"{part}-{number:04d}.safetensors"
 
 
 def _collect_stacked(
@@ -109,10 +104,13 @@ def _end(plan: CollectPlan, folder: Path, console: Console) -> int:
     for path in there:
         whole = whole.joined(load_shard(path))
     write_atomic(folder / "cases.csv", cases_csv(whole).encode())
+    tables = [table for path in there if (table := path.with_suffix(".csv")).exists()]
+    lines = [line for table in tables for line in table.read_text(encoding="utf-8").splitlines()[1:]]
+    write_atomic(folder / "runs.csv", "\n".join([",".join(RUN_COLUMNS), *lines, ""]).encode())
     save_shard(folder / "experience.safetensors", whole)
     say(
         console,
         f"{len(there)} of {len(paths)} shards: {len(whole):,} cases, {len(whole.gain):,} trials\n"
-        f"written to {folder}: experience.safetensors, cases.csv",
+        f"written to {folder}: experience.safetensors, cases.csv, runs.csv",
     )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ from lossrag.checks import check_choice, check_least, check_positive, require
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import MAX_SEED, build
 from lossrag.experiments.config.groups import CONF_DIR
+from lossrag.experiments.config.identity import Settings
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.streams import Stream, generator
 
+SECTIONS = ("stacked", "squares")
 FOLDER = CONF_DIR / "collect"
 
 
@@ -63,13 +66,15 @@ class Squares:
     own.
 
     experiment: the preset. tasks: how many it has. losses: the reference first. squares: how many. overrides: of all.
-    troubles: how often each comes, by name.
+    troubles: how often each comes, by name. rates, ratios: the ranges of their strengths.
     """
 
     squares: int = 0
     experiment: str = ""
     losses: list[str] = field(default_factory=list)
     troubles: dict[str, float] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=lambda: [0.2, 0.4])
+    ratios: list[float] = field(default_factory=lambda: [5.0, 20.0])
     overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,6 +82,10 @@ class Squares:
         for name in self.losses:
             LOSSES[name]
         require(len(self.losses) > 1, self, "{losses} needs two at least, the reference first.")
+        for name, low, high in (("rates", 0.0, 1.0), ("ratios", 1.0, math.inf)):
+            given = getattr(self, name)
+            fits = len(given) == 2 and low < given[0] <= given[1] < high
+            require(fits, self, f"{{{name}}} is a range, [lowest, highest], got {given}.")
         weights = self.troubles.values()
         require(sum(weights) > 0 and min(weights) >= 0, self, "{troubles} needs positive weights by name.")
 
@@ -115,17 +124,19 @@ def load_collect_plan(name: str) -> CollectPlan:
         values: Any = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
         raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
-    kinds: dict[str, type[Stacked] | type[Squares]] = {"stacked": Stacked, "squares": Squares}
-    if not isinstance(values, dict) or not set(values) <= {"seed", *kinds}:
-        raise ConfigError(f"The plan {path} has a seed, and parts by name under {' and '.join(kinds)}.")
+    if not isinstance(values, dict) or not set(values) <= {"seed", *SECTIONS}:
+        raise ConfigError(f"The plan {path} has a seed, and parts by name under {' and '.join(SECTIONS)}.")
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"The plan {path}: seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
     parts: dict[str, Part] = {}
-    for section, kind in kinds.items():
+    for section in SECTIONS:
         for part, entry in (values.get(section) or {}).items():
             if part in parts:
                 raise ConfigError(f"The plan {path} has two parts called {part}.")
-            made: Part = build(kind, entry or {}, f"plan {path.stem}: {part}")
-            parts[str(part)] = made
+            parts[str(part)] = _part(section, entry or {}, f"plan {path.stem}: {part}")
     return CollectPlan(path.stem, seed, parts)
+
+
+def _part(section: str, entry: Settings, where: str) -> Part:
+    return build(Stacked, entry, where) if section == "stacked" else build(Squares, entry, where)

@@ -15,6 +15,11 @@ from lossrag.tensors import DamagedFile, load_tensors, save_tensors
 FORMAT = "lossrag-shard-1"
 
 
+def shard_path(folder: Path, part: str, number: int) -> Path:
+    """The file of a shard of a part."""
+    return folder / "shards" / f"{part}-{number:04d}.safetensors"
+
+
 def save_shard(path: Path, experience: Experience) -> None:
     """Write ``experience`` to ``path``."""
     arrays = {f"column.{name}": column for name, column in experience.columns.items()}

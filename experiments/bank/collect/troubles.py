@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,56 +28,69 @@ class Trouble:
     corruption: Corruption | None = None
 
 
-def drawn_trouble(kind: str, classes: int, chance: np.random.Generator) -> Trouble:
-    """A trouble of this kind with a random strength; raises ConfigError for an unknown kind."""
+@dataclass(frozen=True)
+class Strengths:
+    """Ranges that the strengths of label troubles are drawn from: of rates, and of the ratios of class sizes."""
+
+    rates: tuple[float, float] = (0.1, 0.6)
+    ratios: tuple[float, float] = (3, 50)
+
+    def rate(self, most: float, classes: int, chance: np.random.Generator) -> float:
+        """A rate, uniform; at most ``most``."""
+        most = min(most, self.rates[1])
+        return float(chance.uniform(self.rates[0], most if classes > 2 else min(most, BETWEEN_TWO)))
+
+    def shares(self, most: float, classes: int, chance: np.random.Generator) -> tuple[tuple[float, ...], float]:
+        """Shares to keep of every class, exponential in a random order, and the ratio of the largest to the smallest,
+        log-uniform; at most ``most``."""
+        ratio = math.exp(chance.uniform(math.log(self.ratios[0]), math.log(min(most, self.ratios[1]))))
+        shares = ratio ** (-np.arange(classes) / (classes - 1))
+        return tuple(chance.permutation(shares).tolist()), ratio
+
+
+Drawn = Callable[[Strengths, int, np.random.Generator], Trouble]
+
+
+def _noise(noise: Literal["symmetric", "pair"], most: float) -> Drawn:
+    def draw(strengths: Strengths, classes: int, chance: np.random.Generator) -> Trouble:
+        rate = strengths.rate(most, classes, chance)
+        return Trouble(noise, rate, Corruption(noise, rate))
+
+    return draw
+
+
+def _imbalance(strengths: Strengths, classes: int, chance: np.random.Generator) -> Trouble:
+    shares, ratio = strengths.shares(math.inf, classes, chance)
+    return Trouble("imbalance", ratio, Corruption(imbalance=shares))
+
+
+def _both(strengths: Strengths, classes: int, chance: np.random.Generator) -> Trouble:
+    shares, _ = strengths.shares(20, classes, chance)
+    rate = strengths.rate(0.4, classes, chance)
+    return Trouble("both", rate, Corruption("symmetric", rate, imbalance=shares))
+
+
+CLASS_TROUBLES: Mapping[str, Drawn] = {
+    "clean": lambda strengths, classes, chance: Trouble("clean"),
+    "symmetric": _noise("symmetric", 1.0),
+    "pair": _noise("pair", 0.45),
+    "imbalance": _imbalance,
+    "both": _both,
+}
+"""Of labels: pair noise of half would make the wrong class the right one; both troubles at once are weaker each."""
+
+
+def drawn_trouble(strengths: Strengths, kind: str, classes: int, chance: np.random.Generator) -> Trouble:
+    """A trouble of this kind with a random strength, of labels of so many classes, or of values (0); raises
+    ConfigError for an unknown kind."""
     known = CLASS_TROUBLES if classes else VALUE_TROUBLES
     if kind not in known:
         raise ConfigError(f"There is no trouble {kind!r}: {did_you_mean(kind, known)}")
     if classes:
-        return CLASS_TROUBLES[kind](classes, chance)
+        return CLASS_TROUBLES[kind](strengths, classes, chance)
     low, high, _ = VALUE_TROUBLES[kind]
     return Trouble(kind, math.exp(chance.uniform(math.log(low), math.log(high))) if high else math.nan)
 
-
-def _rate(most: float, classes: int, chance: np.random.Generator) -> float:
-    return float(chance.uniform(0.1, most if classes > 2 else min(most, BETWEEN_TWO)))
-
-
-def _shares(least: float, most: float, classes: int, chance: np.random.Generator) -> tuple[tuple[float, ...], float]:
-    """Shares to keep of every class, exponential in a random order, and the ratio of the largest to the smallest."""
-    ratio = math.exp(chance.uniform(math.log(least), math.log(most)))
-    shares = ratio ** (-np.arange(classes) / (classes - 1))
-    return tuple(chance.permutation(shares).tolist()), ratio
-
-
-def _symmetric(classes: int, chance: np.random.Generator) -> Trouble:
-    rate = _rate(0.6, classes, chance)
-    return Trouble("symmetric", rate, Corruption("symmetric", rate))
-
-
-def _pair(classes: int, chance: np.random.Generator) -> Trouble:
-    rate = _rate(0.45, classes, chance)
-    return Trouble("pair", rate, Corruption("pair", rate))
-
-
-def _imbalance(classes: int, chance: np.random.Generator) -> Trouble:
-    shares, ratio = _shares(3, 50, classes, chance)
-    return Trouble("imbalance", ratio, Corruption(imbalance=shares))
-
-
-def _both(classes: int, chance: np.random.Generator) -> Trouble:
-    shares, _ = _shares(3, 20, classes, chance)
-    rate = _rate(0.4, classes, chance)
-    return Trouble("both", rate, Corruption("symmetric", rate, imbalance=shares))
-
-
-CLASS_TROUBLES: Mapping[str, Callable[[int, np.random.Generator], Trouble]] = {
-    "clean": lambda classes, chance: Trouble("clean"),
-    "symmetric": _symmetric,
-    "pair": _pair,
-    "imbalance": _imbalance,
-    "both": _both,
-}
 
 Doubles = NDArray[np.float64]
 Errors = Callable[[np.random.Generator, float, Doubles, Doubles], Doubles]
