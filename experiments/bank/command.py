@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.bank.add import add
 from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import export, folder_of, open_bank, writable
 from lossrag.experiments.bank.query import described, nearest_moments, query, remembered
@@ -211,6 +212,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         0,
     ),
     "check": (_check, "check FOLDER", (), 1),
+    "add": (
+        add,
+        "add run=DIR reference=DIR bank=FILE [trouble=unknown] [clean=true]",
+        ("run", "reference", "bank", "trouble", "clean"),
+        0,
+    ),
     "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
 }
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError
+from lossrag.errors import ConfigError, DataError
 from lossrag.experiments.bank.collect.plan import Stacked
 from lossrag.experiments.bank.collect.pools import Pool, pools
 from lossrag.experiments.bank.collect.troubles import Strengths, Trouble, contaminated, drawn_trouble
@@ -52,9 +52,13 @@ def draw_case(part: Stacked, chance: np.random.Generator) -> StackedCase:
     for _ in range(TRIES):
         try:
             return _draw(part, chance)
-        except ConfigError:
+        except _UnfitError:
             continue
     raise ConfigError(f"No case of {part.encoder} in {TRIES} draws has a row of every class: weaken the troubles.")
+
+
+class _UnfitError(Exception):
+    """A split without a row of some class."""
 
 
 def _draw(part: Stacked, chance: np.random.Generator) -> StackedCase:
@@ -89,9 +93,12 @@ def _classes(part: Stacked, pool: Pool, kind: str, chance: np.random.Generator) 
         split: (Examples(DenseInputs(inputs[torch.from_numpy(at)]), torch.from_numpy(targets[at])),)
         for split, at in index.items()
     }
-    suite = Suite(pool.source, "", (Task(pool.task, "classification", outputs),), False, splits)
-    if trouble.corruption is not None:
-        suite, _ = corrupt(suite, {pool.task: trouble.corruption}, int(chance.integers(2**31)))
+    try:
+        suite = Suite(pool.source, "", (Task(pool.task, "classification", outputs),), False, splits)
+        if trouble.corruption is not None:
+            suite, _ = corrupt(suite, {pool.task: trouble.corruption}, int(chance.integers(2**31)))
+    except (ConfigError, DataError) as error:
+        raise _UnfitError from error
     own = {split: suite.splits[split][0] for split in index}
     dense = {
         split: (examples.inputs.gather(torch.arange(len(examples))), examples.targets)

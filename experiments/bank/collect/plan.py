@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 
 from lossrag.checks import check_choice, check_least, check_positive, require
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.bank.collect.pools import sources_of
+from lossrag.experiments.bank.collect.troubles import CLASS_TROUBLES, VALUE_TROUBLES
 from lossrag.experiments.config.compose import MAX_SEED, build
 from lossrag.experiments.config.groups import CONF_DIR
 from lossrag.experiments.config.identity import Settings
@@ -51,9 +53,8 @@ class Stacked:
         check_choice(self, "kind", TARGET_KINDS)
         check_least(self, 1, "cases", "repeats", "steps", "batch_size", "hidden", "per_shard")
         check_positive(self, "lr")
-        for name in ("sources", "troubles"):
-            weights = getattr(self, name).values()
-            require(sum(weights) > 0 and min(weights) >= 0, self, f"{{{name}}} needs positive weights by name.")
+        _check_weights(self, "sources", sources_of(self.encoder, self.kind))
+        _check_weights(self, "troubles", CLASS_TROUBLES if self.kind == "classification" else VALUE_TROUBLES)
 
     @property
     def shards(self) -> int:
@@ -86,12 +87,18 @@ class Squares:
             given = getattr(self, name)
             fits = len(given) == 2 and low < given[0] <= given[1] < high
             require(fits, self, f"{{{name}}} is a range, [lowest, highest], got {given}.")
-        weights = self.troubles.values()
-        require(sum(weights) > 0 and min(weights) >= 0, self, "{troubles} needs positive weights by name.")
+        _check_weights(self, "troubles", CLASS_TROUBLES)
 
     @property
     def shards(self) -> int:
         return self.squares
+
+
+def _check_weights(options: Stacked | Squares, field: str, known: Iterable[str]) -> None:
+    weights = getattr(options, field)
+    require(sum(weights.values()) > 0 and min(weights.values()) >= 0, options, f"{{{field}}} needs positive weights.")
+    for name in weights:
+        require(name in known, options, f"{{{field}}} has {name!r}, which there is not: {did_you_mean(name, known)}")
 
 
 Part = Stacked | Squares

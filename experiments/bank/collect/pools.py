@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lossrag.errors import ConfigError
 from lossrag.experiments.run.encoded_suites import frozen_features
 from lossrag.models import BertOptions
 from lossrag.tasks import SPLITS, SUITES, DenseInputs, Inputs, Suite, TokenInputs, encoder_files, load_suite
@@ -49,19 +48,18 @@ class Pool:
 def pools(source: str, encoder: str, kind: str) -> tuple[Pool, ...]:
     """The pools of a source, for an encoder, ``mlp`` or ``bert_frozen``, and a kind of target.
 
-    Raises ConfigError for a source that there is not, DataError when its data cannot be had.
+    Raises DataError when its data cannot be had.
     """
-    tables: Mapping[str, Callable[[], list[Pool]]]
+    if source in OPTIONS:
+        return tuple(_texts(source, frozen=encoder == "bert_frozen"))
+    return tuple(_classes(source) if kind == "classification" else _values(source))
+
+
+def sources_of(encoder: str, kind: str) -> tuple[str, ...]:
+    """The sources that there are for an encoder and a kind of target."""
     if encoder == "bert_frozen":
-        tables = {name: partial(_texts, name, frozen=True) for name in OPTIONS}
-    elif kind == "classification":
-        tables = {name: partial(_texts, name, frozen=False) for name in OPTIONS}
-        tables |= {name: partial(_classes, name) for name in ("digits", *TABLES)}
-    else:
-        tables = {name: partial(_values, name) for name in ("digits", "diabetes", *TABLES)}
-    if source not in tables:
-        raise ConfigError(f"There is no source {source!r} of {kind} for {encoder}: choose from {', '.join(tables)}")
-    return tuple(tables[source]())
+        return tuple(OPTIONS) if kind == "classification" else ()
+    return (*OPTIONS, "digits", *TABLES) if kind == "classification" else ("digits", "diabetes", *TABLES)
 
 
 def _texts(name: str, frozen: bool) -> list[Pool]:

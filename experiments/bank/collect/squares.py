@@ -22,6 +22,7 @@ from lossrag.experiments.run.build import build_suite
 from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.results import csv_text
 from lossrag.files import write_atomic
+from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.tasks import Task
 
@@ -56,16 +57,17 @@ def collect_squares(
 
 
 def square(plan: CollectPlan, name: str, part: Squares, number: int) -> list[list[str]]:
-    """The command lines of the runs of a square (L,)."""
+    """The command lines of the runs of a square (L,); tasks of another kind than its losses are left as they are."""
     chance = plan.chance(name, number)
     fixed = [f"experiment={part.experiment}", *part.overrides, f"seed={int(chance.integers(2**31))}"]
-    tasks = build_suite(load_config(fixed)[0]).tasks
+    kind = LOSSES[part.losses[0]].target_kind
+    tasks = [task for task in build_suite(load_config(fixed)[0]).tasks if task.kind == kind]
     names, weights = list(part.troubles), np.array(list(part.troubles.values()))
     strengths = Strengths((part.rates[0], part.rates[1]), (part.ratios[0], part.ratios[1]))
     troubles = {}
     for task in tasks:
-        kind = names[int(chance.choice(len(names), p=weights / weights.sum()))]
-        troubles[task.name] = drawn_trouble(strengths, kind, task.outputs, chance)
+        drawn = names[int(chance.choice(len(names), p=weights / weights.sum()))]
+        troubles[task.name] = drawn_trouble(strengths, drawn, task.outputs, chance)
     losses = latin(len(tasks), len(part.losses), chance)
     return [
         [*fixed, f"tasks.corrupt={_corruptions(troubles)}", f"loss.tasks={_losses(tasks, row, part.losses)}"]
