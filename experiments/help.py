@@ -30,6 +30,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=sentiment_quick           14 sentiment tasks in minutes, with the corpus at hand (docs/data.md)
   experiment=bert_small                the topic tasks on a pre-trained encoder (docs/bert.md; extra bert)
   experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
+  experiment=mixed                     topic tasks with troubles of their own: no loss is right for all (docs/losses.md)
+  experiment=square/sentiment          a run of a Latin square, also square/newsgroups (lossrag bank collect)
 
   weighting=metaweighting | uniform | single_task          (single_task needs model.sharing=none)
   weighting=uncertainty | dwa | random | fixed | tchebycheff | bandit_mtl | dtp            (docs/methods.md)
@@ -47,6 +49,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
+  loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
   loss.horizon=1                       contributions by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
@@ -59,6 +62,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
+  log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
 
@@ -103,6 +107,10 @@ The losses of the library, and what a bank remembers of them. A run directory st
   query run=RUN_DIR task=NAME          the same for a task as that run last saw it
   export bank=FOLDER output=FILE       all records, to .csv or .json
   merge FOLDER FOLDER output=FOLDER    the records of both
+  add run=DIR reference=DIR bank=FILE  the trials of a finished run, beside one whose tasks had their reference losses
+       log.contexts=true of train      is what the reference has to record; trouble=unknown   clean=true
+  collect PLAN [parts=[NAME]]          experience in the large, from the trainings of a plan: builtin is what ships
+       [root=runs/collect]             its shards are not made again; processes=2
   check FOLDER                         what to know about a bank; exit code 1 if there is something
 
   library=[my_losses.py]               with any of them: your own losses, too
@@ -113,7 +121,7 @@ lossrag ablate NAME [seeds=[0,1]] [rows=[a,b]] [processes=2] [root=runs/ablation
 Settings side by side over the same seeds. Runs that are finished are not repeated, half ones resume.
 
   smoke                                a minute on the digits: does everything run?
-  clean, noise, imbalance              composed losses beside cross-entropy on such data (docs/losses.md)
+  clean, noise, imbalance, mixed       composed losses beside cross-entropy on such data (docs/losses.md)
   transfer                             a bank of some tasks for a run on others (docs/losses.md)
 
   rows=[a,b]                           some of its settings

@@ -24,6 +24,7 @@ from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
+from lossrag.experiments.record.contexts import save_contexts
 from lossrag.experiments.record.descent import descent_checks, descent_shares, descent_summary
 from lossrag.experiments.record.directory import RunDirectory, open_run
 from lossrag.experiments.record.finished import read_summary
@@ -35,6 +36,7 @@ from lossrag.experiments.record.summary import print_summary, write_summary
 from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
 from lossrag.experiments.run.build import build_problem, build_suite
+from lossrag.experiments.run.contexts import ContextRecorder
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.refit import refit
@@ -104,7 +106,12 @@ class Training:
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
         say(console, f"run {directory.path} on {machine}")
-        self.progress = load_state(directory, self.suite.edition, self.problem.model, self.step, self.learned)
+        self.contexts: ContextRecorder | None = None
+        if config.log.contexts:
+            steps = len(self.batch_step.plan(0)) * config.train.epochs
+            self.contexts = ContextRecorder(config, self.problem, steps)
+        edition, model = self.suite.edition, self.problem.model
+        self.progress = load_state(directory, edition, model, self.step, self.learned, self.contexts)
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -166,6 +173,8 @@ class Training:
                 self._end_epoch(bar)
 
     def _one_step(self, index: tuple[Tensor, ...]) -> None:
+        if self.contexts:
+            self.contexts.observe(self.step.count)
         outcome = self.batch_step(index, self.progress.epoch)
         record = outcome.record
         self.compositions.observe(record.step)
@@ -239,6 +248,8 @@ class Training:
             self.board.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
+        if self.contexts:
+            save_contexts(self.directory.path, self.contexts.recorded(self.directory.run_id))
         seconds = time.monotonic() - self.started
         return write_summary(self.directory, self.config, self.settings, self.suite, test, best, seconds, further)
 
@@ -269,7 +280,8 @@ class Training:
             self.progress.seconds = time.monotonic() - self.started
             if self.board is not None:
                 self.board.sync()
-            save_state(self.directory, self.suite.edition, self.problem.model, self.step, self.progress, self.learned)
+            edition, model = self.suite.edition, self.problem.model
+            save_state(self.directory, edition, model, self.step, self.progress, self.learned, self.contexts)
         elif force:
             raise DivergedError(
                 f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "

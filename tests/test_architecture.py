@@ -211,6 +211,7 @@ def test_every_configuration_starts_with_its_command(path):
         "experiment": f"lossrag train experiment={name}",
         "ablation": f"lossrag ablate {path.stem}",
         "compare": f"lossrag compare experiment={path.stem}",
+        "collect": f"lossrag bank collect {path.stem}",
     }
     command = by_folder.get(kind, "lossrag train")
     assert command in head.group()

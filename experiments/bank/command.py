@@ -13,6 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.experiments.bank.add import add
+from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_description, of_run
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
@@ -142,6 +144,13 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
     "show": (_show, "show LOSS [bank=FOLDER] [output=loss.png]", ("bank", "output"), 1),
     "neighbours": (_neighbours, "neighbours LOSS [k=5]", ("k",), 1),
     "query": (_query, "query run=RUN_DIR task=NAME, or query kind=classification classes=4 disagreement=0.4", None, 0),
+    "add": (
+        add,
+        "add run=DIR reference=DIR bank=FILE [trouble=unknown] [clean=true]",
+        ("run", "reference", "bank", "trouble", "clean"),
+        0,
+    ),
+    "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
 }
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""
 

@@ -18,7 +18,8 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
 from lossrag.experiments.record.composition_log import read_events
-from lossrag.experiments.run.learned_losses import encoder_kind, open_bank
+from lossrag.experiments.run.contexts import encoder_kind
+from lossrag.experiments.run.learned_losses import open_bank
 from lossrag.lossbank import CONTEXT_NAMES, Answer, Composer, ComposerConfig, Gain, LossBank, TaskSpec
 from lossrag.lossbank.composing.retrieval import ranked, shares_of
 from lossrag.lossbank.experience.snapshots import REFERENCES

@@ -102,6 +102,8 @@ def build_config(settings: Settings) -> schema.Config:
     for name, losses in (("loss", loss), ("outer", outer)):
         _check_loss(f"{name}.classification", losses.classification, "classification")
         _check_loss(f"{name}.regression", losses.regression, "regression")
+    for name in loss.tasks.values():
+        LOSSES[name]  # names what was meant; whether it fits the task is seen with the suite
     tasks, model, weighting = (section(settings, group) for group in GROUPS)
     sharing, encoder = ({k: v for k, v in model.items() if (k in OF_GROUP["model"]) == own} for own in (True, False))
     chosen = _choice("model", ENCODERS[str(model["name"])], encoder)

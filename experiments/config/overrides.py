@@ -18,8 +18,8 @@ from lossrag.experiments.config.groups import GROUPS, experiment_names
 from lossrag.experiments.config.identity import Settings, flatten
 
 _MISSING = object()
-OPEN = "tasks.corrupt"
-"""The one key whose content the user makes up: tasks of the suite, and what happens to them."""
+OPEN = ("tasks.corrupt", "loss.tasks")
+"""Sections whose keys are the tasks of the suite: what happens to their labels, and the losses of some."""
 
 
 RETIRED = {
@@ -108,13 +108,13 @@ def check_key(override: Override, known: DictConfig) -> None:
 
 
 def is_open(override: Override) -> bool:
-    """True where the override is about what happens to the labels of a task."""
-    return f"{override.key_or_group}.".startswith(f"{OPEN}.")
+    """True where the override is about a task of the suite, by its name: see :data:`OPEN`."""
+    return any(f"{override.key_or_group}.".startswith(f"{section}.") for section in OPEN)
 
 
 def _hint(key: str, known: DictConfig) -> str:
     section, _, option = key.partition(".")
-    keys = list(dict.fromkeys([*flatten(cast(Settings, OmegaConf.to_container(known))), OPEN]))
+    keys = list(dict.fromkeys([*flatten(cast(Settings, OmegaConf.to_container(known))), *OPEN]))
     same_leaf = [full for full in keys if full.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     if same_leaf:
         return f"did you mean {same_leaf[0]!r}?"

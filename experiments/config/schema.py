@@ -30,6 +30,7 @@ class LossConfig(ComposerConfig):
     """Registered loss that each kind of task is trained and evaluated with; with another policy than ``fixed`` it gives
     the scale, and training composes its losses from the library.
 
+    tasks: by task, the loss that it is trained and evaluated with instead of that of its kind.
     library: Python files of one's own that register losses; they are run before any name is looked up.
     bank: what a policy that retrieves asks: ``builtin``, which comes with the package, ``none``, or a file.
     bank_exclude: sources whose cases it is to know nothing of.
@@ -40,6 +41,7 @@ class LossConfig(ComposerConfig):
 
     classification: str = "cross_entropy"
     regression: str = "squared_error"
+    tasks: dict[str, str] = field(default_factory=dict)
     policy: str = "fixed"
     evidence: str | None = None
     horizon: int = LookAheadOptions.horizon
@@ -59,6 +61,11 @@ class LossConfig(ComposerConfig):
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
         object.__setattr__(self, "questions", tuple(self.questions))
         super().__post_init__()
+        for task, loss in self.tasks.items():
+            require(isinstance(loss, str), self, f"{{tasks}} takes the name of a loss for {task}, got {loss!r}.")
+        fixed = not self.tasks or self.policy == "fixed"
+        text = f"{{tasks}} gives tasks one loss each, but {{policy}}={self.policy} composes the losses of all of them: "
+        require(fixed, self, f"{text}leave one of the two out.")
         if self.evidence is not None:
             check_choice(self, "evidence", EVIDENCE)
         self._options(OneStepOptions)
@@ -157,11 +164,15 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """every_steps: steps between two logged points. figures_every: epochs between two pictures of D."""
+    """every_steps: steps between two logged points. figures_every: epochs between two pictures of D.
+
+    contexts: record what a bank remembers tasks by, in contexts.safetensors.
+    """
 
     every_steps: int = 1
     figures_every: int = 5
     tensorboard: bool = True
+    contexts: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, 1, "every_steps", "figures_every")

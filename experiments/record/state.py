@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +43,16 @@ class Progress:
     sums: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Remembers(Protocol):
+    """Part of a run with a state of tensors."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that it cannot compute again."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from :meth:`state_dict`."""
+
+
 PLAIN = ("epoch", "done", "seconds", "offset", "trajectory")
 """Fields of a :class:`Progress` that the metadata of a checkpoint hold as they are."""
 
@@ -58,6 +69,7 @@ def save_state(
     step: MultiTaskStep,
     progress: Progress,
     learned: LearnedLosses | None = None,
+    contexts: Remembers | None = None,
 ) -> None:
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
     best = progress.best
@@ -70,6 +82,7 @@ def save_state(
         | pack("step", step.state_dict())
         | pack("sums", progress.sums)
         | pack("composition", learned.state_dict() if learned else {})
+        | pack("contexts", contexts.state_dict() if contexts else {})
     )
     meta = {
         "kind": "last",
@@ -88,6 +101,7 @@ def load_state(
     model: MultiTaskModel,
     step: MultiTaskStep,
     learned: LearnedLosses | None = None,
+    contexts: Remembers | None = None,
 ) -> Progress:
     """Put the last checkpoint into the objects of the run; a fresh Progress when there is none.
 
@@ -122,5 +136,7 @@ def load_state(
     step.load_state_dict(unpack("step", tensors))
     if learned:
         learned.load_state_dict(unpack("composition", tensors))
+    if contexts:
+        contexts.load_state_dict(unpack("contexts", tensors))
     sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
     return Progress(best=best, sums=sums, **{name: meta[name] for name in PLAIN})

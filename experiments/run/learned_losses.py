@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, OptionError
 from lossrag.experiments.config.schema import Config
+from lossrag.experiments.run.contexts import SIDES, encoder_kind
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
 from lossrag.lossbank import (
@@ -27,11 +28,10 @@ from lossrag.lossbank import (
     OneStepOptions,
     TaskSpec,
 )
-from lossrag.models import BertOptions, Outputs
+from lossrag.models import Outputs
 from lossrag.streams import Stream, generator
 
 Index = Sequence[Tensor]
-SIDES = ("support", "query")
 
 
 def open_bank(name: str, exclude: Sequence[str] = ()) -> LossBank | None:
@@ -42,12 +42,6 @@ def open_bank(name: str, exclude: Sequence[str] = ()) -> LossBank | None:
     if name == "none":
         return None
     return LossBank.builtin(exclude) if name == "builtin" else LossBank.load(Path(name), exclude)
-
-
-def encoder_kind(config: Config) -> str:
-    """Kind of the encoder, as banks call it: its name, ``bert_frozen`` where nothing of it learns."""
-    options = config.model.encoder
-    return "bert_frozen" if isinstance(options, BertOptions) and options.frozen else config.model.name
 
 
 def build_learned_losses(

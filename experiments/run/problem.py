@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.adversarial import Adversary
@@ -49,9 +50,13 @@ class Problem:
         device: torch.device,
         adversary: Adversary | None = None,
     ) -> Problem:
-        """Look the losses up by name; an outer loss that is not set is the training loss."""
+        """Look the losses up by name; an outer loss that is not set is the training loss of the task's kind.
+
+        Raises ConfigError for a loss of a task that the suite has not, or that does not fit it.
+        """
+        check_task_losses(suite, loss.tasks)
         counts = [class_counts(suite, t, device) for t in range(len(suite.tasks))]
-        inner = [getattr(loss, task.kind) for task in suite.tasks]
+        inner = [loss.tasks.get(task.name, getattr(loss, task.kind)) for task in suite.tasks]
         query = [getattr(outer, task.kind) or getattr(loss, task.kind) for task in suite.tasks]
         return cls(
             suite,
@@ -137,6 +142,22 @@ class Problem:
         targets = examples.targets[torch.cat(batches)].to(self.device)
         loss = self.inner[t](logits, targets, features).double().mean()
         return loss.cpu(), score(self.suite.tasks[t], logits, targets).cpu()
+
+
+def check_task_losses(suite: Suite, losses: Mapping[str, str]) -> None:
+    """Raise ConfigError unless every name is a task of the suite with a loss of its kind."""
+    kinds = {task.name: task.kind for task in suite.tasks}
+    for name, loss in losses.items():
+        if name not in kinds:
+            raise ConfigError(
+                f"loss.tasks has a loss for {name!r}, which is no task of {suite.name!r}: {did_you_mean(name, kinds)}"
+            )
+        if LOSSES[loss].target_kind != kinds[name]:
+            fitting = [entry for entry, own in LOSSES.items() if own.target_kind == kinds[name]]
+            raise ConfigError(
+                f"loss.tasks.{name}={loss} is a loss for {LOSSES[loss].target_kind}, but {name} is a {kinds[name]}: "
+                f"choose from {', '.join(fitting)}"
+            )
 
 
 def class_counts(suite: Suite, t: int, device: torch.device) -> Tensor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,34 +203,43 @@ class Experience:
         return self.where(~np.isin(self.texts("source"), list(sources))) if sources else self
 
     def joined(self, other: Experience) -> Experience:
-        """The cases of either, those of ``other`` last; a case that both have counts once, as the first has it."""
+        """The cases of either, those of ``other`` last. A case that both have is there once, as the first has it, with
+        the outcomes of both; a loss that both have tried there as the first has it."""
         if not len(self) or not len(other):
             return other if not len(self) else self
-        known = set(self._keys())
-        other = other.where(np.array([key not in known for key in other._keys()], np.bool_))
+        known = {key: number for number, key in enumerate(self._keys())}
+        new = np.array([key not in known for key in other._keys()], np.bool_)
+        place = np.where(new, len(self) + np.cumsum(new) - 1, [known.get(key, 0) for key in other._keys()])
         names = {name: tuple(dict.fromkeys([*self.names[name], *other.names[name]])) for name in (*TEXTS, "loss")}
 
-        def moved(table: str, column: NDArray[np.generic]) -> NDArray[np.generic]:
-            place = {text: i for i, text in enumerate(names[table])}
-            return np.array([place[text] for text in other.names[table]] or [0], np.int32)[column.astype(np.int64)]
+        def moved(table: str, column: NDArray[np.generic]) -> Ints:
+            number = {text: i for i, text in enumerate(names[table])}
+            return np.array([number[text] for text in other.names[table]] or [0], np.int32)[column.astype(np.int64)]
 
         columns = {
-            name: np.concatenate([column, moved(name, other.columns[name]) if name in TEXTS else other.columns[name]])
+            name: np.concatenate([column, (moved(name, theirs) if name in TEXTS else theirs)[new]])
             for name, column in self.columns.items()
+            for theirs in [other.columns[name]]
         }
-        shift = np.int32(len(self))
-        rest = {
-            entry.name: np.concatenate([getattr(self, entry.name), getattr(other, entry.name)])
-            for entry in fields(self)
-            if entry.name not in ("names", "columns", "moment_case", "outcome_case", "outcome_loss")
+        seen = new[other.moment_case]
+        case, loss = place[other.outcome_case].astype(np.int32), moved("loss", other.outcome_loss)
+        tried = set(zip(self.outcome_case.tolist(), self.outcome_loss.tolist(), strict=True))
+        fresh = np.array([trial not in tried for trial in zip(case.tolist(), loss.tolist(), strict=True)], np.bool_)
+        outcome_case = np.concatenate([self.outcome_case, case[fresh]])
+        order = np.argsort(outcome_case, kind="stable")
+        of_trials = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)[fresh]])[order]
+            for name in ("gain", "error", "repeats")
         }
         return Experience(
             names,
             columns,
-            moment_case=np.concatenate([self.moment_case, other.moment_case + shift]),
-            outcome_case=np.concatenate([self.outcome_case, other.outcome_case + shift]),
-            outcome_loss=np.concatenate([self.outcome_loss, moved("loss", other.outcome_loss).astype(np.int32)]),
-            **rest,
+            moment_case=np.concatenate([self.moment_case, place[other.moment_case[seen]].astype(np.int32)]),
+            progress=np.concatenate([self.progress, other.progress[seen]]),
+            contexts=np.concatenate([self.contexts, other.contexts[seen]]),
+            outcome_case=outcome_case[order],
+            outcome_loss=np.concatenate([self.outcome_loss, loss[fresh]])[order],
+            **of_trials,
         )
 
     def _keys(self) -> list[tuple[object, ...]]:

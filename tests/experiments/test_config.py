@@ -18,7 +18,8 @@ from lossrag.experiments.config.identity import run_id
 def test_every_preset_composes(name):
     config, settings = load_config([f"experiment={name}"])
     assert settings["preset"] == name
-    assert config.weighting.name == {"advmtl": "uniform"}.get(name, "metaweighting")
+    uniform = name == "advmtl" or name.startswith("square/")
+    assert config.weighting.name == ("uniform" if uniform else "metaweighting")
 
 
 def test_the_default_preset_is_the_quick_one():

@@ -1,0 +1,1 @@
+"""Collection of experience: whole trainings with many losses, side by side or in Latin squares."""
