@@ -31,7 +31,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=bert_small                the topic tasks on a pre-trained encoder (docs/bert.md; extra bert)
   experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
   experiment=mixed                     topic tasks with troubles of their own: no loss is right for all (docs/losses.md)
-  experiment=square/sentiment          a run of a Latin square, also square/newsgroups (lossrag bank collect)
+  experiment=square/sentiment          a run of a Latin square, also square/newsgroups, square/domains
 
   weighting=metaweighting | uniform | single_task          (single_task needs model.sharing=none)
   weighting=uncertainty | dwa | random | fixed | tchebycheff | bandit_mtl | dtp            (docs/methods.md)
@@ -53,7 +53,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.horizon=1                       contributions by the hypergradient, not by a look ahead
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
-  tasks=newsgroups | sentiment | digits           tasks.rho=0.1       data.root=FOLDER
+  tasks=newsgroups | sentiment | domains | digits   tasks.rho=0.1     data.root=FOLDER
   tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private

@@ -12,6 +12,7 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.registry import Registry
 from lossrag.tasks.digits import DigitsConfig, load_digits
 from lossrag.tasks.suite import Suite
+from lossrag.tasks.text.domains import DomainsConfig, load_domains
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig, load_newsgroups
 from lossrag.tasks.text.sentiment import SentimentConfig, load_sentiment
@@ -32,6 +33,7 @@ class SuiteEntry:
 SUITES: Registry[SuiteEntry] = Registry("suite")
 SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups, load_newsgroups))
 SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment, load_sentiment))
+SUITES.add("domains", SuiteEntry(DomainsConfig, load_domains, load_domains))
 SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
 
 Settings = TypeVar("Settings")

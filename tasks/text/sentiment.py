@@ -42,7 +42,7 @@ DOMAINS = (*PRODUCTS, "imdb", "MR")
 LABELS = ("negative", "positive")
 CHOICES = {"products": PRODUCTS, "all": DOMAINS}
 EDITIONS = ("published", "deduplicated")
-_OTHERWISE = (
+OTHERWISE = (
     "the reviews themselves: 32 files data/fdu-mtl/DOMAIN.task.{train,test} at https://github.com/ccsasuke/man "
     "(commit b57b4c14340db1ca7bffb5d9737b7c2601dc8df2), or in one archive "
     "https://github.com/FrankWork/fudan_mtl_reviews/raw/master/data/fudan-mtl-dataset.tar.gz; docs/data.md says what "
@@ -82,7 +82,7 @@ def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None)
 
 
 def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> Encoded:
-    (path,) = resolve(sentiment_sources(), config.root, _OTHERWISE)
+    (path,) = resolve(sentiment_sources(), config.root, OTHERWISE)
     names = CHOICES[config.domains]
     reviews = {part: [row for row in rows if row.domain in names] for part, rows in read_reviews(path).items()}
     again = repeats(reviews)

@@ -23,7 +23,6 @@ OF_POOL = 0.6
 """The largest share of a pool that is trained on."""
 PER_CLASS = 24
 """Training samples a class, at least, before any trouble."""
-MOST_CLASSES = 10
 TEST_ROWS = 3000
 TRIES = 50
 
@@ -78,7 +77,7 @@ def _classes(part: Stacked, pool: Pool, kind: str, chance: np.random.Generator) 
     inputs, targets, task = pool.inputs, pool.targets.numpy(), pool.task
     known = pool.outputs
     if known > 3:
-        classes = chance.permutation(known)[: int(chance.integers(2, min(known, MOST_CLASSES) + 1))]
+        classes = chance.permutation(known)[: int(chance.integers(part.classes[0], min(known, part.classes[1]) + 1))]
         place = np.full(known, -1)
         place[classes] = np.arange(len(classes))
         kept = np.flatnonzero(place[targets] >= 0)

@@ -32,8 +32,9 @@ class Stacked:
     """Trainings with all losses of the library that work row by row, side by side on fixed features.
 
     cases: tasks with a trouble each. encoder: ``mlp`` with ``hidden`` units, or ``bert_frozen``, a linear head.
-    sources: how often each comes, by name; troubles: the same. repeats: pairs of starts and batches, the same for all
-    losses. per_shard: cases in a file.
+    sources: how often each comes, by name; troubles: the same. classes: a range of how many a case takes out of a
+    source with more than three. repeats: pairs of starts and batches, the same for all losses. per_shard: cases in a
+    file.
     """
 
     cases: int = 0
@@ -41,6 +42,7 @@ class Stacked:
     kind: str = "classification"
     sources: dict[str, float] = field(default_factory=dict)
     troubles: dict[str, float] = field(default_factory=dict)
+    classes: list[int] = field(default_factory=lambda: [2, 10])
     repeats: int = 3
     steps: int = 360
     batch_size: int = 64
@@ -53,6 +55,7 @@ class Stacked:
         check_choice(self, "kind", TARGET_KINDS)
         check_least(self, 1, "cases", "repeats", "steps", "batch_size", "hidden", "per_shard")
         check_positive(self, "lr")
+        _check_range(self, "classes", 1, math.inf)
         _check_weights(self, "sources", sources_of(self.encoder, self.kind))
         _check_weights(self, "troubles", CLASS_TROUBLES if self.kind == "classification" else VALUE_TROUBLES)
 
@@ -83,15 +86,19 @@ class Squares:
         for name in self.losses:
             LOSSES[name]
         require(len(self.losses) > 1, self, "{losses} needs two at least, the reference first.")
-        for name, low, high in (("rates", 0.0, 1.0), ("ratios", 1.0, math.inf)):
-            given = getattr(self, name)
-            fits = len(given) == 2 and low < given[0] <= given[1] < high
-            require(fits, self, f"{{{name}}} is a range, [lowest, highest], got {given}.")
+        _check_range(self, "rates", 0, 1)
+        _check_range(self, "ratios", 1, math.inf)
         _check_weights(self, "troubles", CLASS_TROUBLES)
 
     @property
     def shards(self) -> int:
         return self.squares
+
+
+def _check_range(options: Stacked | Squares, field: str, above: float, below: float) -> None:
+    given = getattr(options, field)
+    fits = len(given) == 2 and above < given[0] <= given[1] < below
+    require(fits, options, f"{{{field}}} is a range, [lowest, highest] between {above} and {below}, got {given}.")
 
 
 def _check_weights(options: Stacked | Squares, field: str, known: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from lossrag.tasks import SPLITS, SUITES, DenseInputs, Inputs, Suite, TokenInput
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "newsgroups": {"edition": "stripped"},
     "sentiment": {"edition": "deduplicated", "domains": "all"},
+    "domains": {},
 }
 """Of the suites of texts; vectors are GloVe's alone."""
 PIECES = 128
@@ -73,11 +74,11 @@ def _texts(name: str, frozen: bool) -> list[Pool]:
         suite = load_suite(name, **OPTIONS[name], oov=False)
     by_task = [_all_splits(suite, t) for t in range(len(suite.tasks))]
     if name == "sentiment":
-        return [Pool(name, task.name, *own) for task, own in zip(suite.tasks, by_task, strict=True)]
+        return [Pool(suite.name, task.name, *own) for task, own in zip(suite.tasks, by_task, strict=True)]
     starts = np.cumsum([0, *(task.outputs for task in suite.tasks)]).tolist()
     inputs = torch.cat([own for own, _ in by_task])
     targets = torch.cat([classes + start for (_, classes), start in zip(by_task, starts, strict=False)])
-    return [Pool(name, "groups", inputs, targets)]
+    return [Pool(suite.name, "domains" if name == "domains" else "groups", inputs, targets)]
 
 
 def _all_splits(suite: Suite, t: int) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,13 @@ import torch
 
 import lossrag.tasks.files.fetch
 import lossrag.tasks.files.sources
+import lossrag.tasks.text.domains
 import lossrag.tasks.text.sentiment
 from lossrag import DataError, OptionError
 from lossrag.tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.suite import Suite
+from lossrag.tasks.text.domains import DOMAIN_GROUPS
 from lossrag.tasks.text.sentiment import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
 
 SIZES = {"train": 20, "dev": 6, "test": 8}
@@ -54,7 +56,8 @@ def reviews(world, monkeypatch) -> list[dict[str, object]]:
         stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     pinned = replace(lossrag.tasks.files.sources.SENTIMENT, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(lossrag.tasks.files.sources, "SENTIMENT", pinned)
-    monkeypatch.setattr(lossrag.tasks.text.sentiment, "SENTIMENT", pinned)
+    for module in (lossrag.tasks.text.sentiment, lossrag.tasks.text.domains):
+        monkeypatch.setattr(module, "SENTIMENT", pinned)
     return rows
 
 
@@ -233,3 +236,32 @@ def test_reviews_as_word_pieces(world, reviews, tiny_bert):
     first = texts(suite, "test", 2)[0]  # [CLS] the [UNK] car ...
     assert first[:4] == (3, 6, 2, 7)
     assert len(first) == 8
+
+
+def test_domains_are_told_apart(world, reviews):
+    """The published parts, a review once, where it stands first: in books/train a copy of its own, and so on."""
+    assert sorted(name for group in DOMAIN_GROUPS.values() for name in group) == sorted(DOMAINS)
+    suite = load_suite("domains", root=str(world.root), rho=0.3, min_df=1, oov_min_df=1)
+    assert (suite.name, suite.task_names) == ("sentiment", tuple(DOMAIN_GROUPS))
+    assert all(task.outputs == 4 and task.labels == DOMAIN_GROUPS[task.name] for task in suite.tasks)
+    counts = {
+        split: [torch.bincount(own.targets, minlength=4).tolist() for own in suite.splits[split]] for split in SPLITS
+    }
+    # of books: one dev and three test reviews stand earlier; of dvd: one twice in train, one test review in books/train
+    assert counts["validation"] == [[5, 6, 6, 6], *[[6] * 4] * 3]
+    assert counts["test"] == [[5, 7, 8, 8], *[[8] * 4] * 3]
+    trained = [
+        [a + b for a, b in zip(*pair, strict=True)] for pair in zip(counts["support"], counts["query"], strict=True)
+    ]
+    assert trained == [[20, 19, 20, 20], *[[20] * 4] * 3]
+    assert "4 tasks of 4 domains" in suite.edition
+    assert load_suite("domains", root=str(world.root), rho=0.3, min_df=1, oov_min_df=1, limit=8).splits["test"][
+        2
+    ].targets.shape == (8,)
+
+
+def test_domains_in_word_pieces(world, reviews, tiny_bert):
+    entry = SUITES["domains"]
+    suite = entry.in_pieces(entry.config(root=str(world.root), rho=0.3, max_tokens=16), encoder_files(str(tiny_bert)))
+    assert suite.encoder is not None
+    assert len(suite.splits["test"][0]) == 28
