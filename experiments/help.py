@@ -104,6 +104,9 @@ The losses of the library, and what a bank remembers of them. A run directory st
   export bank=FOLDER output=FILE       all records, to .csv or .json
   merge FOLDER FOLDER output=FOLDER    the records of both
   check FOLDER                         what to know about a bank; exit code 1 if there is something
+  validate [bank=builtin]              what its choices gain on sources that it has never seen
+       [at=0.05] [moments=[...]]       asked after so much of the steps, and the curve of it; neighbours=20   k=8
+       [output=FILE.json]              all figures: by source, encoder and trouble, with intervals
 
   library=[my_losses.py]               with any of them: your own losses, too
 """,

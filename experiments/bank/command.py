@@ -14,6 +14,7 @@ from rich.text import Text
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.bank.files import export, folder_of, open_bank, writable
 from lossrag.experiments.bank.query import described, nearest_moments, query, remembered
+from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.overrides import plain_values
@@ -210,6 +211,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         0,
     ),
     "check": (_check, "check FOLDER", (), 1),
+    "validate": (
+        validate_bank,
+        "validate [bank=builtin] [at=0.05] [k=8] [neighbours=20] [output=validation.json]",
+        ("bank", "at", "moments", "k", "neighbours", "trouble", "encoder", "progress", "output"),
+        0,
+    ),
 }
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""
 
