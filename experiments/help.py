@@ -112,6 +112,9 @@ The losses of the library, and what a bank remembers of them. A run directory st
   collect PLAN [parts=[NAME]]          experience in the large, from the trainings of a plan: builtin is what ships
        [root=runs/collect]             its shards are not made again; processes=2
   check FOLDER                         what to know about a bank; exit code 1 if there is something
+  validate [bank=builtin]              what its choices gain on sources that it has never seen
+       [at=0.05] [moments=[...]]       asked after so much of the steps, and the curve of it; neighbours=20   k=8
+       [output=FILE.json]              all figures: by source, encoder and trouble, with intervals
 
   library=[my_losses.py]               with any of them: your own losses, too
 """,

@@ -17,6 +17,7 @@ from lossrag.experiments.bank.add import add
 from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_description, of_run
+from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.overrides import plain_values
@@ -151,6 +152,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         0,
     ),
     "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
+    "validate": (
+        validate_bank,
+        "validate [bank=builtin] [at=0.05] [k=8] [neighbours=20] [output=validation.json]",
+        ("bank", "at", "moments", "k", "neighbours", "trouble", "encoder", "progress", "output"),
+        0,
+    ),
 }
 """Function, usage, options (None: whatever the function takes) and number of names of every command."""
 

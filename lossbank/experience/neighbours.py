@@ -116,7 +116,7 @@ class Moments:
             near = self._distinct(point, found[0][found[0] >= 0], count)
             # a point that float32 has put behind the last one found may belong among them
             surely = len(near.cases) == count and squares[0][-1] > (1 + _SLACK) * near.distances[-1] ** 2
-            if surely or width == len(self):
+            if surely or (width == len(self) and cells >= getattr(self.index, "nlist", 0)):
                 return near
             width, cells = min(4 * width, len(self)), 4 * cells
 

@@ -177,9 +177,8 @@ class Experience:
 
     def case(self, number: int) -> Case:
         """The case of this number."""
-        given = {name: self.names[name][int(self.columns[name][number])] for name in TEXTS}
-        given |= {name: self.columns[name][number].item() for name in (*WHOLE, *REAL, "clean")}
-        return Case(**given)  # type: ignore[arg-type]
+        given = {name: self.names[name][self.columns[name].item(number)] for name in TEXTS}
+        return Case(**given, **{name: self.columns[name].item(number) for name in (*WHOLE, *REAL, "clean")})
 
     def where(self, cases: NDArray[np.bool_]) -> Experience:
         """The cases (N,) that are true, with their moments and outcomes."""

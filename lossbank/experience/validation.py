@@ -90,8 +90,8 @@ class Validation:
     def differences(self, where: Bools | None = None) -> dict[tuple[str, str], Estimate]:
         """The mean paired difference of the rows in ``PAIRS``, over the cases (n,) that are true."""
         kept = np.ones(len(self.cases), np.bool_) if where is None else where
-        pairs = {(a, b): (self.gains[a] - self.gains[b])[kept] for a, b in PAIRS}
-        return {pair: Estimate.of(values) for pair, values in pairs.items()} if kept.any() else {}
+        pairs = PAIRS if kept.any() else ()
+        return {(a, b): Estimate.of((self.gains[a] - self.gains[b])[kept]) for a, b in pairs}
 
     def harmed(self, row: str = NEAREST, points: float = 0.01) -> float:
         """The share of cases in which a row's choice loses more than so much."""

@@ -60,6 +60,34 @@ def random_experience(count: int, seed: int = 0, **changes) -> Experience:
     )
 
 
+FOUR = ("mae", "brier", "focal_1", "logit_adjusted_1")
+
+
+def world(seed: int = 0, cases: int = 36, missing: float = 0.15) -> Experience:
+    """Cases of three sources, two encoders and three troubles; each was tried with most of four losses."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for n in range(cases):
+        trouble = ("clean", "symmetric", "imbalance")[n // 3 % 3]
+        moments = {}
+        for progress in (0.01, 0.05, 0.2):
+            values = rng.normal(scale=0.3, size=SIZE).astype(np.float32)
+            values[20] += trouble == "symmetric"
+            values[30] += trouble == "imbalance"
+            moments[progress] = values
+        usual = {"clean": 0.0, "symmetric": 0.06, "imbalance": -0.05}[trouble]
+        gains = {
+            name: float(rng.normal(scale=0.02) + usual * (1 if name == "mae" else -1))
+            for name in FOUR
+            if rng.random() > missing
+        }
+        encoder = ("mlp", "textcnn")[n % 2]
+        records.append(
+            record(gains or {"mae": 0.0}, moments, source=f"source {n % 3}", encoder=encoder, trouble=trouble, seed=n)
+        )
+    return Experience.of(records)
+
+
 def same(first: Experience, second: Experience) -> bool:
     """True where two experiences are equal bit for bit."""
     columns = [(first.columns[name], second.columns[name]) for name in first.columns]

@@ -207,3 +207,44 @@ def test_novelty_in_a_bank_of_one_source_or_one_case():
 def test_weights_out_of_range_are_refused(changes):
     with pytest.raises(OptionError, match="Likeness"):
         Likeness(**changes)
+
+
+def test_cells_find_nearly_all_of_the_nearest(monkeypatch):
+    known = random_experience(1500)
+    exact = Moments(known, "classification")
+    monkeypatch.setattr(neighbours, "EXACT", 100)
+    cells = Moments(known, "classification")
+    rng = np.random.default_rng(0)
+    found = []
+    for number in rng.integers(3000, size=30):
+        point = exact.points[number] + rng.normal(scale=0.01, size=exact.points.shape[1]).astype(np.float32)
+        best = exact.nearest(point, 15).cases.tolist()
+        found.append(len(set(best) & set(cells.nearest(point, 15).cases.tolist())))
+    assert np.mean(found) > 0.8 * 15  # of random points, which have no cells
+    assert cells.nearest(point, 1500).cases.tolist() == exact.nearest(point, 1500).cases.tolist()
+
+
+@pytest.mark.parametrize("limit", [100, neighbours.EXACT])
+def test_a_space_grows_without_being_built_anew(monkeypatch, limit):
+    monkeypatch.setattr(neighbours, "EXACT", limit)
+    known = random_experience(300)
+    space = Moments(known, "classification")
+    index, before = space.index, space.points.copy()
+    grown = known.joined(Experience.of([record(GAINS, {0.2: context(query_loss=3.0)}, task="new", source="fresh")]))
+    assert space.grown(grown)
+    assert space.index is index
+    assert np.array_equal(space.points[:600], before)
+    near = space.nearest(space.point(context(query_loss=3.0), 0.2, "mlp"), 2)
+    assert near.cases[0] == 300
+    assert near.moments[0] == 600
+    assert near.distances[0] == 0
+    assert near.distances[1] > 0
+
+
+def test_a_space_does_not_grow_beyond_what_it_was_fitted_to():
+    known = random_experience(20)
+    space = Moments(known, "classification")
+    assert not space.grown(known.joined(random_experience(20, seed=1)))
+    assert not space.grown(known.joined(Experience.of([record(GAINS, encoder="bert", task="new")])))
+    assert space.grown(known.joined(Experience.of([record(GAINS, target_kind="regression", task="new")])))
+    assert len(space) == 40

@@ -25,35 +25,9 @@ from lossrag.lossbank.experience.validation import (
     validate,
 )
 from lossrag.lossbank.shape.geometry import geometry_vectors
-from tests.lossbank.experiences import SIZE, record
+from tests.lossbank.experiences import FOUR, SIZE, record, world
 
-NAMES = ("mae", "brier", "focal_1", "logit_adjusted_1")
 FEW = Retrieval(neighbours=4)
-
-
-def world(seed: int = 0, cases: int = 36, missing: float = 0.15) -> Experience:
-    """Cases of three sources, two encoders and three troubles; each was tried with most of four losses."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for n in range(cases):
-        trouble = ("clean", "symmetric", "imbalance")[n // 3 % 3]
-        moments = {}
-        for progress in (0.01, 0.05, 0.2):
-            values = rng.normal(scale=0.3, size=SIZE).astype(np.float32)
-            values[20] += trouble == "symmetric"
-            values[30] += trouble == "imbalance"
-            moments[progress] = values
-        usual = {"clean": 0.0, "symmetric": 0.06, "imbalance": -0.05}[trouble]
-        gains = {
-            name: float(rng.normal(scale=0.02) + usual * (1 if name == "mae" else -1))
-            for name in NAMES
-            if rng.random() > missing
-        }
-        encoder = ("mlp", "textcnn")[n % 2]
-        records.append(
-            record(gains or {"mae": 0.0}, moments, source=f"source {n % 3}", encoder=encoder, trouble=trouble, seed=n)
-        )
-    return Experience.of(records)
 
 
 def gains_of(known: Experience) -> dict[int, dict[str, float]]:
@@ -71,7 +45,7 @@ def chosen(own: dict[str, float], expected: dict[str, float]) -> float:
 
 def means(table, cases) -> dict[str, float]:
     """Mean gains over these cases, with one more case of each loss that gained nothing."""
-    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    found: dict[str, list[float]] = {name: [] for name in FOUR}
     for n in cases:
         for name, gain in table[n].items():
             found[name].append(gain)
