@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lossrag
 
 LIGHT = """
@@ -34,3 +36,18 @@ def test_the_stub_is_the_list_of_names():
     assert len(names) == len(set(names)) == len(re.findall("^from", stub, flags=re.MULTILINE))
     assert sorted(lossrag.__all__) == sorted(names)
     assert not [name for name in names if getattr(lossrag, name, None) is None]
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("lossrag", 0, f"lossrag {lossrag.__version__}"),
+        ("lossrag.experiments.cli", 0, f"lossrag {lossrag.__version__}"),
+        ("lossrag.experiments.train", 1, "lossrag.experiments.train is no command: python -m lossrag COMMAND"),
+        ("lossrag.weighting", 1, "lossrag.weighting is no command"),
+    ],
+)
+def test_no_module_is_run_in_silence(module, code, words):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
