@@ -1,9 +1,9 @@
 """Decisions of a composer in situations whose right answer is known."""
 
-from __future__ from dataclasses import replace
-import annotations
+from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
