@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.bank.collect.shards import load_shard, save_shard
-from lossrag.experiments.bank.files import writable
+from lossrag.experiments.bank.files import own_bank
 from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.finished import load_runs
 from lossrag.experiments.record.progress import say
-from lossrag.lossbank.experience.trials import CaseRecord, Experience
+from lossrag.lossbank.experience.files import add_experience
+from lossrag.lossbank.experience.trials import Experience
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def add(given: Sequence[str], values: Mapping[str, Any], console: Console) -> in
         if key not in values:
             raise ConfigError(f"bank add needs {key}=. Write: lossrag bank add run=DIR reference=DIR bank=FILE")
     options = build(AddOptions, values, "bank add")
-    bank = writable(options.bank)
+    bank = own_bank(options.bank, "bank")
     pair = [Path(options.reference), Path(options.run)]
     runs, unfinished = load_runs(pair)
     for path in unfinished:
@@ -54,18 +53,9 @@ def add(given: Sequence[str], values: Mapping[str, Any], console: Console) -> in
             f"{pair[1]} and {pair[0]} tell nothing: a trial is a task that the first trained with one loss (not a "
             "composition), and the second with the reference of its kind, cross_entropy or squared_error."
         )
-    total = remember(bank, records)
+    total = len(add_experience(bank, Experience.of(records)))
     for record in records:
         ((loss, outcome),) = record.outcomes.items()
         say(console, f"{record.case.task}: {loss} {outcome.gain:+.4f} {record.case.metric}")
     say(console, f"{bank} remembers {total:,} cases")
     return 0
-
-
-def remember(bank: Path, records: Sequence[CaseRecord]) -> int:
-    """Add cases to a bank on the disk, which may be new; how many it has then."""
-    with FileLock(f"{bank}.lock"):
-        known = load_shard(bank) if bank.exists() else Experience()
-        joined = known.joined(Experience.of(records))
-        save_shard(bank, joined)
-    return len(joined)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +14,17 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.bank.files import writable
+from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.progress import say
 from lossrag.files import write_atomic
-from lossrag.lossbank.experience.bank import LossBank, Retrieval
+from lossrag.lossbank.experience.bank import Retrieval
 from lossrag.lossbank.experience.coordinates import Likeness
 from lossrag.lossbank.experience.hidden import found_by_family, hidden_losses
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.lossbank.experience.validation import BANKS, NEAREST, Estimate, Validation, ValidationOptions, validate
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
-BUILTIN = "builtin"
 FEWEST = 10
 """Hidden losses of a family and trouble below which their share is not printed."""
 _USUAL = Retrieval()
@@ -39,7 +37,7 @@ class ValidateOptions:
     of the rows "best of k". neighbours, trouble, encoder, progress: as in :class:`Retrieval` and :class:`Likeness`.
     output: a .json file."""
 
-    bank: str = BUILTIN
+    bank: str = "builtin"
     at: float = 0.05
     moments: list[float] = field(default_factory=lambda: [0.001, 0.02, 0.05, 0.15])
     k: int = 8
@@ -61,7 +59,7 @@ def validate_bank(given: Sequence[str], values: Mapping[str, Any], console: Cons
     target = None if options.output is None else writable(options.output)
     if target is not None and target.suffix != ".json":
         raise ConfigError(f"output={target}: name a file that ends in .json.")
-    bank = LossBank.builtin() if options.bank == BUILTIN else LossBank.load(Path(options.bank))
+    bank = told_bank(options.bank)
     report = {kind: validation_report(bank.experience, options, kind) for kind in TARGET_KINDS}
     report = {kind: own for kind, own in report.items() if own["all"]["cases"]}
     if not report:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lossrag import ConfigError
-from lossrag.experiments.bank.collect.shards import load_shard
 from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.record.contexts import load_contexts
 from lossrag.experiments.record.finished import load_runs
+from lossrag.lossbank.experience.files import load_experience
 
 SEEN = ["weighting=uniform", "train.query_for_baselines=support", "log.contexts=true"]
 NOISE = ["tasks.corrupt={parity: {noise: symmetric, rate: 0.25}, loops: {noise: pair, rate: 0.3}}"]
@@ -93,8 +93,8 @@ def test_add(quick, lossrag, tmp_path):
         assert result.code == 0, result
         assert "remembers 1 cases" in result.out
         # the same trial twice is one; another loss joins the case
-        assert len(load_shard(bank).gain) == (1, 1, 2)[number]
-    known = load_shard(bank)
+        assert len(load_experience(bank).gain) == (1, 1, 2)[number]
+    known = load_experience(bank)
     assert known.case(0).trouble == "photographed"
     gains = dict(zip([known.names["loss"][loss] for loss in known.outcome_loss], known.gain.tolist(), strict=True))
     for run, loss in zip(others, ("mae", "focal_2"), strict=True):
