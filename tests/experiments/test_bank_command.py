@@ -109,10 +109,10 @@ def test_query_by_description(lossrag, bank):
     order = [name for line in shown.splitlines() for name in LOSSES if f"│ {name} " in line]
     assert "mae" in order
     (row,) = (line for line in shown.splitlines() if "│ mae " in line)
-    assert row.split("│")[3].strip() == "15"
+    assert row.split("│")[3].strip() == "20"
     assert float(row.split("│")[4]) > 0.1
     assert "such a classification with the encoder mlp after 5% of the steps" in told(shown)
-    assert "of 15 like it had" in told(shown)
+    assert "of 20 like it had" in told(shown)
     assert "made up, task" in shown
     assert "huber" in lossrag("bank", "query", bank, "kind=regression", "k=2").out
 
