@@ -32,7 +32,8 @@ PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
 """Kind of an event that tells the order of a retrieval."""
-ANSWERS = ("composed", "kept", "silent")
+SILENT = "silent"
+ANSWERS = ("composed", "kept", SILENT)
 """Kinds of events that a question to a bank ends in."""
 NEAREST = 5
 """Cases that a text names."""
@@ -130,7 +131,9 @@ class CompositionLog:
         if self.board is not None:
             self.board.sync()
         events = read_events(self.directory.path)
-        answers = {event.task: event for event in events if event.what in ANSWERS}
+        # what the bank said last, of a task that it had something to say about at all
+        order = sorted(events, key=lambda event: event.what != SILENT)
+        answers = {event.task: event for event in order if event.what in ANSWERS}
         return composition_summary(self.learned.composer, answers, _sources(events))
 
     def _told(self, events: Sequence[Event]) -> None:
