@@ -131,10 +131,7 @@ class CompositionLog:
         if self.board is not None:
             self.board.sync()
         events = read_events(self.directory.path)
-        # what the bank said last, of a task that it had something to say about at all
-        order = sorted(events, key=lambda event: event.what != SILENT)
-        answers = {event.task: event for event in order if event.what in ANSWERS}
-        return composition_summary(self.learned.composer, answers, _sources(events))
+        return composition_summary(self.learned.composer, _answers(events), _sources(events))
 
     def _told(self, events: Sequence[Event]) -> None:
         for task, steps in _changes(events).items():
@@ -196,6 +193,12 @@ def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
         if event.what == "composed":
             changes.setdefault(event.task, []).append(event.step)
     return changes
+
+
+def _answers(events: Sequence[Event]) -> dict[str, Event]:
+    """By task the answer that explains what it is made of: the last one that had anything to say, if any had."""
+    silent_first = sorted(events, key=lambda event: event.what != SILENT)
+    return {event.task: event for event in silent_first if event.what in ANSWERS}
 
 
 def _sources(events: Sequence[Event]) -> list[str]:
