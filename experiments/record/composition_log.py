@@ -32,9 +32,8 @@ PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
 """Kind of an event that tells the order of a retrieval."""
-SILENT = "silent"
-ANSWERS = ("composed", "kept", SILENT)
-"""Kinds of events that a question to a bank ends in."""
+ANSWERS = ("silent", "kept", "composed")
+"""Kinds of events that a question to a bank ends in, those last that explain most."""
 NEAREST = 5
 """Cases that a text names."""
 
@@ -196,9 +195,9 @@ def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
 
 
 def _answers(events: Sequence[Event]) -> dict[str, Event]:
-    """By task the answer that explains what it is made of: the last one that had anything to say, if any had."""
-    silent_first = sorted(events, key=lambda event: event.what != SILENT)
-    return {event.task: event for event in silent_first if event.what in ANSWERS}
+    """By task the answer that explains what it is made of: the last one that composed it, or else kept it."""
+    answers = [event for event in events if event.what in ANSWERS]
+    return {event.task: event for event in sorted(answers, key=lambda event: ANSWERS.index(event.what))}
 
 
 def _sources(events: Sequence[Event]) -> list[str]:

@@ -130,6 +130,7 @@ def test_an_encoder_that_the_bank_does_not_know(quick, tmp_path):
         (["loss.policy=knn"], "loss.policy=knn is gone: write loss.policy=retrieval."),
         (["loss.horizon=1"], "loss.horizon=1 is gone: write loss.evidence=one_step."),
         (["loss.relational=false"], "loss.relational is gone: losses on pairs"),
+        (["loss.bank=null"], "loss.bank=null is gone: write loss.bank=none for none."),
         (["loss.explore=2"], "loss.explore is gone"),
         (["loss.learn=false"], "loss.learn is gone"),
     ],

@@ -156,12 +156,10 @@ def test_sentence(shares, off, text):
     assert sentence("A", shares, off) == text
 
 
-def test_a_reason_is_the_last_answer_that_had_anything_to_say():
-    told = [("A", "silent"), ("A", "composed"), ("A", "ranked"), ("A", "kept"), ("A", "silent"), ("B", "silent")]
-    answers = _answers(
-        [Event(step, task, "mae", what, "") for step, (task, what) in enumerate([*told, ("B", "silent")])]
-    )
-    assert {task: event.step for task, event in answers.items()} == {"A": 3, "B": 6}
+def test_a_reason_is_the_answer_that_composed_the_task():
+    told = ("A silent", "A composed", "A ranked", "A composed", "A kept", "A silent", "B silent", "B kept", "B silent")
+    events = [Event(step, line[0], "mae", line[2:], "") for step, line in enumerate([*told, "C silent", "C silent"])]
+    assert {task: event.step for task, event in _answers(events).items()} == {"A": 3, "B": 7, "C": 10}
 
 
 def test_a_run_without_composition_has_none_of_it(finished):
