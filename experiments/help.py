@@ -49,7 +49,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=retrieval                compose each task's loss from those that helped where it was alike
-  loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, all by evidence (docs/losses.md)
+  loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, by evidence (docs/losses.md)
   loss.bank=builtin | none | FILE   loss.bank_exclude=[newsgroups]   loss.questions=[0,0.05,0.15]   loss.risk=1
   loss.evidence=none | look_ahead | one_step               what moves shares in the run
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
