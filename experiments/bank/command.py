@@ -133,7 +133,8 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     for name in losses_of(told, k):
         share = share_text(told.shares[name]) if name in told.shares else ""
         table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)
-    console.print(table)
+    if told.gains:
+        console.print(table)
     mixed = [name for name in told.shares if name in told.answer.losses]
     say(console, told.answer.story(mixed[:TOLD] or None))
     for line in neighbour_lines(told.answer, NEAREST):

@@ -139,13 +139,18 @@ def _show(kind: str, report: Report, options: ValidateOptions, console: Console)
 
 
 def _print(title: str, report: Report, by: str, console: Console) -> None:
+    """In as many tables as the width of the console asks for."""
     columns = {"all": report["everything"], **report[by]}
-    table = Table("choice", *(Column(name, justify="right", no_wrap=True) for name in columns), title=title)
-    for part in ("rows", "differences"):
-        for row in report["everything"][part]:
-            table.add_row(row, *(_points(group[part][row]) for group in columns.values()))
-        table.add_section()
-    console.print(table)
+    names, room = list(columns), max((console.width - 40) // 16, 1)
+    for first in range(0, len(names), room):
+        shown = names[first : first + room]
+        figures = (Column(name, justify="right", no_wrap=True) for name in shown)
+        table = Table(Column("choice", min_width=31), *figures, title=title)
+        for part in ("rows", "differences"):
+            for row in report["everything"][part]:
+                table.add_row(row, *(_points(columns[name][part][row]) for name in shown))
+            table.add_section()
+        console.print(table)
 
 
 def _points(row: Report) -> str:

@@ -88,3 +88,12 @@ def test_mistakes(lossrag, path, argument, message):
     result = lossrag("bank", "validate", *given)
     assert result.code != 0
     assert message in result.error
+
+
+def test_where_there_is_little_room_nothing_is_cut_off(lossrag, path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = lossrag("bank", "validate", f"bank={path}", "moments=[]").out
+    assert "…" not in shown
+    rows = validate(world(), ValidationOptions()).rows()
+    assert f"│ {NEAREST}  " in shown
+    assert f"{100 * rows[NEAREST].mean:+.2f} ± {100 * rows[NEAREST].half:.2f}" in shown
