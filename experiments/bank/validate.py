@@ -63,7 +63,10 @@ def validate_bank(given: Sequence[str], values: Mapping[str, Any], console: Cons
     report = {kind: validation_report(bank.experience, options, kind) for kind in TARGET_KINDS}
     report = {kind: own for kind, own in report.items() if own["all"]["cases"]}
     if not report:
-        raise ConfigError("This bank has no two sources of one target kind: no case can be answered without its own.")
+        raise ConfigError(
+            "No case can be answered without its own source: that takes trials of registered losses from two sources "
+            "of one target kind."
+        )
     for kind, own in report.items():
         _show(kind, own, options, console)
     if target is not None:

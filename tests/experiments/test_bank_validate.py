@@ -67,7 +67,8 @@ def test_options_reach_the_retrieval(lossrag, path, tmp_path):
 def test_a_bank_of_one_source(lossrag, tmp_path):
     save_experience(tmp_path / "one.safetensors", random_experience(9).without(["source 1", "source 2"]))
     assert (
-        "no two sources of one target kind" in lossrag("bank", "validate", f"bank={tmp_path / 'one.safetensors'}").error
+        "No case can be answered without its own source"
+        in lossrag("bank", "validate", f"bank={tmp_path / 'one.safetensors'}").error
     )
 
 
