@@ -87,12 +87,12 @@ Costs as medians of paired ratios (docs/cost.md).
   lossbank        a LossRAG run beside a MetaWeighting run; measuring a library by its size
                   tasks=4 sizes=[...] run_losses=32 every=[2,8] rows=512 steps=96
      all of these: batch=512 length=150 vectors=50 filters=64 words=30000 trainable=false device=cpu threads=1 pairs=9
+  bank            a question to a bank of outcomes, and how many of the nearest cases it finds
+                  sizes=[10000,100000,1000000] questions=200 losses=32 near=15 threads=1
   textcnn         a TextCNN step beside PyTorch's dense convolution and pooling
                   sizes=[[width,filters],...] batch=256 length=150 words=30000 pairs=9 threads=1
   frank_wolfe     the min-norm solver beside torchjd's at the same gap; many problems at once beside a loop
                   tasks=[...] batch_tasks=[...] problems=3 pairs=9 batch=1000 gap=1e-6 max_iterations=20000 threads=1
-  bank            a question to a bank, how many of the nearest it finds, and loading it, by its size
-                  sizes=[10000,100000,1000000] questions=200 losses=32 near=15 threads=1
   bert            peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)
                   encoder=minilm batch=32 length=128 tasks=[4,14] steps=2 low=false threads=1
 """,

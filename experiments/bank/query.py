@@ -19,7 +19,7 @@ from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
 from lossrag.experiments.record.composition_log import read_events
 from lossrag.experiments.run.contexts import encoder_kind
-from lossrag.experiments.run.learned_losses import open_bank
+from lossrag.experiments.run.learned_losses import judged_by_class, open_bank
 from lossrag.lossbank import CONTEXT_NAMES, Answer, Composer, ComposerConfig, Gain, LossBank, TaskSpec
 from lossrag.lossbank.composing.retrieval import ranked, shares_of
 from lossrag.lossbank.experience.snapshots import REFERENCES
@@ -82,7 +82,7 @@ def of_run(directory: Path, task: str, bank: LossBank | None = None, step: int |
     if known is None:
         raise ConfigError(f"The run {directory} had no bank to ask: name one, bank=builtin.")
     kind = _kind(context)
-    spec = _task(task, kind, getattr(config.loss, kind), context)
+    spec = _task(task, kind, getattr(config.loss, kind), context, judged_by_class(config))
     title = f"{task} after step {chosen} of {directory}"
     return asked(known, config.loss, spec, encoder_kind(config), context, title)
 
@@ -120,10 +120,11 @@ def of_description(bank: LossBank, description: Mapping[str, Any], config: Compo
     return asked(bank, config, _task("described", kind, REFERENCES[kind], look), encoder, look, title)
 
 
-def _task(name: str, kind: str, reference: str, context: Tensor) -> TaskSpec:
+def _task(name: str, kind: str, reference: str, context: Tensor, by_class: bool = True) -> TaskSpec:
     """With class counts as uneven as the context says: that decides which losses are on offer."""
     rarest = float(context[_AT["balance_rarest"]])
-    return TaskSpec(name, kind, reference, torch.tensor([1.0, rarest]) if kind == "classification" else None)
+    counts = torch.tensor([1.0, rarest]) if kind == "classification" else None
+    return TaskSpec(name, kind, reference, counts, by_class)
 
 
 def _kind(context: Tensor) -> str:

@@ -44,6 +44,11 @@ def open_bank(name: str, exclude: Sequence[str] = ()) -> LossBank | None:
     return LossBank.builtin(exclude) if name == "builtin" else LossBank.load(Path(name), exclude)
 
 
+def judged_by_class(config: Config) -> bool:
+    """True where a run counts all classes of a task alike, in its score or in its outer loss."""
+    return config.outer.metric == "macro_accuracy" or config.outer.average == "class"
+
+
 def build_learned_losses(
     config: Config, problem: Problem, steps: int, bank: Adviser | None = None
 ) -> LearnedLosses | None:
@@ -55,7 +60,7 @@ def build_learned_losses(
     if loss.policy == "fixed":
         return None
     tasks = [
-        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts)
+        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts, judged_by_class(config))
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
     if bank is None and POLICIES[loss.policy].candidates == "bank":

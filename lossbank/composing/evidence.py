@@ -20,12 +20,16 @@ from lossrag.lossbank.library.registration import LOSSES
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as its losses see it: ``reference`` is the loss that gives the scale, ``class_counts`` (K,)."""
+    """A task as its losses see it: ``reference`` is the loss that gives the scale, ``class_counts`` (K,).
+
+    by_class: it is judged by the mean over its classes, as the outcomes of the bank that ships are; not over its rows.
+    """
 
     name: str
     target_kind: str
     reference: str
     class_counts: Tensor | None = None
+    by_class: bool = True
 
 
 @dataclass(frozen=True)

@@ -121,10 +121,12 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
 
 
 def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
-    """True for a loss that is offered to a task: of its target kind, and no correction of priors that are even anyway.
+    """True for a loss that is offered to a task: of its target kind, and no correction of priors that are even anyway
+    or that nobody asks for.
 
     Where classes are about as frequent, what a loss makes of their counts is chance, which the small query split shares
-    and rewards. ``named``: the losses were chosen by hand, and all of them are offered.
+    and rewards; where rows count alike, frequent classes are to be preferred. ``named``: the losses were chosen by
+    hand, and all of them are offered.
 
     >>> task = TaskSpec("TALK", "classification", "cross_entropy", torch.tensor([90.0, 100.0]))
     >>> suits(LOSSES["logit_adjusted_1"], task, named=False), suits(LOSSES["mae"], task, named=False)
@@ -134,7 +136,7 @@ def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
         return False
     if named or task.class_counts is None or "class_counts" not in loss.needs:
         return True
-    return bool(task.class_counts.max() >= BALANCED * task.class_counts.min())
+    return task.by_class and bool(task.class_counts.max() >= BALANCED * task.class_counts.min())
 
 
 def spread(first: int, fitting: Sequence[int], losses: Sequence[Loss], k: int) -> list[int]:

@@ -17,6 +17,7 @@ def check_commands(commands):
             presets[experiment] = load_config([experiment])[1]
         settings = OmegaConf.create(presets[experiment])
         OmegaConf.set_struct(settings, True)
+        OmegaConf.set_struct(settings.loss.tasks, False)  # by the names of the tasks
         for override in overrides:
             key, _, value = override.partition("=")
             if key in GROUPS:

@@ -18,6 +18,7 @@ from lossrag.experiments.config.library import _loaded, load_library
 from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.record.composition_log import read_events
 from lossrag.lossbank import LOSSES, POLICIES
+from lossrag.lossbank.experience.bank import Retrieval
 from tests.experiments.banks import write_bank
 
 OWN = """
@@ -109,10 +110,10 @@ def test_query_by_description(lossrag, bank):
     order = [name for line in shown.splitlines() for name in LOSSES if f"│ {name} " in line]
     assert "mae" in order
     (row,) = (line for line in shown.splitlines() if "│ mae " in line)
-    assert row.split("│")[3].strip() == "20"
+    assert row.split("│")[3].strip() == str(Retrieval().neighbours)
     assert float(row.split("│")[4]) > 0.1
     assert "such a classification with the encoder mlp after 5% of the steps" in told(shown)
-    assert "of 20 like it had" in told(shown)
+    assert f"of {Retrieval().neighbours} like it had" in told(shown)
     assert "made up, task" in shown
     assert "huber" in lossrag("bank", "query", bank, "kind=regression", "k=2").out
 

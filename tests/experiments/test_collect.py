@@ -12,17 +12,15 @@ import pytest
 import torch
 import yaml
 
-from lossrag.errors import BankError
 from lossrag.experiments.bank.collect import pools as pools_module
 from lossrag.experiments.bank.collect.cases import draw_case
 from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan
 from lossrag.experiments.bank.collect.pools import Pool, pools
-from lossrag.experiments.bank.collect.shards import load_shard, save_shard
 from lossrag.experiments.bank.collect.squares import latin, square
 from lossrag.experiments.bank.collect.stacked import Stack, collect_case, stacked_losses, train
 from lossrag.experiments.bank.collect.troubles import VALUE_TROUBLES, Strengths, Trouble, contaminated, drawn_trouble
 from lossrag.lossbank import LOSSES
-from lossrag.lossbank.experience.trials import Experience
+from lossrag.lossbank.experience.files import load_experience
 from lossrag.tasks import Examples, Suite, Task, TokenInputs
 from lossrag.tensors import load_tensors
 
@@ -295,7 +293,7 @@ def test_a_collection_is_made_once_and_is_always_the_same(plan, lossrag, tmp_pat
     assert first.code == 0, first
     assert "3 of 3 shards: 6 cases" in first.out
     folder = tmp_path / "a" / "mine"
-    whole = load_shard(folder / "experience.safetensors")
+    whole = load_experience(folder / "experience.safetensors")
     assert Counter(whole.texts("source").tolist()) == {"iris": 3, "digits": 3}
     assert (folder / "experience.safetensors").stat().st_size < 100_000
     with (folder / "cases.csv").open(newline="") as file:
@@ -358,16 +356,6 @@ def test_other_mistakes(lossrag, plan, tmp_path):
     (shards / "few-0000.safetensors").write_bytes(b"nothing")
     error = lossrag("bank", "collect", str(plan), f"root={tmp_path}/b", "parts=[few]").error
     assert "few-0000.safetensors is damaged" in error
-
-
-def test_shards_prove_what_they_are(tmp_path):
-    path = tmp_path / "shard"
-    save_shard(path, Experience())
-    assert len(load_shard(path)) == 0
-    whole = path.read_bytes()
-    path.write_bytes(whole.replace(b"support_loss_fall", b"support_loss_rise"))
-    with pytest.raises(BankError, match="damaged"):
-        load_shard(path)
 
 
 def test_the_plan_of_the_bank_that_ships():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,14 @@ def test_priors_are_corrected_where_they_are_uneven():
     assert {"logit_adjusted_1", "class_balanced_ce_0.99"} & even == set()
     assert {"cross_entropy", "mae", "multiclass_hinge"} <= even
     assert "logit_adjusted_1" in offered((10.0, 9.0, 8.0), candidates=("cross_entropy", "logit_adjusted_1"))
+
+
+def test_priors_are_left_alone_where_rows_count_alike():
+    by_rows = replace(spec((10.0, 5.0, 2.0)), by_class=False)
+    config = ComposerConfig(policy="uniform")
+    offered = {loss.name for loss in Composer([by_rows], config).mixtures()[0].losses}
+    assert {"logit_adjusted_1", "class_balanced_ce_0.99"} & offered == set()
+    assert {"cross_entropy", "mae"} <= offered
 
 
 def test_pairs_of_samples_are_taken_where_they_are_named():

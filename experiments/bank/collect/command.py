@@ -15,14 +15,14 @@ from rich.console import Console
 
 from lossrag.checks import check_least
 from lossrag.errors import ConfigError, did_you_mean
-from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan
-from lossrag.experiments.bank.collect.shards import load_shard, save_shard, shard_path
+from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan, shard_path
 from lossrag.experiments.bank.collect.squares import RUN_COLUMNS, collect_squares
 from lossrag.experiments.bank.collect.stacked import collect_case
 from lossrag.experiments.bank.collect.table import cases_csv
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.progress import say
 from lossrag.files import write_atomic
+from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
 
 
@@ -90,7 +90,7 @@ def collect_shard(plan: CollectPlan, name: str, number: int, folder: Path) -> No
         with FileLock(path.with_suffix(".lock")).acquire(timeout=0):
             if not path.exists():
                 cases = range(number * part.per_shard, min((number + 1) * part.per_shard, part.cases))
-                save_shard(path, Experience.of(collect_case(plan, name, part, case) for case in cases))
+                save_experience(path, Experience.of(collect_case(plan, name, part, case) for case in cases))
     except Timeout:
         pass
 
@@ -102,12 +102,12 @@ def _end(plan: CollectPlan, folder: Path, console: Console) -> int:
     paths = [shard_path(folder, name, n) for name, n in numbers]
     there = [path for path in paths if path.exists()]
     for path in there:
-        whole = whole.joined(load_shard(path))
+        whole = whole.joined(load_experience(path))
     write_atomic(folder / "cases.csv", cases_csv(whole).encode())
     tables = [table for path in there if (table := path.with_suffix(".csv")).exists()]
     lines = [line for table in tables for line in table.read_text(encoding="utf-8").splitlines()[1:]]
     write_atomic(folder / "runs.csv", "\n".join([",".join(RUN_COLUMNS), *lines, ""]).encode())
-    save_shard(folder / "experience.safetensors", whole)
+    save_experience(folder / "experience.safetensors", whole)
     say(
         console,
         f"{len(there)} of {len(paths)} shards: {len(whole):,} cases, {len(whole.gain):,} trials\n"

@@ -154,3 +154,8 @@ def load_collect_plan(name: str) -> CollectPlan:
 
 def _part(section: str, entry: Settings, where: str) -> Part:
     return build(Stacked, entry, where) if section == "stacked" else build(Squares, entry, where)
+
+
+def shard_path(folder: Path, part: str, number: int) -> Path:
+    """The file of a shard of a part: an experience of a few cases."""
+    return folder / "shards" / f"{part}-{number:04d}.safetensors"

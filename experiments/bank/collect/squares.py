@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lossrag.experiments.bank.collect.plan import CollectPlan, Squares
-from lossrag.experiments.bank.collect.shards import save_shard, shard_path
+from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, shard_path
 from lossrag.experiments.bank.collect.troubles import Strengths, Trouble, drawn_trouble
 from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.config.compose import load_config
@@ -23,6 +22,7 @@ from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, why_fa
 from lossrag.experiments.studies.results import csv_text
 from lossrag.files import write_atomic
 from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience.files import save_experience
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.tasks import Task
 
@@ -50,7 +50,7 @@ def collect_squares(
                 continue
             finished, _ = load_runs([job.directory for job in jobs])
             write_atomic(path.with_suffix(".csv"), _table(name, number, finished).encode())
-            save_shard(path, Experience.of(trials_of(finished, trouble="clean")))
+            save_experience(path, Experience.of(trials_of(finished, trouble="clean")))
             for job in jobs:
                 shutil.rmtree(job.directory / "checkpoints", ignore_errors=True)
             say(console, f"{name}: {number + 1} of {part.shards} squares")
