@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -129,7 +130,9 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     else:
         told = of_description(bank or told_bank("builtin"), rest, ComposerConfig(k=k))
     names = ("gain in points", "trials", "share")
-    table = Table(Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=told.title)
+    table = Table(
+        Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=escape(told.title)
+    )
     for name in losses_of(told, k):
         share = share_text(told.shares[name]) if name in told.shares else ""
         table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from lossrag.errors import ConfigError
@@ -137,7 +138,7 @@ def _show(kind: str, report: Report, options: ValidateOptions, console: Console)
         table.add_column(name, justify="right")
     for row in (row for row in report["hidden"] if row["trials"] >= FEWEST):
         shares = [f"{row[name]:.0%}" for name in ("hidden", "open", "chance")]
-        table.add_row(row["family"], row["trouble"] or "all", str(row["trials"]), *shares)
+        table.add_row(*map(escape, (row["family"], row["trouble"] or "all")), str(row["trials"]), *shares)
     console.print(table)
 
 
@@ -147,7 +148,7 @@ def _print(title: str, report: Report, by: str, console: Console) -> None:
     names, room = list(columns), max((console.width - 40) // 16, 1)
     for first in range(0, len(names), room):
         shown = names[first : first + room]
-        figures = (Column(name, justify="right", no_wrap=True) for name in shown)
+        figures = (Column(escape(name), justify="right", no_wrap=True) for name in shown)
         table = Table(Column("choice", min_width=31), *figures, title=title)
         for part in ("rows", "differences"):
             for row in report["everything"][part]:

@@ -72,6 +72,21 @@ def test_check_of_what_cannot_be_read(lossrag, tmp_path):
     assert "bank check takes 1 name, got 0. Write: lossrag bank check FILE" in lossrag("bank", "check").error
 
 
+def test_names_of_a_foreign_bank_are_shown_as_they_are(lossrag, tmp_path):
+    """Brackets mean styles to what draws the tables."""
+    odd = "[/red]odd"
+    changes = {"encoder": odd, "metric": odd}
+    cases = [
+        record({"mae": 0.1, "brier": 0.0}, seed=n, source=f"{odd} {n % 2}", trouble=odd, **changes) for n in range(24)
+    ]
+    bank = saved(tmp_path / "bank", Experience.of(cases))
+    for command in (["check", str(bank)], *([name, f"bank={bank}"] for name in ("list", "query", "validate"))):
+        result = lossrag("bank", *command)
+        assert (result.code, result.err) == (0, "")
+        assert odd in result.out or command[0] == "check"
+    assert lossrag("bank", "show", "mae", f"bank={bank}").out.count(odd) == 1
+
+
 def test_merge_counts_the_same_case_once(lossrag, tmp_path):
     mine, yours = random_experience(5, seed=1), random_experience(4, seed=2).joined(random_experience(3, seed=1))
     first, second = (saved(tmp_path / name, own) for name, own in (("mine", mine), ("yours", yours)))
