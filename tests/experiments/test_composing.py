@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import pytest
@@ -11,8 +11,10 @@ import torch
 
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.composition_log import read_events
+from lossrag.lossbank import LossBank
+from lossrag.lossbank.experience.trials import Experience
 from lossrag.tasks import SPLITS, SUITES, DenseInputs, Examples, Suite, SuiteEntry, Task
-from tests.experiments.banks import write_bank
+from tests.experiments.banks import CLASS_GAINS, records, write_bank
 
 
 def metrics(directory):
@@ -106,6 +108,18 @@ def test_an_encoder_that_the_bank_does_not_know(quick, tmp_path):
     other = write_bank(tmp_path / "other.safetensors", encoder="textcnn")
     directory = quick("loss.policy=retrieval", f"loss.bank={other}", "train.epochs=1")
     assert all("No case had the encoder mlp, only textcnn" in event.reason for event in read_events(directory))
+
+
+def test_a_context_unlike_anything_known(quick, tmp_path):
+    """All that this bank has seen looked nearly alike, and nothing like this."""
+    cases = records("mlp", "made up", CLASS_GAINS, "classification")
+    near = [replace(case, moments={at: 0.01 * context for at, context in case.moments.items()}) for case in cases]
+    LossBank(Experience.of(near)).save(tmp_path / "narrow.safetensors")
+    line = ["loss.policy=retrieval", f"loss.bank={tmp_path}/narrow.safetensors", "train.epochs=1"]
+    told = [event for event in read_events(quick(*line)) if event.task == "digit"]
+    assert {event.what for event in told} == {"silent"}
+    assert all("It is unlike anything known" in event.reason for event in told)
+    assert all(len(event.neighbours) == 20 for event in told), "it says what was nearest all the same"
 
 
 @pytest.mark.parametrize(
