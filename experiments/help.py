@@ -48,10 +48,12 @@ Start from a preset, change what you like. The same command resumes an interrupt
   outer.batch_size=64                  query rows per step (default: train.batch_size)
   train.refit=true                     after the run, train once more on support and query
 
-  loss.policy=fixed | uniform | random | gradient | knn | two_tower      compose each task's loss (docs/losses.md)
+  loss.policy=retrieval                compose each task's loss from those that helped where it was alike
+  loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, by evidence (docs/losses.md)
+  loss.bank=builtin | none | FILE   loss.bank_exclude=[newsgroups]   loss.questions=[0,0.05,0.15]   loss.risk=1
+  loss.evidence=none | look_ahead | one_step               what moves shares in the run
+  loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
   loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
-  loss.horizon=1                       contributions by the hypergradient, not by a look ahead
-  loss.k=8   loss.candidates=[mae,cross_entropy]   loss.bank=FOLDER   loss.library=[my_losses.py]
 
   tasks=newsgroups | sentiment | domains | digits   tasks.rho=0.1     data.root=FOLDER
   tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
@@ -82,7 +84,7 @@ Costs as medians of paired ratios (docs/cost.md).
                   tasks=[4,14,64] seconds=60
   peers           MGDA, UPGrad, PCGrad, MetaWeighting and Frank-Wolfe beside torchjd, autograd and scipy
                   tasks=[...] shared=[...] heads=16 problems=5 seconds=30
-  lossbank        pricing by the size of the library; a LossRAG run beside a MetaWeighting run
+  lossbank        a LossRAG run beside a MetaWeighting run; measuring a library by its size
                   tasks=4 sizes=[...] run_losses=32 every=[2,8] rows=512 steps=96
      all of these: batch=512 length=150 vectors=50 filters=64 words=30000 trainable=false device=cpu threads=1 pairs=9
   bank            a question to a bank of outcomes, and how many of the nearest cases it finds
@@ -97,26 +99,27 @@ Costs as medians of paired ratios (docs/cost.md).
     "bank": """\
 lossrag bank COMMAND
 
-The losses of the library, and what a bank remembers of them. A run directory stands for the bank in it.
+The losses of the library, and what a bank remembers: outcomes of whole trainings with them (docs/losses.md).
+bank=builtin is the one that comes with the package.
 
-  list [bank=FOLDER]                   every loss; with a bank how often it was measured, and what it contributed
-  show LOSS [bank=FOLDER]              formula, reference, needs, shape in words, gradient curve, history
+  list [bank=FILE]                     every loss; with a bank how often it was tried, and what it gained
+  show LOSS [bank=FILE]                formula, reference, needs, shape in words, gradient curve, gains by trouble
        [output=loss.png]               the gradient curve as a picture
   neighbours LOSS [k=5]                the losses of the most similar shape
-  query bank=FOLDER KEY=VALUE ...      which losses a described task would get, and why:
-       kind=classification classes=4 disagreement=0.4 sure_and_wrong=0.2 balance_rarest=0.05
-       what is not said is as in the bank on average; k=8   by=knn | towers
-  query run=RUN_DIR task=NAME          the same for a task as that run last saw it
-  export bank=FOLDER output=FILE       all records, to .csv or .json
-  merge FOLDER FOLDER output=FOLDER    the records of both
+  query [bank=FILE] KEY=VALUE ...      which losses a described task would get, and why:
+       kind=classification classes=4 disagreement=0.4 sure_and_wrong=0.2 balance_rarest=0.05 encoder=textcnn
+       what is not said is as in the bank on average; progress=0.05   k=8
+  query run=RUN_DIR task=NAME          what a run was told about a task, step=N: at another question than the last
   add run=DIR reference=DIR bank=FILE  the trials of a finished run, beside one whose tasks had their reference losses
        log.contexts=true of train      is what the reference has to record; trouble=unknown   clean=true
-  collect PLAN [parts=[NAME]]          experience in the large, from the trainings of a plan: builtin is what ships
-       [root=runs/collect]             its shards are not made again; processes=2
-  check FOLDER                         what to know about a bank; exit code 1 if there is something
+  merge FILE FILE output=FILE          the cases of both, what both have once
+  check FILE                           what to know about a bank, damage included; exit code 1 if there is something
+  export bank=FILE output=trials.csv   a line a trial
   validate [bank=builtin]              what its choices gain on sources that it has never seen
        [at=0.05] [moments=[...]]       asked after so much of the steps, and the curve of it; neighbours=20   k=8
        [output=FILE.json]              all figures: by source, encoder and trouble, with intervals
+  collect PLAN [parts=[NAME]]          trials in the large, from the trainings of a plan: builtin is what ships
+       [root=runs/collect]             its shards are not made again; processes=2
 
   library=[my_losses.py]               with any of them: your own losses, too
 """,
@@ -127,7 +130,6 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
 
   smoke                                a minute on the digits: does everything run?
   clean, noise, imbalance, mixed       composed losses beside cross-entropy on such data (docs/losses.md)
-  transfer                             a bank of some tasks for a run on others (docs/losses.md)
 
   rows=[a,b]                           some of its settings
   processes=2                          runs side by side, each with one thread

@@ -21,9 +21,9 @@ class OptionError(ConfigError):
     owner: the class. text: what is wrong with it, every field's name in braces, so that :meth:`by_key` can write the
     key of a configuration in its place.
 
-    >>> error = OptionError("ComposerConfig", "{explore}=3 leaves none of {k}=3.")
+    >>> error = OptionError("LossConfig", "{outer}=lambda needs {evidence}.")
     >>> str(error), error.by_key("loss.")
-    ('ComposerConfig: explore=3 leaves none of k=3.', 'loss.explore=3 leaves none of loss.k=3.')
+    ('LossConfig: outer=lambda needs evidence.', 'loss.outer=lambda needs loss.evidence.')
     """
 
     def __init__(self, owner: str, text: str) -> None:
@@ -48,7 +48,7 @@ class CheckpointError(LossRAGError):
 
 
 class BankError(LossRAGError):
-    """A bank of losses that is absent, damaged, foreign or of another embedding version."""
+    """A bank that is absent, damaged, foreign, of another version, or kept by another program."""
 
 
 class DivergedError(LossRAGError):

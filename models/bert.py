@@ -103,9 +103,9 @@ class BERT(nn.Module):
 
     def _pooled(self, tokens: Tensor, words: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         mask = tokens > 0
-        # the fused attention of the CPU has no forward mode, in which losses are priced; the plain one has
-        priced = forward_ad.unpack_dual(words).tangent is not None  # type: ignore[no-untyped-call]
-        with sdpa_kernel(SDPBackend.MATH) if priced else nullcontext(), attention_for(words):
+        # the fused attention of the CPU has no forward mode, in which losses are measured; the plain one has
+        measured = forward_ad.unpack_dual(words).tangent is not None  # type: ignore[no-untyped-call]
+        with sdpa_kernel(SDPBackend.MATH) if measured else nullcontext(), attention_for(words):
             inputs = {"inputs_embeds": words, "attention_mask": mask.long()}
             hidden: Tensor = functional_call(self.body, parameters, kwargs=inputs).last_hidden_state
         if self.pooling == "cls":

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.bank.files import writable
+from lossrag.experiments.bank.files import own_bank
 from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.finished import load_runs
@@ -40,7 +40,7 @@ def add(given: Sequence[str], values: Mapping[str, Any], console: Console) -> in
         if key not in values:
             raise ConfigError(f"bank add needs {key}=. Write: lossrag bank add run=DIR reference=DIR bank=FILE")
     options = build(AddOptions, values, "bank add")
-    bank = writable(options.bank)
+    bank = own_bank(options.bank, "bank")
     pair = [Path(options.reference), Path(options.run)]
     runs, unfinished = load_runs(pair)
     for path in unfinished:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from lossrag.experiments.bank.add import add
 from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_description, of_run
+from lossrag.experiments.bank.upkeep import check, export, merge
 from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
@@ -42,7 +44,8 @@ def bank(arguments: Sequence[str], console: Console) -> int:
     given = [argument for argument in arguments[1:] if "=" not in argument]
     values = plain_values([argument for argument in arguments[1:] if "=" in argument], "options")
     if len(given) != positions:
-        raise ConfigError(f"bank {name} takes {positions} names, got {len(given)}. Write: lossrag bank {usage}")
+        names = "1 name" if positions == 1 else f"{positions or 'no'} names"
+        raise ConfigError(f"bank {name} takes {names}, got {len(given)}. Write: lossrag bank {usage}")
     for key in values:
         if keys is not None and key not in (*keys, "library"):
             known = did_you_mean(key, (*keys, "library"))
@@ -127,11 +130,14 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     else:
         told = of_description(bank or told_bank("builtin"), rest, ComposerConfig(k=k))
     names = ("gain in points", "trials", "share")
-    table = Table(Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=told.title)
+    table = Table(
+        Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=escape(told.title)
+    )
     for name in losses_of(told, k):
         share = share_text(told.shares[name]) if name in told.shares else ""
         table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)
-    console.print(table)
+    if told.gains:
+        console.print(table)
     mixed = [name for name in told.shares if name in told.answer.losses]
     say(console, told.answer.story(mixed[:TOLD] or None))
     for line in neighbour_lines(told.answer, NEAREST):
@@ -141,8 +147,8 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
 
 Command = Callable[[Sequence[str], Values, Console], int]
 COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
-    "list": (_list, "list [bank=FOLDER]", ("bank",), 0),
-    "show": (_show, "show LOSS [bank=FOLDER] [output=loss.png]", ("bank", "output"), 1),
+    "list": (_list, "list [bank=FILE]", ("bank",), 0),
+    "show": (_show, "show LOSS [bank=FILE] [output=loss.png]", ("bank", "output"), 1),
     "neighbours": (_neighbours, "neighbours LOSS [k=5]", ("k",), 1),
     "query": (_query, "query run=RUN_DIR task=NAME, or query kind=classification classes=4 disagreement=0.4", None, 0),
     "add": (
@@ -152,6 +158,9 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         0,
     ),
     "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
+    "check": (check, "check FILE", (), 1),
+    "merge": (merge, "merge FILE FILE output=FILE", ("output",), 2),
+    "export": (export, "export bank=FILE output=trials.csv", ("bank", "output"), 0),
     "validate": (
         validate_bank,
         "validate [bank=builtin] [at=0.05] [k=8] [neighbours=20] [output=validation.json]",

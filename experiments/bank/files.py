@@ -17,9 +17,16 @@ def told_bank(given: object) -> LossBank:
     return bank
 
 
-def writable(name: object) -> Path:
+def writable(name: object, key: str = "output") -> Path:
     """The file to write to; raises ConfigError unless its folder exists."""
     target = Path(str(name))
     if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"Cannot write output={target}: name a file in a folder that exists.")
+        raise ConfigError(f"Cannot write {key}={target}: name a file in a folder that exists.")
     return target
+
+
+def own_bank(name: object, key: str) -> Path:
+    """The file of a bank of one's own to write to, of a name that means no other bank."""
+    if str(name) in ("builtin", "none"):
+        raise ConfigError(f"{key}={name} is no bank of yours: name a file to keep one in.")
+    return writable(name, key)

@@ -6,27 +6,26 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.bank.files import writable
+from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.progress import say
 from lossrag.files import write_atomic
-from lossrag.lossbank.experience.bank import LossBank, Retrieval
+from lossrag.lossbank.experience.bank import Retrieval
 from lossrag.lossbank.experience.coordinates import Likeness
 from lossrag.lossbank.experience.hidden import found_by_family, hidden_losses
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.lossbank.experience.validation import BANKS, NEAREST, Estimate, Validation, ValidationOptions, validate
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
-BUILTIN = "builtin"
 FEWEST = 10
 """Hidden losses of a family and trouble below which their share is not printed."""
 _USUAL = Retrieval()
@@ -39,7 +38,7 @@ class ValidateOptions:
     of the rows "best of k". neighbours, trouble, encoder, progress: as in :class:`Retrieval` and :class:`Likeness`.
     output: a .json file."""
 
-    bank: str = BUILTIN
+    bank: str = "builtin"
     at: float = 0.05
     moments: list[float] = field(default_factory=lambda: [0.001, 0.02, 0.05, 0.15])
     k: int = 8
@@ -61,11 +60,14 @@ def validate_bank(given: Sequence[str], values: Mapping[str, Any], console: Cons
     target = None if options.output is None else writable(options.output)
     if target is not None and target.suffix != ".json":
         raise ConfigError(f"output={target}: name a file that ends in .json.")
-    bank = LossBank.builtin() if options.bank == BUILTIN else LossBank.load(Path(options.bank))
+    bank = told_bank(options.bank)
     report = {kind: validation_report(bank.experience, options, kind) for kind in TARGET_KINDS}
     report = {kind: own for kind, own in report.items() if own["all"]["cases"]}
     if not report:
-        raise ConfigError("This bank has no two sources of one target kind: no case can be answered without its own.")
+        raise ConfigError(
+            "No case can be answered without its own source: that takes trials of registered losses from two sources "
+            "of one target kind."
+        )
     for kind, own in report.items():
         _show(kind, own, options, console)
     if target is not None:
@@ -136,18 +138,23 @@ def _show(kind: str, report: Report, options: ValidateOptions, console: Console)
         table.add_column(name, justify="right")
     for row in (row for row in report["hidden"] if row["trials"] >= FEWEST):
         shares = [f"{row[name]:.0%}" for name in ("hidden", "open", "chance")]
-        table.add_row(row["family"], row["trouble"] or "all", str(row["trials"]), *shares)
+        table.add_row(*map(escape, (row["family"], row["trouble"] or "all")), str(row["trials"]), *shares)
     console.print(table)
 
 
 def _print(title: str, report: Report, by: str, console: Console) -> None:
+    """In as many tables as the width of the console asks for."""
     columns = {"all": report["everything"], **report[by]}
-    table = Table("choice", *(Column(name, justify="right", no_wrap=True) for name in columns), title=title)
-    for part in ("rows", "differences"):
-        for row in report["everything"][part]:
-            table.add_row(row, *(_points(group[part][row]) for group in columns.values()))
-        table.add_section()
-    console.print(table)
+    names, room = list(columns), max((console.width - 40) // 16, 1)
+    for first in range(0, len(names), room):
+        shown = names[first : first + room]
+        figures = (Column(escape(name), justify="right", no_wrap=True) for name in shown)
+        table = Table(Column("choice", min_width=31), *figures, title=title)
+        for part in ("rows", "differences"):
+            for row in report["everything"][part]:
+                table.add_row(row, *(_points(columns[name][part][row]) for name in shown))
+            table.add_section()
+        console.print(table)
 
 
 def _points(row: Report) -> str:

@@ -29,6 +29,7 @@ RETIRED = {
     "loss.policy=knn": "write loss.policy=retrieval",
     "loss.policy=two_tower": "write loss.policy=retrieval",
     "loss.horizon=1": "write loss.evidence=one_step",
+    "loss.bank=null": "write loss.bank=none for none",
 }
 """What was there once, and what there is instead."""
 

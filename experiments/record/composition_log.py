@@ -32,8 +32,8 @@ PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
 """Kind of an event that tells the order of a retrieval."""
-ANSWERS = ("composed", "kept", "silent")
-"""Kinds of events that a question to a bank ends in."""
+ANSWERS = ("silent", "kept", "composed")
+"""Kinds of events that a question to a bank ends in, those last that explain most."""
 NEAREST = 5
 """Cases that a text names."""
 
@@ -130,8 +130,7 @@ class CompositionLog:
         if self.board is not None:
             self.board.sync()
         events = read_events(self.directory.path)
-        answers = {event.task: event for event in events if event.what in ANSWERS}
-        return composition_summary(self.learned.composer, answers, _sources(events))
+        return composition_summary(self.learned.composer, _answers(events), _sources(events))
 
     def _told(self, events: Sequence[Event]) -> None:
         for task, steps in _changes(events).items():
@@ -193,6 +192,12 @@ def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
         if event.what == "composed":
             changes.setdefault(event.task, []).append(event.step)
     return changes
+
+
+def _answers(events: Sequence[Event]) -> dict[str, Event]:
+    """By task the answer that explains what it is made of: the last one that composed it, or else kept it."""
+    answers = [event for event in events if event.what in ANSWERS]
+    return {event.task: event for event in sorted(answers, key=lambda event: ANSWERS.index(event.what))}
 
 
 def _sources(events: Sequence[Event]) -> list[str]:

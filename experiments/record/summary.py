@@ -98,7 +98,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 def composition_summary(composer: Composer, answers: Mapping[str, Event], sources: Sequence[str]) -> dict[str, Any]:
     """Per task the shares of the active losses, largest first, and the losses that are switched off; where a bank was
-    asked why, from its last ``answers``, and the ``sources`` of the cases that answered."""
+    asked why, from the ``answers`` that explain it, and the ``sources`` of the cases that answered."""
     shares, until = composer.state.shares.tolist(), composer.state.off_until.tolist()
     off = {
         task.name: [

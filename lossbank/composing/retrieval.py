@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lossrag.lossbank.composing.policies import ComposerConfig
-from lossrag.lossbank.experience.questions import Answer, Question
+from lossrag.lossbank.experience.questions import Z95, Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.registration import LOSSES
 
@@ -29,14 +29,15 @@ class Adviser(Protocol):
 
 @dataclass(frozen=True)
 class Gain:
-    """What a loss is expected to gain over a task's reference, with its standard error, from so many own trials."""
+    """What a loss is expected to gain over a task's reference, with its standard error, from so many own trials; as a
+    text in points, with its 95 % interval."""
 
     mean: float
     error: float
     trials: int
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} ± {100 * self.error:.1f}"
+        return f"{100 * self.mean:+.1f} ± {100 * Z95 * self.error:.1f}"
 
 
 def gains(answer: Answer, reference: str) -> dict[str, Gain]:
@@ -64,8 +65,8 @@ def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, ca
         anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
-    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=9)
-    {'mae': 0.01}
+    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=4)
+    {'mae': 0.02}
     """
     risk = config.risk * math.sqrt(cases)
     bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}

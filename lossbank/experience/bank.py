@@ -105,8 +105,8 @@ class LossBank:
         return self._moments[target_kind]
 
     def ask(self, question: Question) -> Answer:
-        """What the losses on offer may be expected to gain at such a moment. A bank that knows nothing of such tasks
-        answers with means of 0 and the largest errors there are, 1."""
+        """What the losses on offer may be expected to gain at such a moment. A bank without trials of such tasks, with
+        losses that are registered, answers with means of 0 and the largest errors there are, 1."""
         moments = self.moments(question.target_kind)
         if not len(moments):
             nothing = np.zeros(len(question.losses))

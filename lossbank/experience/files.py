@@ -35,6 +35,7 @@ _TYPES: Mapping[str, type[np.generic]] = {
     **dict.fromkeys(("moment_case", "outcome_case", "outcome_loss", "repeats"), np.int32),
     **dict.fromkeys(("progress", "contexts", "gain", "error"), np.float32),
 }
+_ANEW = "it was made by another version of LossRAG. Collect the trials anew, or use that version"
 _ADVICE = "restore it from a copy, or name another file"
 Columns = Mapping[str, NDArray[Any]]
 
@@ -83,12 +84,11 @@ def load_experience(path: Path) -> Experience:
         if not isinstance(meta, dict) or not isinstance(meta.get("format"), str):
             raise DamagedFile("it does not say what it is")
         if meta["format"] != FORMAT:
-            raise BankError(f"The bank {path} has the format {meta['format']!r:.100}, this program reads {FORMAT!r}.")
-        if meta.get("contexts") != list(CONTEXT_NAMES):
             raise BankError(
-                f"The contexts of the bank {path} have other entries than those of this program: it was made by "
-                "another version of LossRAG. Collect the trials anew, or use that version."
+                f"The bank {path} has the format {meta['format']!r:.100}, this program reads {FORMAT!r}: {_ANEW}."
             )
+        if meta.get("contexts") != list(CONTEXT_NAMES):
+            raise BankError(f"The contexts of the bank {path} have other entries than those of this program: {_ANEW}.")
         columns = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.dtype in _READABLE}
         return _believed(columns, len(tensors), meta.get("names"))
     except (DamagedFile, OSError) as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lossrag.lossbank.experience.coordinates import Coordinates, Likeness
 from lossrag.lossbank.experience.trials import Experience, Floats, Ints
+from lossrag.lossbank.library.registration import LOSSES
 
 OWN_POINTS = 256
 """The bank's own moments, evenly spaced, that are asked how far their neighbours lie."""
@@ -42,7 +43,8 @@ class Neighbours:
 
 
 class Moments:
-    """The M moments of one target kind as points to search; see :class:`Coordinates`.
+    """The M moments of one target kind as points to search, of the cases that tried a loss which is registered; see
+    :class:`Coordinates`.
 
     Up to ``EXACT`` moments the answers are exact; beyond, cells of like moments are searched, the nearest ones alone.
     They do not depend on the number of threads, and of equally near moments the first one counts.
@@ -55,6 +57,7 @@ class Moments:
         self.encoders = tuple(sorted(experience.names["encoder"][number] for number in np.unique(encoders)))
         self._sources: Ints = experience.columns["source"].astype(np.int32)[self.cases]
         self._total, self._fitted = len(experience.moment_case), len(self.numbers)
+        self._told = _told(experience)
         self._limits: dict[int, float] = {}
         if not len(self.numbers):
             return
@@ -67,7 +70,7 @@ class Moments:
 
     def _members(self, experience: Experience, first: int) -> tuple[NDArray[np.int64], Ints, Ints]:
         """Of the moments of this kind, from the ``first`` on, the numbers, the cases and the encoders."""
-        kinds = experience.texts("target_kind") == self.target_kind
+        kinds = (experience.texts("target_kind") == self.target_kind) & _told(experience)
         numbers = first + np.flatnonzero(kinds[experience.moment_case[first:]])
         cases = experience.moment_case[numbers]
         return numbers, cases, experience.columns["encoder"].astype(np.int32)[cases]
@@ -84,12 +87,15 @@ class Moments:
 
     def grown(self, experience: Experience) -> bool:
         """Take up the moments that ``experience`` has got at its end, in the space as it is. False, and nothing
-        happens, where that space no longer fits: so many are new, or an encoder is."""
+        happens, where that space no longer fits: so many are new, or an encoder is, or an old case has its first loss
+        that is registered."""
         numbers, cases, encoders = self._members(experience, self._total)
         names = {experience.names["encoder"][number] for number in np.unique(encoders)}
-        if len(self) + len(numbers) > _GROWTH * self._fitted or not names <= set(self.encoders):
+        told = _told(experience)
+        same = np.array_equal(told[: len(self._told)], self._told)
+        if not same or len(self) + len(numbers) > _GROWTH * self._fitted or not names <= set(self.encoders):
             return False
-        self._total = len(experience.moment_case)
+        self._total, self._told = len(experience.moment_case), told
         if len(numbers):
             points = self._placed(experience, numbers, encoders)
             self.index.add(points)
@@ -154,6 +160,14 @@ class Moments:
             distances = np.sqrt((row[other][first] if len(first) else row[places >= 0][-1:]).clip(min=0))
             means.append(float(distances.mean()))
         return float(np.quantile(means, REACHED))
+
+
+def _told(experience: Experience) -> NDArray[np.bool_]:
+    """(N,) true for the cases with an outcome of a loss that is registered: others have nothing to say."""
+    registered = np.array([*(name in LOSSES for name in experience.names["loss"]), False])
+    told = np.zeros(len(experience), np.bool_)
+    told[experience.outcome_case[registered[experience.outcome_loss]]] = True
+    return told
 
 
 def _distinct(ordered: Ints) -> int:

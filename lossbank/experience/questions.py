@@ -18,6 +18,8 @@ from lossrag.lossbank.library.registration import LOSSES
 
 Z95 = 1.96
 """Standard errors on either side of a mean that a 95 % interval has."""
+_FAR = 1.1
+"""Novelty from which on it is told in numbers."""
 _TROUBLES = {
     "clean": "were clean",
     "symmetric": "had symmetric noise",
@@ -67,7 +69,7 @@ class Answer:
     """Of L losses the ``mean`` gain (L,) to expect over the reference, a share of 1, its standard ``error`` (L,), and
     the ``trials`` (L,) among the neighbours that it rests on: 0 where a loss borrows from losses alike.
 
-    neighbours: nearest first; none in a bank that knows nothing of such tasks.
+    neighbours: nearest first; none in a bank without trials of such tasks with losses that are registered.
     novelty: how far they lie; up to 1, so far lie the bank's own cases from those of other sources.
     known: they lie within that, and the bank knows this kind of encoder. Else keep close to the reference.
     encoders: the kinds of encoder that the bank knows for such targets.
@@ -104,7 +106,7 @@ class Answer:
         """The answer in a sentence or two: what it was like, and what these losses, by default the best one, were
         worth there, with 95 % intervals."""
         if not self.neighbours:
-            return f"The bank knows no task with such targets ({self.question.target_kind})."
+            return f"The bank has no trials of losses for {self.question.target_kind} that are registered here."
         number = len(self.neighbours)
         (trouble, times), *_ = Counter(near.case.trouble for near in self.neighbours).most_common()
         like = f"{times} of {number} like it {_TROUBLES.get(trouble, f'had {trouble}')}"
@@ -122,6 +124,7 @@ class Answer:
         if self.question.encoder not in self.encoders:
             doubts.append(f"No case had the encoder {self.question.encoder}, only {', '.join(self.encoders)}")
         if self.novelty > 1:
-            far = f"{self.novelty:.1f} times as far as" if math.isfinite(self.novelty) else "farther than"
+            times = math.isfinite(self.novelty) and self.novelty >= _FAR
+            far = f"{self.novelty:.1f} times as far as" if times else "farther than"
             doubts.append(f"It is unlike anything known: {far} the bank's own cases lie from each other")
         return doubts

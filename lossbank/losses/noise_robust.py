@@ -206,14 +206,15 @@ def bootstrapping_hard(logits: Tensor, targets: Tensor, *, beta: float = 0.8) ->
     formula="log p_y / sum_k log p_k",
 )
 def normalised_ce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy as a share of its sum over all classes, in [0, 1]. That sum is K log K or more.
+    """Cross-entropy as a share of its sum over all classes, in [0, 1]. That sum is K log K or more; of a single class,
+    which nothing can be wrong about, the loss is 0.
 
     >>> import torch
     >>> float(normalised_ce(torch.zeros(1, 4), torch.tensor([2])))
     0.25
     """
     log_p = logits.log_softmax(dim=1)
-    return of_class(log_p, targets) / log_p.sum(dim=1)
+    return of_class(log_p, targets) / log_p.sum(dim=1).clamp(max=-1.0)
 
 
 @register_loss(

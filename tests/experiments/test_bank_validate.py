@@ -67,7 +67,8 @@ def test_options_reach_the_retrieval(lossrag, path, tmp_path):
 def test_a_bank_of_one_source(lossrag, tmp_path):
     save_experience(tmp_path / "one.safetensors", random_experience(9).without(["source 1", "source 2"]))
     assert (
-        "no two sources of one target kind" in lossrag("bank", "validate", f"bank={tmp_path / 'one.safetensors'}").error
+        "No case can be answered without its own source"
+        in lossrag("bank", "validate", f"bank={tmp_path / 'one.safetensors'}").error
     )
 
 
@@ -88,3 +89,12 @@ def test_mistakes(lossrag, path, argument, message):
     result = lossrag("bank", "validate", *given)
     assert result.code != 0
     assert message in result.error
+
+
+def test_where_there_is_little_room_nothing_is_cut_off(lossrag, path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = lossrag("bank", "validate", f"bank={path}", "moments=[]").out
+    assert "…" not in shown
+    rows = validate(world(), ValidationOptions()).rows()
+    assert f"│ {NEAREST}  " in shown
+    assert f"{100 * rows[NEAREST].mean:+.2f} ± {100 * rows[NEAREST].half:.2f}" in shown

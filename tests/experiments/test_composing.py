@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.composition_log import read_events
-from tests.experiments.banks import write_bank
+from lossrag.lossbank import LossBank
+from lossrag.lossbank.experience.trials import Experience
+from lossrag.tasks import SPLITS, SUITES, DenseInputs, Examples, Suite, SuiteEntry, Task
+from tests.experiments.banks import CLASS_GAINS, records, write_bank
 
 
 def metrics(directory):
@@ -106,6 +110,18 @@ def test_an_encoder_that_the_bank_does_not_know(quick, tmp_path):
     assert all("No case had the encoder mlp, only textcnn" in event.reason for event in read_events(directory))
 
 
+def test_a_context_unlike_anything_known(quick, tmp_path):
+    """All that this bank has seen looked nearly alike, and nothing like this."""
+    cases = records("mlp", "made up", CLASS_GAINS, "classification")
+    near = [replace(case, moments={at: 0.01 * context for at, context in case.moments.items()}) for case in cases]
+    LossBank(Experience.of(near)).save(tmp_path / "narrow.safetensors")
+    line = ["loss.policy=retrieval", f"loss.bank={tmp_path}/narrow.safetensors", "train.epochs=1"]
+    told = [event for event in read_events(quick(*line)) if event.task == "digit"]
+    assert {event.what for event in told} == {"silent"}
+    assert all("It is unlike anything known" in event.reason for event in told)
+    assert all(len(event.neighbours) == 20 for event in told), "it says what was nearest all the same"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -128,6 +144,7 @@ def test_an_encoder_that_the_bank_does_not_know(quick, tmp_path):
         (["loss.policy=knn"], "loss.policy=knn is gone: write loss.policy=retrieval."),
         (["loss.horizon=1"], "loss.horizon=1 is gone: write loss.evidence=one_step."),
         (["loss.relational=false"], "loss.relational is gone: losses on pairs"),
+        (["loss.bank=null"], "loss.bank=null is gone: write loss.bank=none for none."),
         (["loss.explore=2"], "loss.explore is gone"),
         (["loss.learn=false"], "loss.learn is gone"),
     ],
@@ -154,3 +171,53 @@ def test_a_bank_that_is_not_there(lossrag, tmp_path):
         "no source 'mad up' to exclude: did you mean"
         in lossrag(*call, f"loss.bank={bank}", "loss.bank_exclude=[mad up]").error
     )
+
+
+@dataclass(frozen=True)
+class OddConfig:
+    """A task of 40 samples beside an odd one. rho is what every suite has."""
+
+    rows: int = 30
+    classes: int = 2
+    finite: bool = True
+    rho: float = 0.1
+
+
+def load_odd(config: OddConfig) -> Suite:
+    chance = torch.Generator().manual_seed(0)
+
+    def examples(rows: int, classes: int, finite: bool) -> Examples:
+        inputs = torch.randn(rows, 5, generator=chance)
+        inputs[0, 0] = inputs[0, 0] if finite else float("nan")
+        return Examples(DenseInputs(inputs), torch.arange(rows) % classes)
+
+    both = ((40, 3, True), (config.rows, config.classes, config.finite))
+    splits = {split: tuple(examples(*own) for own in both) for split in SPLITS}
+    tasks = (Task("usual", "classification", 3), Task("odd", "classification", config.classes))
+    return Suite("odd", "made up", tasks, False, splits, input_shape=(5,))
+
+
+@pytest.mark.parametrize("evidence", ["none", "look_ahead", "one_step"])
+@pytest.mark.parametrize("odd", [["tasks.rows=3", "tasks.classes=3"], ["tasks.classes=1"]], ids=" ".join)
+def test_odd_tasks_are_asked_about_like_others(quick, bank, monkeypatch, odd, evidence):
+    """Of three samples, and of one class, in which nothing can be wrong."""
+    monkeypatch.setitem(SUITES._entries, "odd", SuiteEntry(OddConfig, load_odd))
+    run = quick(
+        "~experiment", "tasks=odd", "model=mlp", *odd, "loss.policy=retrieval", f"loss.evidence={evidence}", bank
+    )
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["reasons"].keys() == {"usual", "odd"}
+    for shares in summary["compositions"].values():
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_features_that_are_no_numbers_are_named(lossrag, bank, monkeypatch, tmp_path):
+    """Nothing is retrieved for them: a context that is not finite is not asked about."""
+    monkeypatch.setitem(SUITES._entries, "odd", SuiteEntry(OddConfig, load_odd))
+    line = ["train", "~experiment", "tasks=odd", "model=mlp", "tasks.finite=false", "loss.policy=retrieval", bank]
+    result = lossrag(*line, f"run.root={tmp_path}/runs", "log.tensorboard=false")
+    assert "loss is not finite for odd (nan)" in result.error
+    (run,) = (tmp_path / "runs").iterdir()
+    told = {event.task: event for event in read_events(run)}
+    assert (told["odd"].what, told["odd"].neighbours) == ("silent", [])
+    assert "Its context is not finite, so the bank is not asked" in told["odd"].reason

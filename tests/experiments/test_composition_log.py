@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from lossrag.experiments.record.composition_log import _answers, _cut
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.summary import sentence
-from lossrag.lossbank import LOSSES
+from lossrag.lossbank import LOSSES, Event
 from tests.experiments.banks import write_bank
 
 TASKS = ("digit", "parity", "loops", "centre")
@@ -112,9 +113,9 @@ def test_events_tell_what_happened_and_why(learned):
     assert 1 <= len(ranks["reason"].splitlines()) <= 6
     first = answers[0]
     assert (first["what"], first["loss"]) == ("composed", "mae")
-    assert "of 15 like it had" in first["reason"]
+    assert "of 20 like it had" in first["reason"]
     assert "mae was worth +3." in first["reason"]
-    assert len(first["neighbours"]) == 15
+    assert len(first["neighbours"]) == 20
     assert first["neighbours"][0].keys() == {"source", "task", "encoder", "trouble", "distance"}
     distances = [case["distance"] for case in first["neighbours"]]
     assert distances == sorted(distances)
@@ -155,6 +156,12 @@ def test_sentence(shares, off, text):
     assert sentence("A", shares, off) == text
 
 
+def test_a_reason_is_the_answer_that_composed_the_task():
+    told = ("A silent", "A composed", "A ranked", "A composed", "A kept", "A silent", "B silent", "B kept", "B silent")
+    events = [Event(step, line[0], "mae", line[2:], "") for step, line in enumerate([*told, "C silent", "C silent"])]
+    assert {task: event.step for task, event in _answers(events).items()} == {"A": 3, "B": 7, "C": 10}
+
+
 def test_a_run_without_composition_has_none_of_it(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert "compositions" not in summary
@@ -163,8 +170,6 @@ def test_a_run_without_composition_has_none_of_it(finished):
 
 
 def test_a_torn_line_of_events_is_dropped(tmp_path):
-    from lossrag.experiments.record.composition_log import _cut
-
     line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": []})
     path = tmp_path / "events.jsonl"
     path.write_text(f"{line}\n{line.replace('3', '9')}\n{line[:20]}")

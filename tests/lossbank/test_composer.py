@@ -170,7 +170,7 @@ def test_what_is_surely_better_is_mixed_with_the_reference():
     expected = {"mae": math.e**3 / total, "brier": math.e / total, "cross_entropy": 1 / total}
     assert shares == pytest.approx(expected)
     ranks, composed = learner.events
-    assert ranks.reason.splitlines()[0] == "1. mae +4.0 ± 1.0, 9 trials"
+    assert ranks.reason.splitlines()[0] == "1. mae +4.0 ± 2.0, 9 trials"
     assert (composed.what, composed.loss) == ("composed", "mae")
     assert composed.reason == (
         "1 of 2 like it had symmetric noise; mae was worth +4.0 ± 2.0 points there; brier was worth +2.0 ± 2.0 points "

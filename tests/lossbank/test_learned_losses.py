@@ -195,6 +195,6 @@ def test_fixed_losses_are_never_measured():
 
 def test_the_example_of_the_page_is_short_and_needs_no_experiments():
     page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
-    (example,) = re.findall(r"### In your own loop.*?```python\n(.*?)```", page, flags=re.DOTALL)
+    (example,) = re.findall(r"## In your own loop.*?```python\n(.*?)```", page, flags=re.DOTALL)
     assert len([line for line in example.splitlines() if line.strip()]) <= 30
     assert "experiments" not in example

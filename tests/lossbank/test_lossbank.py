@@ -90,6 +90,10 @@ def test_the_story_of_troubles_and_doubts():
     assert told("clean", novelty=2.34).endswith(
         " It is unlike anything known: 2.3 times as far as the bank's own cases lie from each other."
     )
+    for novelty in (1.04, math.inf):
+        assert told("clean", novelty=novelty).endswith(
+            "unlike anything known: farther than the bank's own cases lie from each other."
+        )
 
 
 def test_an_answer_is_a_guess_where_the_encoder_or_the_context_is_unheard_of():
@@ -115,7 +119,23 @@ def test_a_bank_that_knows_nothing_of_such_tasks():
         assert answer.neighbours == ()
         assert not answer.known
         assert math.isinf(answer.novelty)
-        assert answer.story() == f"The bank knows no task with such targets ({kind})."
+        assert answer.story() == f"The bank has no trials of losses for {kind} that are registered here."
+
+
+def test_cases_of_losses_that_are_not_registered_do_not_answer():
+    """Nobody here knows what they tried, so nothing may be concluded from them, nor told of them."""
+    strange = Experience.of(record({"my_loss": 0.2}, task=f"mine {n}", source="mine") for n in range(30))
+    asked = Question(np.zeros(SIZE), 0.05, "mlp", "classification", ["mae", "brier"])
+    alone = LossBank(strange).ask(asked)
+    assert (alone.neighbours, alone.mean.tolist(), alone.known) == ((), [0, 0], False)
+    both = LossBank(world().joined(strange)).ask(asked)
+    assert "mine" not in both.sources
+    assert both.mean.tolist() == LossBank(world()).ask(asked).mean.tolist()
+    bank = LossBank(strange)
+    bank.ask(asked)
+    bank.add([record({"mae": 0.1}, task="mine 3", source="mine")])
+    (near,) = bank.ask(asked).neighbours
+    assert near.case.task == "mine 3", "it answers from its first trial of a loss that is known on"
 
 
 def test_no_losses_on_offer():
@@ -136,7 +156,8 @@ def test_excluded_sources_know_nothing_and_lend_nothing():
 def test_excluding_the_only_source_leaves_a_bank_that_says_so():
     bank = LossBank(world(["news"]), exclude=["news"])
     assert bank.sources == ()
-    assert bank.ask(question(**NOISY)).story() == "The bank knows no task with such targets (classification)."
+    told = bank.ask(question(**NOISY)).story()
+    assert told == "The bank has no trials of losses for classification that are registered here."
 
 
 def test_a_source_to_exclude_that_is_not_there_is_an_error():

@@ -98,6 +98,17 @@ def test_extreme_logits_stay_finite(name, dtype):
     assert torch.isfinite(gradient_of(name, batch)).all()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].target_kind == "classification"])
+def test_a_single_class_is_right(name):
+    """Finite, without a pull on the logits: there is nothing to choose from."""
+    logits = torch.zeros(4, 1, requires_grad=True)
+    features = normal(4, 3, seed=1).requires_grad_()
+    values = LOSSES[name](logits, torch.zeros(4, dtype=torch.int64), features=features, class_counts=torch.ones(1))
+    assert values.isfinite().all()
+    for gradient in torch.autograd.grad(values.sum(), [logits, features], allow_unused=True, materialize_grads=True):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_is_close(name):
     batch = batch_for(name)

@@ -108,7 +108,7 @@ def test_segments_keep_the_gradients_of_tasks_apart(tiny_bert):
 
 
 def test_forward_mode_is_the_slope(tiny_bert):
-    """Losses are priced along a direction in forward mode, which the fused attention of the CPU lacks."""
+    """Losses are measured along a direction in forward mode, which the fused attention of the CPU lacks."""
     encoder = BERT(tiny_bert, "mean", dropout=0.0).eval().double()
     point = {name: value.detach().clone() for name, value in encoder.named_parameters()}
     torch.manual_seed(0)
