@@ -21,10 +21,10 @@ from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import share_text
-from lossrag.lossbank import LOSSES, ComposerConfig, LossBank, alike
-from lossrag.lossbank.composing.composer import TOLD
+from lossrag.lossbank import LOSSES, LossBank, alike
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
@@ -117,7 +117,7 @@ def _neighbours(given: Sequence[str], values: Values, console: Console) -> int:
 def _query(given: Sequence[str], values: Values, console: Console) -> int:
     rest = dict(values)
     run, task, step = rest.pop("run", None), rest.pop("task", None), rest.pop("step", None)
-    k = _count(rest, "k", ComposerConfig.k)
+    k = _count(rest, "k", LossConfig.k)
     rest.pop("k", None)
     bank = told_bank(rest.pop("bank")) if "bank" in rest else None
     if (run is None) != (task is None) or (run is not None and rest) or (run is None and step is not None):
@@ -125,15 +125,14 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     if run is not None:
         told = of_run(Path(str(run)), str(task), bank, None if step is None else _count(values, "step", 0, least=0))
     else:
-        told = of_description(bank or told_bank("builtin"), rest, ComposerConfig(k=k))
+        told = of_description(bank or told_bank("builtin"), rest, LossConfig(policy="retrieval", k=k))
     names = ("gain in points", "trials", "share")
     table = Table(Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=told.title)
     for name in losses_of(told, k):
         share = share_text(told.shares[name]) if name in told.shares else ""
         table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)
     console.print(table)
-    mixed = [name for name in told.shares if name in told.answer.losses]
-    say(console, told.answer.story(mixed[:TOLD] or None))
+    say(console, told.reason)
     for line in neighbour_lines(told.answer, NEAREST):
         say(console, line)
     return 0
