@@ -19,6 +19,7 @@ from lossrag.experiments.record.loss_map import loss_map_figure
 from lossrag.experiments.record.projector import write_projector
 from lossrag.experiments.record.series import COMPOSITION, Values
 from lossrag.experiments.record.state import Progress
+from lossrag.experiments.record.steadiness import steadiness
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
 from lossrag.files import write_atomic
@@ -130,8 +131,12 @@ class CompositionLog:
         if self.board is not None:
             self.board.sync()
         events = read_events(self.directory.path)
-        answers = {event.task: event for event in events if event.what in ANSWERS}
-        return composition_summary(self.learned.composer, answers, _sources(events))
+        answers = [event for event in events if event.what in ANSWERS]
+        last = {event.task: event for event in answers}
+        summary = composition_summary(self.learned.composer, last, _sources(events))
+        if answers:
+            summary["steadiness"] = steadiness(answers, points, summary["compositions"], self.learned.total_steps)
+        return summary
 
     def _told(self, events: Sequence[Event]) -> None:
         for task, steps in _changes(events).items():

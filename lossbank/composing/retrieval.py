@@ -67,7 +67,7 @@ def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, ca
         anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
-    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=9)
+    >>> {name: round(bound, 4) for name, bound in ranked(found, "cross_entropy", ComposerConfig(), cases=9).items()}
     {'mae': 0.01}
     """
     risk = config.risk * math.sqrt(cases)

@@ -9,6 +9,7 @@ import pytest
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.summary import sentence
 from lossrag.lossbank import LOSSES
+from lossrag.lossbank.experience.bank import Retrieval
 from tests.experiments.banks import write_bank
 
 TASKS = ("digit", "parity", "loops", "centre")
@@ -112,12 +113,15 @@ def test_events_tell_what_happened_and_why(learned):
     assert 1 <= len(ranks["reason"].splitlines()) <= 6
     first = answers[0]
     assert (first["what"], first["loss"]) == ("composed", "mae")
-    assert "of 15 like it had" in first["reason"]
+    assert f"of {Retrieval().neighbours} like it had" in first["reason"]
     assert "mae was worth +3." in first["reason"]
-    assert len(first["neighbours"]) == 15
+    assert len(first["neighbours"]) == Retrieval().neighbours
     assert first["neighbours"][0].keys() == {"source", "task", "encoder", "trouble", "distance"}
     distances = [case["distance"] for case in first["neighbours"]]
     assert distances == sorted(distances)
+    for event in answers:
+        assert next(iter(event["shares"])) == event["loss"]
+        assert sum(event["shares"].values()) == pytest.approx(1)
 
 
 def test_summary_and_table(made, lossrag):
@@ -128,7 +132,12 @@ def test_summary_and_table(made, lossrag):
     for shares in summary["compositions"].values():
         assert sum(shares.values()) == pytest.approx(1)
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    steady = summary["steadiness"]
+    assert (steady["asked_at"], steady["composed_at"]) == (0.1, 0.0)  # after the first of ten steps, and before it
+    assert steady["moved"].keys() == set(TASKS)
+    assert 0 < max(steady["moved"].values()) <= 1
     shown = lossrag(*line)
+    assert "bank: made up answered; first composition after 0 % of the steps; from 10 % on within ." in shown.out
     for task, shares in summary["compositions"].items():
         assert f"\n{sentence(task, shares, len(summary['off'][task]), summary['reasons'][task])}\n" in shown.out
     assert "losses.png" in shown.out
@@ -165,7 +174,8 @@ def test_a_run_without_composition_has_none_of_it(finished):
 def test_a_torn_line_of_events_is_dropped(tmp_path):
     from lossrag.experiments.record.composition_log import _cut
 
-    line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": []})
+    told = {"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": [], "shares": {}}
+    line = json.dumps(told)
     path = tmp_path / "events.jsonl"
     path.write_text(f"{line}\n{line.replace('3', '9')}\n{line[:20]}")
     assert [event.step for event in _cut(path, 5)] == [3]
