@@ -129,8 +129,9 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     names = ("gain in points", "trials", "share")
     table = Table(Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=told.title)
     for name in losses_of(told, k):
-        share = share_text(told.shares[name]) if name in told.shares else ""
-        table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)
+        gain, share = told.gains.get(name), told.shares.get(name)
+        known = [str(gain), str(gain.trials)] if gain else ["", ""]
+        table.add_row(name, *known, "" if share is None else share_text(share))
     console.print(table)
     say(console, told.reason)
     for line in neighbour_lines(told.answer, NEAREST):

@@ -160,6 +160,7 @@ def neighbour_lines(answer: Answer, most: int) -> list[str]:
 
 
 def losses_of(told: Told, k: int) -> Sequence[str]:
-    """The k losses with the highest expected gains, and all that have a share."""
+    """The k losses with the highest expected gains, and all that have a share: last those that nothing is known of."""
     order = sorted(told.gains, key=lambda name: (-told.gains[name].mean, name))
-    return [name for place, name in enumerate(order) if place < k or name in told.shares]
+    known = [name for place, name in enumerate(order) if place < k or name in told.shares]
+    return [*known, *(name for name in told.shares if name not in told.gains)]
