@@ -16,6 +16,7 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.bank.add import add
 from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import told_bank, writable
+from lossrag.experiments.bank.picture import picture
 from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_description, of_run
 from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
@@ -152,6 +153,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         0,
     ),
     "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
+    "picture": (
+        picture,
+        "picture [bank=builtin] [run=RUN_DIR] [at=0.05] [output=bank.png]",
+        ("bank", "run", "at", "output"),
+        0,
+    ),
     "validate": (
         validate_bank,
         "validate [bank=builtin] [at=0.05] [k=8] [neighbours=20] [output=validation.json]",

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
-from lossrag.experiments.record.composition_plot import compositions_figure, last_shares
+from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
+from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.jsonl import JsonLines, read_points
 from lossrag.experiments.record.loss_map import loss_map_figure
@@ -23,7 +24,7 @@ from lossrag.experiments.record.steadiness import steadiness
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
 from lossrag.files import write_atomic
-from lossrag.lossbank import Event, LearnedLosses
+from lossrag.lossbank import Event, LearnedLosses, LossBank
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
@@ -127,6 +128,7 @@ class CompositionLog:
         self.lines.sync()
         points = read_points(self.directory.metrics)
         draw_compositions(self.directory.path, points)
+        draw_bank(self.directory.path, self.learned, points)
         self._pictures(points, step)
         if self.board is not None:
             self.board.sync()
@@ -177,6 +179,21 @@ def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
     for name, figure in zip(("compositions.png", "losses.png"), figures, strict=True):
         if figure is not None:
             figure.savefig(folder / name, dpi=130)
+
+
+def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]) -> None:
+    """Write bank.png of the run in ``folder``: the bank that its losses asked, and its tasks on it, as the learned
+    losses remember them, in the colours of compositions.png; nothing where none was asked.
+
+    `lossrag bank picture run=FOLDER` draws that of a finished run again.
+    """
+    composer = learned.composer
+    asked = learned.contexts[[learned.looks.index(step) for step in learned.questions]]
+    tasks = asked_tasks([task.name for task in composer.tasks], composer.encoder, asked)
+    if isinstance(composer.bank, LossBank) and tasks:
+        figure = bank_figure(composer.bank, tasks, loss_looks(points))
+        if figure is not None:
+            figure.savefig(folder / "bank.png", dpi=130)
 
 
 def read_events(folder: Path) -> list[Event]:

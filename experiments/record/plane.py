@@ -31,13 +31,12 @@ class Plane:
         ([[-2.0, 0.0], [4.0, 0.0]], [1.0, 0.0])
         """
         mean = points.mean(axis=0)
-        _, sizes, right = np.linalg.svd(points - mean, full_matrices=False)
+        sizes, vectors = np.linalg.eigh((points - mean).T @ (points - mean))
         axes, share = np.zeros((2, points.shape[1])), np.zeros(2)
-        for axis in range(min(2, len(sizes))):
-            if sizes[axis] > 1e-9 * max(sizes[0], 1e-30):
-                sign = np.sign(right[axis, np.abs(right[axis]).argmax()]) or 1.0
-                axes[axis] = sign * right[axis]
-                share[axis] = sizes[axis] ** 2 / max(float((sizes**2).sum()), 1e-30)
+        for axis, (size, vector) in enumerate(zip(sizes[::-1][:2], vectors.T[::-1], strict=False)):
+            if size > 1e-12 * max(sizes[-1], 1e-30):
+                axes[axis] = (np.sign(vector[np.abs(vector).argmax()]) or 1.0) * vector
+                share[axis] = size / sizes.sum()
         return cls(mean, axes, share)
 
     def places(self, points: Floats) -> Floats:

@@ -95,9 +95,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
-        + (f"losses    {summary['directory']}/compositions.png, losses.png\n" if "compositions" in summary else "")
+        + (f"losses    {summary['directory']}/{', '.join(_pictures(summary))}\n" if "compositions" in summary else "")
         + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
     )
+
+
+def _pictures(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the pictures of its losses."""
+    return ["compositions.png", "losses.png", *(["bank.png"] if summary.get("bank_sources") else [])]
 
 
 def composition_summary(composer: Composer, answers: Mapping[str, Event], sources: Sequence[str]) -> dict[str, Any]:
