@@ -107,6 +107,7 @@ The losses of the library, and what a bank remembers of them. A run directory st
        kind=classification classes=4 disagreement=0.4 sure_and_wrong=0.2 balance_rarest=0.05
        what is not said is as in the bank on average; k=8   by=knn | towers
   query run=RUN_DIR task=NAME          the same for a task as that run last saw it
+  picture [bank=builtin] [run=RUN_DIR] what a bank knows in the plane, with a run's tasks; output=bank.png   at=0.05
   export bank=FOLDER output=FILE       all records, to .csv or .json
   merge FOLDER FOLDER output=FOLDER    the records of both
   add run=DIR reference=DIR bank=FILE  the trials of a finished run, beside one whose tasks had their reference losses

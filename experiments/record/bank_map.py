@@ -244,8 +244,8 @@ def _around(cases: DrawnCases, places: Floats, spots: Floats, reference: str) ->
     """What gained most in all among the cases nearest to some spots (m, 2) of the plane, and how far the nearest is."""
     far, near = cKDTree(places).query(spots, min(NEAR, len(places)))
     far, near = far.reshape(len(spots), -1), near.reshape(len(spots), -1)
-    means = np.stack([gain[near].mean(axis=1) for gain in cases.gains.T], axis=1)
-    return _winners(means, cases.losses, reference, WORTH), far[:, 0]
+    means = [gain[near].mean(axis=1) for gain in cases.gains.T]
+    return _winners(np.array(means).reshape(-1, len(spots)).T, cases.losses, reference, WORTH), far[:, 0]
 
 
 def _shade(axes: Axes, cases: DrawnCases, places: Floats, looks: Mapping[str, Look], reference: str) -> None:

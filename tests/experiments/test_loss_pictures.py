@@ -102,6 +102,8 @@ def test_the_map_names_what_is_used_and_nothing_overlaps():
     boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the lines to the points
     assert 5 < len(boxes) <= 14
     assert not [(a, b) for place, a in enumerate(boxes) for b in boxes[place + 1 :] if a.overlaps(b)]
+    frame, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert frame.x0 <= legend.x0 <= legend.x1 <= frame.x1
     families = {text.get_text() for text in figure.legends[0].get_texts()}
     assert families == {loss.family for loss in LOSSES.values() if loss.target_kind == "classification"}
 
