@@ -143,6 +143,13 @@ def test_summary_and_table(made, lossrag):
     assert "losses.png" in shown.out
 
 
+def test_a_query_gives_the_answer_of_a_run_whose_shares_evidence_has_moved(learned, lossrag):
+    for event in events(learned):
+        if event["what"] in ("composed", "kept"):
+            line = ("bank", "query", f"run={learned}", f"task={event['task']}", f"step={event['step']}")
+            assert event["reason"] in " ".join(lossrag(*line).out.split())
+
+
 def test_without_evidence_shares_are_logged_when_they_may_have_changed(quick, tmp_path):
     bank = write_bank(tmp_path / "bank.safetensors")
     directory = quick("loss.policy=retrieval", f"loss.bank={bank}", "train.batch_size=64", "log.every_steps=2")
