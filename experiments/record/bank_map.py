@@ -196,7 +196,7 @@ def _panel(
             trail[-1:, 0], trail[-1:, 1], s=190, c="black", marker="*", edgecolors="white", linewidths=0.8, zorder=7
         )
         named.append(Label((float(trail[-1, 0]), float(trail[-1, 1])), task.name, "bold"))
-        crowd.append(np.linspace(trail[:-1], trail[1:], 12).reshape(-1, 2))
+        crowd += [trail, np.linspace(trail[:-1], trail[1:], 12).reshape(-1, 2)]
     axes.set_title(
         f"What the bank knows: {len(places):,} cases of {moments.target_kind}, alike ones side by side, "
         "in the colour of the loss that won",
@@ -217,7 +217,10 @@ def _panel(
         f"({plane.share[0]:.0%} of the variance)"
     )
     axes.set_ylabel(f"second ({plane.share[1]:.0%})")
-    axes.margins(0.06)
+    low, high = (side(np.concatenate(crowd), axis=0) for side in (np.min, np.max))
+    edge = 0.06 * (high - low).clip(min=1e-6)
+    axes.set_xlim(low[0] - edge[0], high[0] + edge[0])
+    axes.set_ylim(low[1] - edge[1], high[1] + edge[1])
     _legend(axes, Counter(cases.winners.tolist()), own, kinds, bool(tasks))
     return np.concatenate(crowd), named, troubles
 

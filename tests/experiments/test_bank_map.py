@@ -96,6 +96,11 @@ def test_tasks_are_where_they_last_asked():
     assert (trail.get_xdata()[-1], trail.get_ydata()[-1]) == pytest.approx(tuple(star))
     assert {text.get_text() for text in axes.texts} >= {"A", "clean"}
     assert drawn_points(axes, LOOKS[4][0]) == 3
+    far = asked_tasks(["B"], "mlp", contexts[1][None, None] + 5 * torch.arange(2)[:, None, None])
+    far_axes = bank_figure(bank, far).axes[0]
+    ((x, y),) = stars(far_axes)[0]
+    assert far_axes.get_xlim()[0] < x < far_axes.get_xlim()[1], "in the picture, wherever it is"
+    assert far_axes.get_ylim()[0] < y < far_axes.get_ylim()[1]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend[:2] == ["mae  3", "brier  1"]
     assert legend[3] == "mlp"
