@@ -110,6 +110,7 @@ bank=builtin is the one that comes with the package.
        kind=classification classes=4 disagreement=0.4 sure_and_wrong=0.2 balance_rarest=0.05 encoder=textcnn
        what is not said is as in the bank on average; progress=0.05   k=8
   query run=RUN_DIR task=NAME          what a run was told about a task, step=N: at another question than the last
+  picture [bank=builtin] [run=RUN_DIR] what a bank knows in the plane, with a run's tasks; output=bank.png   at=0.05
   add run=DIR reference=DIR bank=FILE  the trials of a finished run, beside one whose tasks had their reference losses
        log.contexts=true of train      is what the reference has to record; trouble=unknown   clean=true
   merge FILE FILE output=FILE          the cases of both, what both have once

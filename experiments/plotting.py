@@ -62,11 +62,18 @@ def new_panels(
 
 
 def legend_below(figure: Figure, columns: int, title: str | None = None) -> None:
-    """One legend under all panels, in so many columns, with every label of any of them."""
+    """One legend under all panels with every label of any of them, in so many columns, or fewer where they would be
+    wider than the figure."""
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, title=title)
+    for number in range(columns, 0, -1):
+        legend = figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=number, frameon=False, title=title
+        )
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

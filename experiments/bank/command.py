@@ -17,16 +17,17 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.bank.add import add
 from lossrag.experiments.bank.collect.command import collect
 from lossrag.experiments.bank.files import told_bank, writable
+from lossrag.experiments.bank.picture import picture
 from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_description, of_run
 from lossrag.experiments.bank.upkeep import check, export, merge
 from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import share_text
-from lossrag.lossbank import LOSSES, ComposerConfig, LossBank, alike
-from lossrag.lossbank.composing.composer import TOLD
+from lossrag.lossbank import LOSSES, LossBank, alike
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
@@ -120,7 +121,7 @@ def _neighbours(given: Sequence[str], values: Values, console: Console) -> int:
 def _query(given: Sequence[str], values: Values, console: Console) -> int:
     rest = dict(values)
     run, task, step = rest.pop("run", None), rest.pop("task", None), rest.pop("step", None)
-    k = _count(rest, "k", ComposerConfig.k)
+    k = _count(rest, "k", LossConfig.k)
     rest.pop("k", None)
     bank = told_bank(rest.pop("bank")) if "bank" in rest else None
     if (run is None) != (task is None) or (run is not None and rest) or (run is None and step is not None):
@@ -128,18 +129,17 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     if run is not None:
         told = of_run(Path(str(run)), str(task), bank, None if step is None else _count(values, "step", 0, least=0))
     else:
-        told = of_description(bank or told_bank("builtin"), rest, ComposerConfig(k=k))
+        told = of_description(bank or told_bank("builtin"), rest, LossConfig(policy="retrieval", k=k))
     names = ("gain in points", "trials", "share")
     table = Table(
         Column("loss", no_wrap=True), *(Column(name, justify="right") for name in names), title=escape(told.title)
     )
     for name in losses_of(told, k):
-        share = share_text(told.shares[name]) if name in told.shares else ""
-        table.add_row(name, str(told.gains[name]), str(told.gains[name].trials), share)
-    if told.gains:
-        console.print(table)
-    mixed = [name for name in told.shares if name in told.answer.losses]
-    say(console, told.answer.story(mixed[:TOLD] or None))
+        gain, share = told.gains.get(name), told.shares.get(name)
+        known = [str(gain), str(gain.trials)] if gain else ["", ""]
+        table.add_row(name, *known, "" if share is None else share_text(share))
+    console.print(table)
+    say(console, told.reason)
     for line in neighbour_lines(told.answer, NEAREST):
         say(console, line)
     return 0
@@ -161,6 +161,12 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
     "check": (check, "check FILE", (), 1),
     "merge": (merge, "merge FILE FILE output=FILE", ("output",), 2),
     "export": (export, "export bank=FILE output=trials.csv", ("bank", "output"), 0),
+    "picture": (
+        picture,
+        "picture [bank=builtin] [run=RUN_DIR] [at=0.05] [output=bank.png]",
+        ("bank", "run", "at", "output"),
+        0,
+    ),
     "validate": (
         validate_bank,
         "validate [bank=builtin] [at=0.05] [k=8] [neighbours=20] [output=validation.json]",

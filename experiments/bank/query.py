@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from lossrag.errors import ConfigError, did_you_mean
-from lossrag.experiments.config.compose import build_config
-from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
-from lossrag.experiments.record.composition_log import read_events
+from lossrag.experiments.bank.asked import asked_of
+from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.run.contexts import encoder_kind
-from lossrag.experiments.run.learned_losses import judged_by_class, open_bank
-from lossrag.lossbank import CONTEXT_NAMES, Answer, Composer, ComposerConfig, Gain, LossBank, TaskSpec
-from lossrag.lossbank.composing.retrieval import ranked, shares_of
+from lossrag.experiments.run.learned_losses import judged_by_class
+from lossrag.lossbank import CONTEXT_NAMES, Answer, Composer, Gain, LossBank, TaskSpec
+from lossrag.lossbank.composing.retrieval import explained, ranked, shares_of
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 
@@ -36,58 +34,64 @@ _AT = {name: place for place, name in enumerate(CONTEXT_NAMES)}
 
 @dataclass(frozen=True, eq=False)
 class Told:
-    """What a bank answers about a task at a moment, and what a run would make of it: by loss the gains over the
-    reference, and the shares of a task that is made of its reference alone so far."""
+    """What a bank answers about a task at a moment, and what a run makes of it: by loss the gains over the reference,
+    the shares of the task, largest first, and why."""
 
     title: str
     answer: Answer
     gains: Mapping[str, Gain]
     shares: Mapping[str, float]
+    reason: str
 
 
-def asked(bank: LossBank, config: ComposerConfig, task: TaskSpec, encoder: str, context: Tensor, title: str) -> Told:
-    """The answer for a task in a context (C,)."""
-    composer = Composer([task], config, bank=bank, encoder=encoder)
+def asked(
+    bank: LossBank,
+    config: LossConfig,
+    task: TaskSpec,
+    encoder: str,
+    context: Tensor,
+    title: str,
+    shares: Mapping[str, float] | None = None,
+) -> Told:
+    """The answer for a task in a context (C,); shares: what it is made of, by default what a task that was made of its
+    reference alone would be."""
+    composer = Composer([task], config, config.evidence_options, bank, encoder)
     progress = float(context[_AT["progress"]])
     answer = bank.ask(composer.question(0, context, progress))
     gains = composer.gains(0, answer)
-    bounds = ranked(gains, task.reference, config, 1 if progress else len(answer.neighbours))
-    return Told(title, answer, gains, shares_of(bounds, task.reference, config.temperature))
+    if shares is None:
+        bounds = ranked(gains, task.reference, config, 1 if progress else len(answer.neighbours))
+        new = shares_of(bounds, task.reference, config.temperature)
+        shares = dict(sorted(new.items(), key=lambda item: (-item[1], item[0])))
+    return Told(title, answer, gains, shares, explained(answer, gains, shares, task.reference))
 
 
 def of_run(directory: Path, task: str, bank: LossBank | None = None, step: int | None = None) -> Told:
-    """What a run's bank, or another one, says of its task at the last step at which the run asked, or another one.
+    """What a run's bank says of its task at the last step at which the run asked, or another one: the answer that the
+    run had, as long as the bank has not changed. Another bank answers without the sources that the run excluded, and
+    as if the task were made of its reference alone.
 
     Raises ConfigError when the folder holds no run that asked a bank, or it has no such task.
     """
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
-        assert isinstance(settings, dict)
-    except Exception:  # YAML and OmegaConf have many ways to stumble over what is no configuration
-        raise ConfigError(f"run={directory} is no run directory (its config.yaml cannot be read): name one.") from None
-    config = build_config({str(key): value for key, value in settings.items()})
-    names = list(dict.fromkeys(event.task for event in read_events(directory)))
-    steps = sorted({event.step for event in read_events(directory) if event.what in ("composed", "kept", "silent")})
-    path = directory / "checkpoints" / "last.safetensors"
-    state = unpack("composition", load_checkpoint(path)[0]) if path.exists() else {}
-    if "contexts" not in state or not steps:
-        raise ConfigError(f"The run {directory} has not asked a bank: only runs with loss.policy=retrieval do.")
+    questions = asked_of(directory)
+    names, steps = questions.tasks, questions.steps
     if task not in names:
         raise ConfigError(f"The run {directory} has no task {task!r}: {did_you_mean(task, names)}")
     chosen = steps[-1] if step is None else step
     if chosen not in steps:
         raise ConfigError(f"The run {directory} did not ask after step {chosen}: choose from {steps}.")
-    context = state["contexts"][state["looks"].tolist().index(chosen), names.index(task)]
-    known = bank or open_bank(config.loss.bank, config.loss.bank_exclude)
-    if known is None:
-        raise ConfigError(f"The run {directory} had no bank to ask: name one, bank=builtin.")
+    context = questions.contexts[steps.index(chosen), names.index(task)]
+    if not bool(context.isfinite().all()):
+        raise ConfigError(f"The run {directory} did not ask after step {chosen}: its context of {task} is not finite.")
+    config = questions.config
     kind = _kind(context)
     spec = _task(task, kind, getattr(config.loss, kind), context, judged_by_class(config))
     title = f"{task} after step {chosen} of {directory}"
-    return asked(known, config.loss, spec, encoder_kind(config), context, title)
+    shares = None if bank else questions.answers[task, chosen].shares or None
+    return asked(questions.bank(bank), config.loss, spec, encoder_kind(config), context, title, shares)
 
 
-def of_description(bank: LossBank, description: Mapping[str, Any], config: ComposerConfig) -> Told:
+def of_description(bank: LossBank, description: Mapping[str, Any], config: LossConfig) -> Told:
     """What a bank says of a task of ``key=value`` entries.
 
     ``kind``, ``classes`` and ``encoder`` say what the task is; the other keys are names of CONTEXT_NAMES, or those
@@ -158,6 +162,7 @@ def neighbour_lines(answer: Answer, most: int) -> list[str]:
 
 
 def losses_of(told: Told, k: int) -> Sequence[str]:
-    """The k losses with the highest expected gains, and all that have a share."""
+    """The k losses with the highest expected gains, and all that have a share: last those that nothing is known of."""
     order = sorted(told.gains, key=lambda name: (-told.gains[name].mean, name))
-    return [name for place, name in enumerate(order) if place < k or name in told.shares]
+    known = [name for place, name in enumerate(order) if place < k or name in told.shares]
+    return [*known, *(name for name in told.shares if name not in told.gains)]

@@ -12,17 +12,19 @@ from typing import Any
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
-from lossrag.experiments.record.composition_plot import compositions_figure, last_shares
+from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
+from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.jsonl import JsonLines, read_points
 from lossrag.experiments.record.loss_map import loss_map_figure
 from lossrag.experiments.record.projector import write_projector
 from lossrag.experiments.record.series import COMPOSITION, Values
 from lossrag.experiments.record.state import Progress
+from lossrag.experiments.record.steadiness import steadiness
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
 from lossrag.files import write_atomic
-from lossrag.lossbank import Event, LearnedLosses
+from lossrag.lossbank import Event, LearnedLosses, LossBank
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
@@ -126,11 +128,16 @@ class CompositionLog:
         self.lines.sync()
         points = read_points(self.directory.metrics)
         draw_compositions(self.directory.path, points)
+        draw_bank(self.directory.path, self.learned, points)
         self._pictures(points, step)
         if self.board is not None:
             self.board.sync()
         events = read_events(self.directory.path)
-        return composition_summary(self.learned.composer, _answers(events), _sources(events))
+        answers = [event for event in events if event.what in ANSWERS]
+        summary = composition_summary(self.learned.composer, _explaining(answers), _sources(events))
+        if answers:
+            summary["steadiness"] = steadiness(answers, points, summary["compositions"], self.learned.total_steps)
+        return summary
 
     def _told(self, events: Sequence[Event]) -> None:
         for task, steps in _changes(events).items():
@@ -173,6 +180,21 @@ def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
             figure.savefig(folder / name, dpi=130)
 
 
+def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]) -> None:
+    """Write bank.png of the run in ``folder``: the bank that its losses asked, and its tasks on it, as the learned
+    losses remember them, in the colours of compositions.png; nothing where none was asked.
+
+    `lossrag bank picture run=FOLDER` draws that of a finished run again.
+    """
+    composer = learned.composer
+    asked = learned.contexts[[learned.looks.index(step) for step in learned.questions]]
+    tasks = asked_tasks([task.name for task in composer.tasks], composer.encoder, asked)
+    if isinstance(composer.bank, LossBank) and tasks:
+        figure = bank_figure(composer.bank, tasks, loss_looks(points))
+        if figure is not None:
+            figure.savefig(folder / "bank.png", dpi=130)
+
+
 def read_events(folder: Path) -> list[Event]:
     """The decisions of the run in ``folder`` so far, without a line that a kill tore; none where none were told."""
     path = folder / EVENTS
@@ -194,9 +216,8 @@ def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
     return changes
 
 
-def _answers(events: Sequence[Event]) -> dict[str, Event]:
+def _explaining(answers: Sequence[Event]) -> dict[str, Event]:
     """By task the answer that explains what it is made of: the last one that composed it, or else kept it."""
-    answers = [event for event in events if event.what in ANSWERS]
     return {event.task: event for event in sorted(answers, key=lambda event: ANSWERS.index(event.what))}
 
 

@@ -18,6 +18,8 @@ MOST_AREAS = len(AREAS)
 HATCHES = ("", "///", "...")
 Look = tuple[str, str]
 """Colour and hatch of an area."""
+LOOKS: tuple[Look, ...] = tuple((colour, hatch) for hatch in HATCHES for colour in AREAS)
+"""All there are, the plain ones first."""
 
 Points = Sequence[Mapping[str, Any]]
 
@@ -50,6 +52,16 @@ def last_shares(points: Points) -> dict[str, dict[str, float]]:
     return last
 
 
+def loss_looks(points: Points) -> dict[str, Look]:
+    """Colours and hatches of the losses that are among the largest of any task, as far as they go."""
+    weight: dict[str, float] = {}
+    for _, shares in shares_over_steps(points).values():
+        for value, name in _mass(shares)[:MOST_AREAS]:
+            weight[name] = min(weight.get(name, 0.0), value)
+    order = sorted(weight, key=lambda name: (weight[name], name))
+    return dict(zip(order, LOOKS, strict=False))
+
+
 def compositions_figure(points: Points, changes: Mapping[str, Sequence[int]] | None = None) -> Figure | None:
     """A stacked area per task, None when nothing was logged: the largest losses in colour, the others grey.
 
@@ -59,7 +71,7 @@ def compositions_figure(points: Points, changes: Mapping[str, Sequence[int]] | N
     series = shares_over_steps(points)
     if not series:
         return None
-    looks = _looks(series)
+    looks = loss_looks(points)
     end = max(point["step"] for point in points)
     columns = min(len(series), 2)
     figure, grid = new_panels(len(series), columns, 5.6 * columns + 0.4, 2.9, 0.4)
@@ -74,17 +86,6 @@ def compositions_figure(points: Points, changes: Mapping[str, Sequence[int]] | N
 def _mass(shares: Mapping[str, Sequence[float]]) -> list[tuple[float, str]]:
     """Losses of a task by what they came to over the run, its end counting half as much as all of it."""
     return sorted((-(sum(values) / len(values) + values[-1] / 2), name) for name, values in shares.items())
-
-
-def _looks(series: Mapping[str, tuple[list[int], dict[str, list[float]]]]) -> dict[str, Look]:
-    """Colours and hatches of the losses that are among the largest of any task, as far as they go."""
-    weight: dict[str, float] = {}
-    for _, shares in series.values():
-        for value, name in _mass(shares)[:MOST_AREAS]:
-            weight[name] = min(weight.get(name, 0.0), value)
-    order = sorted(weight, key=lambda name: (weight[name], name))
-    every = [(colour, hatch) for hatch in HATCHES for colour in AREAS]
-    return dict(zip(order, every, strict=False))
 
 
 def _panel(

@@ -18,6 +18,7 @@ from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.record.state import Best
+from lossrag.experiments.record.steadiness import steady_sentence
 from lossrag.files import write_atomic
 from lossrag.lossbank import Composer, Event
 from lossrag.tasks import Suite
@@ -37,7 +38,8 @@ def write_summary(
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
-    ``compositions``, ``off`` and ``reasons`` where losses are composed, ``theorem_1`` with an outer problem.
+    ``compositions``, ``off``, ``reasons`` and ``steadiness`` where losses are composed, ``theorem_1`` with an outer
+    problem.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -84,6 +86,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     for task, shares in summary.get("compositions", {}).items():
         reason = summary.get("reasons", {}).get(task, "")
         say(console, sentence(task, shares, len(summary["off"][task]), reason))
+    if "steadiness" in summary:
+        say(console, steady_sentence(summary["steadiness"], summary["bank_sources"]))
     if "theorem_1" in summary:
         say(console, descent_sentence(summary["theorem_1"]))
     say(
@@ -91,9 +95,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
-        + (f"losses    {summary['directory']}/compositions.png, losses.png\n" if "compositions" in summary else "")
+        + (f"losses    {summary['directory']}/{', '.join(_pictures(summary))}\n" if "compositions" in summary else "")
         + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
     )
+
+
+def _pictures(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the pictures of its losses."""
+    return ["compositions.png", "losses.png", *(["bank.png"] if summary.get("bank_sources") else [])]
 
 
 def composition_summary(composer: Composer, answers: Mapping[str, Event], sources: Sequence[str]) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def runs_csv(
     keys: Sequence[str], runs: Sequence[tuple[Sequence[object], Summary | None]], seconds: bool = False
 ) -> str:
     """A line per run: its cells under ``keys``, then run id, best epoch, validation, test, every task of any run (and
-    how many seconds it took); a run without a summary failed."""
+    how many seconds it took, and where a run asked a bank how far its compositions moved at most, as summary.json says
+    by task); a run without a summary failed."""
     tasks = list(dict.fromkeys(task for _, run in runs if run is not None for task in run["metric"]))
 
     def cells(run: Summary | None) -> list[str]:
@@ -81,9 +82,12 @@ def runs_csv(
         scores = [run["validation_score_mean"], run["test_score_mean"]]
         scores += [task_score(run, task) if task in run["metric"] else None for task in tasks]
         texts = ["" if score is None else f"{score:.6f}" for score in scores]
-        return [run["run_id"], str(run["best_epoch"]), *texts, *([str(round(run["seconds"]))] if seconds else [])]
+        moved = max(run.get("steadiness", {}).get("moved", {}).values(), default=None)
+        values = {"seconds": str(round(run["seconds"])), "moved": "" if moved is None else f"{moved:.6f}"}
+        return [run["run_id"], str(run["best_epoch"]), *texts, *(values[name] for name in last)]
 
-    last = ["seconds"] if seconds else []
+    asked = any("steadiness" in run for _, run in runs if run is not None)
+    last = ["seconds", *(["moved"] if asked else [])] if seconds else []
     return csv_text([*keys, *RUN_COLUMNS, *tasks, *last], [[*key, *cells(run)] for key, run in runs])
 
 

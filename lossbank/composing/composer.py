@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lossrag.checks import require
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
-from lossrag.lossbank.composing.retrieval import Adviser, Gain, beats, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import Adviser, Gain, beats, explained, gains, ranked, shares_of
 from lossrag.lossbank.composing.shares import MEMORY, ShareState
 from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
@@ -22,8 +22,6 @@ from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 
-TOLD = 3
-"""Losses whose worth a reason tells."""
 SELDOM = 0.5
 """Share of the running gradient sizes that stays where they are measured on many rows and seldom: without evidence."""
 
@@ -36,6 +34,7 @@ class Event:
         knows nothing like it, ``ranked``; ``off`` and ``retry`` for a loss that evidence has switched off or let back.
     loss: the one it is about, or the largest of the composition.
     neighbours: the cases of the bank that decided, nearest first, with what is known of each.
+    shares: what the task is made of after a question, largest share first.
     """
 
     step: int
@@ -44,6 +43,7 @@ class Event:
     what: str
     reason: str
     neighbours: tuple[Mapping[str, Any], ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 class Composer:
@@ -146,8 +146,7 @@ class Composer:
         )
         found = self.gains(t, answer)
         if not found:
-            nobody = f"The bank has no trials of {reference} in such tasks to compare others with."
-            self._silent(t, step, nobody if answer.known else answer.story([]), cases)
+            self._silent(t, step, explained(answer, found, {}, reference), cases)
             return
         bounds = ranked(found, reference, self.config, len(answer.neighbours) if step == 0 else 1)
         lines = [f"{place}. {name} {found[name]}, {found[name].trials} trials" for place, name in enumerate(bounds, 1)]
@@ -158,11 +157,8 @@ class Composer:
         if changes:
             self.state = self.state.composed(t, {self.names.index(name): share for name, share in new.items()})
         shown = self._running(t)
-        mixed = [name for name in shown if name != reference and name in answer.losses]
-        reason = answer.story(mixed[:TOLD] or None)
-        if not mixed:
-            reason += f" Not surely better than {reference}, which stays alone."
-        self._tell(step, t, next(iter(shown)), "composed" if changes else "kept", reason, cases)
+        reason = explained(answer, found, shown, reference)
+        self._tell(step, t, next(iter(shown)), "composed" if changes else "kept", reason, cases, shown)
 
     def _silent(self, t: int, step: int, why: str, cases: tuple[Mapping[str, Any], ...]) -> None:
         """Where nothing is known what runs stays; evidence gets losses that look at the task in different ways, the
@@ -176,7 +172,8 @@ class Composer:
                 half = 0.5 / len(others)
                 self.state = self.state.composed(t, {first: 0.5, **dict.fromkeys(others, half)})
                 what = f"Evidence chooses among {len(others)} losses that look at it in different ways."
-        self._tell(step, t, next(iter(self._running(t))), "silent", f"{why} {what}", cases)
+        shown = self._running(t)
+        self._tell(step, t, next(iter(shown)), "silent", f"{why} {what}", cases, shown)
 
     def measure(self, tasks: Sequence[TaskMoment]) -> None:
         """Bring the losses of every task to the gradient size of its reference, as it is on these rows."""
@@ -267,10 +264,17 @@ class Composer:
         return sorted(fitting[i] for i in torch.randperm(len(fitting), generator=generator)[:k].tolist())
 
     def _tell(
-        self, step: int, t: int, loss: int | str, what: str, reason: str, cases: tuple[Mapping[str, Any], ...] = ()
+        self,
+        step: int,
+        t: int,
+        loss: int | str,
+        what: str,
+        reason: str,
+        cases: tuple[Mapping[str, Any], ...] = (),
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         name = loss if isinstance(loss, str) else self.names[loss]
-        self.events.append(Event(step, self.tasks[t].name, name, what, reason, cases))
+        self.events.append(Event(step, self.tasks[t].name, name, what, reason, cases, shares or {}))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""

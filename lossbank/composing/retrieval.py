@@ -19,6 +19,9 @@ from lossrag.lossbank.library.registration import LOSSES
 LEAST = 0.02
 """Share below which a loss is not worth what computing it costs."""
 
+TOLD = 3
+"""Losses whose worth a reason tells."""
+
 
 class Adviser(Protocol):
     """A bank, or anything that answers like one."""
@@ -104,3 +107,14 @@ def beats(new: Mapping[str, float], running: Mapping[str, float], found: Mapping
     more = sum(change * found.get(name, nothing).mean for name, change in changes.items())
     error = math.sqrt(sum((change * found.get(name, nothing).error) ** 2 for name, change in changes.items()))
     return more > error
+
+
+def explained(answer: Answer, found: Mapping[str, Gain], shares: Mapping[str, float], reference: str) -> str:
+    """Why a task is made of its ``shares``, largest first, after an answer in which these gains were found: what its
+    cases were like, and what the losses were worth there; or why nothing can be said."""
+    if not found:
+        nobody = f"The bank has no trials of {reference} in such tasks to compare others with."
+        return nobody if answer.known else answer.story([])
+    mixed = [name for name in shares if name != reference and name in answer.losses]
+    reason = answer.story(mixed[:TOLD] or None)
+    return reason if mixed else f"{reason} Not surely better than {reference}, which stays alone."

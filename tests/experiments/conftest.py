@@ -110,7 +110,12 @@ def train(lossrag, tmp_path) -> Callable[..., Path]:
 @pytest.fixture
 def quick(train, monkeypatch) -> Callable[..., Path]:
     """As ``train``, without TensorBoard and pictures, which take most of the time of a small run that composes."""
-    for picture in ("record.composition_log.draw_compositions", "train.plot_trajectories"):
+    pictures = (
+        "record.composition_log.draw_compositions",
+        "record.composition_log.draw_bank",
+        "train.plot_trajectories",
+    )
+    for picture in pictures:
         monkeypatch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)
     return partial(train, "log.tensorboard=false")
 
@@ -158,7 +163,7 @@ specification.loader.exec_module(conftest)
 SUITES._entries["toy"] = SuiteEntry(conftest.ToyConfig, conftest.load_toy)
 
 # pictures are no part of what is compared, and take half of a session's time
-training.plot_trajectories = composition_log.draw_compositions = lambda *_: None
+training.plot_trajectories = composition_log.draw_compositions = composition_log.draw_bank = lambda *_: None
 PLACES = {
     "step": (MultiTaskStep, "__call__"),
     "line": (JsonLines, "write"),

@@ -16,10 +16,12 @@ from lossrag import ConfigError
 from lossrag.experiments.bank.command import COMMANDS
 from lossrag.experiments.config.library import _loaded, load_library
 from lossrag.experiments.config.schema import LossConfig
-from lossrag.experiments.record.composition_log import read_events
-from lossrag.lossbank import LOSSES, POLICIES
+from lossrag.experiments.record.composition_log import ANSWERS, read_events
+from lossrag.experiments.record.summary import share_text
+from lossrag.lossbank import LOSSES, POLICIES, LossBank
 from lossrag.lossbank.experience.bank import Retrieval
-from tests.experiments.banks import write_bank
+from lossrag.lossbank.experience.trials import Experience
+from tests.experiments.banks import CLASS_GAINS, records, write_bank
 
 OWN = """
 import torch
@@ -34,6 +36,12 @@ def my_loss(logits, targets):
 def told(table):
     """The text of a table, its wrapped cells put together."""
     return " ".join(table.replace("│", " ").split())
+
+
+def rows(table):
+    """By loss the cells of its row, but for the frame."""
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
+    return {cells[0]: cells for cells in lines}
 
 
 @pytest.fixture
@@ -124,26 +132,43 @@ def test_losses_for_rare_classes_are_offered_where_classes_are_uneven(lossrag, b
     assert "logit_adjusted_1" not in even
 
 
-def test_query_of_a_run_is_what_the_run_was_told(lossrag, quick, bank):
-    """Gains, order and shares; after every question that it asked."""
-    run = quick("loss.policy=retrieval", f"loss.{bank}", "train.epochs=1", "train.batch_size=64")
-    events = [event for event in read_events(run) if event.task == "digit"]
-    assert {event.step for event in events} == {0, 1, 3}
+def test_query_of_a_run_is_what_the_run_was_told(lossrag, quick, tmp_path):
+    """Gains, order, shares, sentence and cases, of every task after every question; an excluded source stays away."""
+    path = tmp_path / "two.safetensors"
+    made = [r for source in ("known", "hidden") for r in records("mlp", source, CLASS_GAINS, "classification")]
+    LossBank(Experience.of(made)).save(path)
+    options = ["loss.policy=retrieval", f"loss.bank={path}", "loss.bank_exclude=[hidden]"]
+    run = quick(*options, "train.epochs=1", "train.batch_size=64")
+    events = read_events(run)
+    answers = [event for event in events if event.what in ANSWERS]
+    assert {(event.task, event.step) for event in answers} == {
+        (task, step) for task in ("digit", "parity", "loops", "centre") for step in (0, 1, 3)
+    }
+    assert {event.what for event in answers} >= {"composed", "kept", "silent"}
+    for event in answers:
+        shown = lossrag("bank", "query", f"run={run}", f"task={event.task}", f"step={event.step}").out
+        why = event.reason if event.what != "silent" else event.reason.split(". ")[0]  # and what came of it
+        assert told(why) in told(shown)
+        shares = {name: cells[-1] for name, cells in rows(shown).items() if cells[-1]}
+        assert shares == {name: share_text(share) for name, share in event.shares.items()}
+        cases = re.findall(r"^(\d\.\d\d)  (.+), (.+): (.+), (.+)$", shown, flags=re.MULTILINE)
+        assert [(source, task, trouble, encoder) for _, source, task, trouble, encoder in cases] == [
+            (near["source"], near["task"], near["trouble"], near["encoder"]) for near in event.neighbours[:5]
+        ]
+        far = [near["distance"] for near in event.neighbours[:5]]
+        assert [float(distance) for distance, *_ in cases] == pytest.approx(far, abs=0.006)
+        assert "hidden" not in shown
     for event in events:
-        if event.what != "ranked":
-            continue
-        shown = lossrag("bank", "query", f"run={run}", "task=digit", f"step={event.step}").out
-        for line in event.reason.splitlines():
-            _, name, mean, _, error, trials, _ = line.replace(",", "").split()
-            (row,) = (line for line in shown.splitlines() if f"│ {name} " in line)
-            assert [cell.strip() for cell in row.split("│")[2:4]] == [f"{mean} ± {error}", trials]
-        assert event.neighbours[0]["task"] in shown
-    composed = next(event for event in events if event.what == "composed")
-    first = lossrag("bank", "query", f"run={run}", "task=digit", "step=0").out
-    assert told(composed.reason) in told(first)
-    assert lossrag("bank", "query", f"run={run}", "task=digit", "step=3").out == (
-        lossrag("bank", "query", f"run={run}", "task=digit").out
-    )
+        if event.what == "ranked":
+            shown = lossrag("bank", "query", f"run={run}", f"task={event.task}", f"step={event.step}").out
+            for line in event.reason.splitlines():
+                _, name, mean, _, error, trials, _ = line.replace(",", "").split()
+                assert rows(shown)[name][1:3] == [f"{mean} ± {error}", trials]
+    last = lossrag("bank", "query", f"run={run}", "task=digit").out
+    assert lossrag("bank", "query", f"run={run}", "task=digit", "step=3").out == last
+    elsewhere = lossrag("bank", "query", f"run={run}", "task=digit", f"bank={path}").out
+    assert "hidden" not in elsewhere, "the same bank in another place is asked without that source, too"
+    assert json.loads((run / "summary.json").read_text())["bank_sources"] == ["known"]
     for arguments, part in (
         (["task=digt"], "did you mean 'digit'"),
         ([], "together"),

@@ -140,6 +140,9 @@ def test_lines_of_runs():
         "digits,1,failed",
         "toy,0,run,1,0.500000,0.550000,,0.250000,0.750000,2",
     ]
+    asked = {**one, "steadiness": {"moved": {"a": 0.25, "b": 0.125}}}
+    with_bank = runs_csv(["seed"], [((0,), asked), ((1,), one)], seconds=True).splitlines()
+    assert [line.rsplit(",", 2)[1:] for line in with_bank] == [["seconds", "moved"], ["2", "0.250000"], ["2", ""]]
 
 
 def test_one_seed_has_no_interval_and_no_test():

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from lossrag.experiments.record.composition_log import _answers, _cut
+from lossrag.experiments.record.composition_log import _cut, _explaining
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.summary import sentence
 from lossrag.lossbank import LOSSES, Event
+from lossrag.lossbank.experience.bank import Retrieval
 from tests.experiments.banks import write_bank
 
 TASKS = ("digit", "parity", "loops", "centre")
@@ -113,12 +114,15 @@ def test_events_tell_what_happened_and_why(learned):
     assert 1 <= len(ranks["reason"].splitlines()) <= 6
     first = answers[0]
     assert (first["what"], first["loss"]) == ("composed", "mae")
-    assert "of 20 like it had" in first["reason"]
+    assert f"of {Retrieval().neighbours} like it had" in first["reason"]
     assert "mae was worth +3." in first["reason"]
-    assert len(first["neighbours"]) == 20
+    assert len(first["neighbours"]) == Retrieval().neighbours
     assert first["neighbours"][0].keys() == {"source", "task", "encoder", "trouble", "distance"}
     distances = [case["distance"] for case in first["neighbours"]]
     assert distances == sorted(distances)
+    for event in answers:
+        assert next(iter(event["shares"])) == event["loss"]
+        assert sum(event["shares"].values()) == pytest.approx(1)
 
 
 def test_summary_and_table(made, lossrag):
@@ -129,10 +133,22 @@ def test_summary_and_table(made, lossrag):
     for shares in summary["compositions"].values():
         assert sum(shares.values()) == pytest.approx(1)
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    steady = summary["steadiness"]
+    assert (steady["asked_at"], steady["composed_at"]) == (0.1, 0.0)  # after the first of ten steps, and before it
+    assert steady["moved"].keys() == set(TASKS)
+    assert 0 < max(steady["moved"].values()) <= 1
     shown = lossrag(*line)
+    assert "bank: made up answered; first composition after 0 % of the steps; from 10 % on within ." in shown.out
     for task, shares in summary["compositions"].items():
         assert f"\n{sentence(task, shares, len(summary['off'][task]), summary['reasons'][task])}\n" in shown.out
     assert "losses.png" in shown.out
+
+
+def test_a_query_gives_the_answer_of_a_run_whose_shares_evidence_has_moved(learned, lossrag):
+    for event in events(learned):
+        if event["what"] in ("composed", "kept"):
+            line = ("bank", "query", f"run={learned}", f"task={event['task']}", f"step={event['step']}")
+            assert event["reason"] in " ".join(lossrag(*line).out.split())
 
 
 def test_without_evidence_shares_are_logged_when_they_may_have_changed(quick, tmp_path):
@@ -157,9 +173,9 @@ def test_sentence(shares, off, text):
 
 
 def test_a_reason_is_the_answer_that_composed_the_task():
-    told = ("A silent", "A composed", "A ranked", "A composed", "A kept", "A silent", "B silent", "B kept", "B silent")
+    told = ("A silent", "A composed", "A composed", "A kept", "A silent", "B silent", "B kept", "B silent")
     events = [Event(step, line[0], "mae", line[2:], "") for step, line in enumerate([*told, "C silent", "C silent"])]
-    assert {task: event.step for task, event in _answers(events).items()} == {"A": 3, "B": 7, "C": 10}
+    assert {task: event.step for task, event in _explaining(events).items()} == {"A": 2, "B": 6, "C": 9}
 
 
 def test_a_run_without_composition_has_none_of_it(finished):
@@ -170,7 +186,8 @@ def test_a_run_without_composition_has_none_of_it(finished):
 
 
 def test_a_torn_line_of_events_is_dropped(tmp_path):
-    line = json.dumps({"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": []})
+    told = {"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": [], "shares": {}}
+    line = json.dumps(told)
     path = tmp_path / "events.jsonl"
     path.write_text(f"{line}\n{line.replace('3', '9')}\n{line[:20]}")
     assert [event.step for event in _cut(path, 5)] == [3]

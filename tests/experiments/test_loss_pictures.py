@@ -13,7 +13,8 @@ from lossrag.experiments.plotting import AREAS
 from lossrag.experiments.record.composition_log import draw_compositions
 from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, shares_over_steps
 from lossrag.experiments.record.jsonl import read_points
-from lossrag.experiments.record.loss_map import loss_map_figure, project
+from lossrag.experiments.record.loss_map import loss_map_figure
+from lossrag.experiments.record.plane import Plane
 from lossrag.experiments.record.projector import write_projector
 from lossrag.lossbank import LOSSES
 
@@ -78,12 +79,13 @@ def test_tasks_with_a_slash_in_their_name():
 def test_the_projection_keeps_distances_as_well_as_a_plane_can():
     generator = np.random.default_rng(0)
     flat = generator.normal(size=(20, 2)) @ np.linalg.qr(generator.normal(size=(7, 7)))[0][:2]
-    places, share = project(flat)
-    assert share.sum() == pytest.approx(1)
+    plane = Plane.of(flat)
+    places = plane.places(flat)
+    assert plane.share.sum() == pytest.approx(1)
     distances = [np.linalg.norm(points[:, None] - points[None], axis=2) for points in (flat, places)]
     assert np.allclose(*distances)
-    assert np.allclose(project(flat)[0], places)
-    assert project(flat[:1])[0].tolist() == [[0.0, 0.0]]
+    assert np.allclose(Plane.of(flat).places(flat), places)
+    assert Plane.of(flat[:1]).places(flat[:1]).tolist() == [[0.0, 0.0]]
 
 
 def test_the_map_names_what_is_used_and_nothing_overlaps():
@@ -100,6 +102,8 @@ def test_the_map_names_what_is_used_and_nothing_overlaps():
     boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the lines to the points
     assert 5 < len(boxes) <= 14
     assert not [(a, b) for place, a in enumerate(boxes) for b in boxes[place + 1 :] if a.overlaps(b)]
+    frame, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert frame.x0 <= legend.x0 <= legend.x1 <= frame.x1
     families = {text.get_text() for text in figure.legends[0].get_texts()}
     assert families == {loss.family for loss in LOSSES.values() if loss.target_kind == "classification"}
 

@@ -1,0 +1,66 @@
+"""Questions that a finished or running run has put to its bank, read from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from lossrag.errors import ConfigError
+from lossrag.experiments.config.compose import build_config
+from lossrag.experiments.config.schema import Config
+from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
+from lossrag.experiments.record.composition_log import ANSWERS, read_events
+from lossrag.experiments.run.learned_losses import open_bank
+from lossrag.lossbank import Event, LossBank
+
+
+@dataclass(frozen=True, eq=False)
+class AskedRun:
+    """A run whose T ``tasks`` were asked about after S ``steps``, in the contexts (S, T, C); answers: by task and
+    step what came of it."""
+
+    directory: Path
+    config: Config
+    tasks: Sequence[str]
+    steps: Sequence[int]
+    contexts: Tensor
+    answers: Mapping[tuple[str, int], Event]
+
+    def bank(self, other: LossBank | None = None) -> LossBank:
+        """The bank that it asked, as it is now, or another one: without the sources that the run excluded.
+
+        Raises ConfigError where it had none, and BankError when that is gone or damaged.
+        """
+        loss = self.config.loss
+        if other is not None:
+            return LossBank(other.experience, [source for source in loss.bank_exclude if source in other.sources])
+        own = open_bank(loss.bank, loss.bank_exclude)
+        if own is None:
+            raise ConfigError(f"The run {self.directory} had no bank to ask: name one, bank=builtin.")
+        return own
+
+
+def asked_of(directory: Path) -> AskedRun:
+    """What a run has asked its bank; raises ConfigError when the folder holds no run, or one that asked nothing."""
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+        assert isinstance(settings, dict)
+    except Exception:  # YAML and OmegaConf have many ways to stumble over what is no configuration
+        raise ConfigError(f"run={directory} is no run directory (its config.yaml cannot be read): name one.") from None
+    config = build_config({str(key): value for key, value in settings.items()})
+    answers = {(event.task, event.step): event for event in read_events(directory) if event.what in ANSWERS}
+    path = directory / "checkpoints" / "last.safetensors"
+    state = unpack("composition", load_checkpoint(path)[0]) if path.exists() else {}
+    looks = state["looks"].tolist() if "looks" in state else []
+    contexts = {step: state["contexts"][looks.index(step)] for step in sorted({step for _, step in answers} & {*looks})}
+    # a run that goes on may have asked after its last checkpoint
+    steps = [step for step, context in contexts.items() if not bool(context.isnan().all())]
+    if not steps:
+        raise ConfigError(f"The run {directory} has not asked a bank: only runs with loss.policy=retrieval do.")
+    tasks = list(dict.fromkeys(task for task, _ in answers))
+    return AskedRun(directory, config, tasks, steps, torch.stack([contexts[step] for step in steps]), answers)
