@@ -31,6 +31,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   experiment=bert_small                the topic tasks on a pre-trained encoder (docs/bert.md; extra bert)
   experiment=advmtl                    the same with AdvMTL's adversarial model (docs/adversarial.md)
   experiment=mixed                     topic tasks with troubles of their own: no loss is right for all (docs/losses.md)
+                                       in small: mixed_sentiment, mixed_digits, mixed_bert
   experiment=square/sentiment          a run of a Latin square, also square/newsgroups, square/domains
 
   weighting=metaweighting | uniform | single_task          (single_task needs model.sharing=none)
@@ -131,6 +132,9 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
 
   smoke                                a minute on the digits: does everything run?
   clean, noise, imbalance, mixed       composed losses beside cross-entropy on such data (docs/losses.md)
+  mixed_sentiment, mixed_digits,       mixed troubles in small, on other corpora and encoders
+  mixed_bert
+  digits                               the defaults on clean digits
 
   rows=[a,b]                           some of its settings
   processes=2                          runs side by side, each with one thread

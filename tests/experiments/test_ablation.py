@@ -125,7 +125,7 @@ def test_mistakes_in_a_plan(lossrag, tmp_path, change):
     ("arguments", "message"),
     [
         (["nois"], "did you mean 'noise'"),
-        (["noise", "rows=[lossrug]"], "did you mean 'lossrag'"),
+        (["mixed", "rows=[lossrug]"], "did you mean 'lossrag'"),
         (["noise", "seeds=[1,1]"], "distinct"),
         (["noise", "processes=0"], "1 or more"),
         (["noise", "process=2"], "did you mean 'processes'"),
