@@ -11,10 +11,13 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a two-column page, and both."""
+SCREEN = 130
+"""Dots per inch of a figure for the screen."""
 # Okabe and Ito's palette, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours of lines and points: without yellow, which thin lines on white do not show."""
@@ -74,6 +77,13 @@ def legend_below(figure: Figure, columns: int, title: str | None = None) -> None
         if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure for the screen. It is drawn once: ``Figure.savefig`` does it twice, for formats that need it."""
+    figure.set_dpi(SCREEN)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

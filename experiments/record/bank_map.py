@@ -34,7 +34,7 @@ COLOURED = 9
 """Losses told apart, those that won most often."""
 NEAR = 20
 """Cases that tell what is worth most somewhere in the plane."""
-GRID = 160
+GRID = 100
 """Places of the shading along either axis."""
 ABOUT = 0.04
 """Of the plane's diagonal: so far the shading goes from a case."""

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
+from lossrag.experiments.plotting import write_png
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
 from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
@@ -177,7 +178,7 @@ def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
     figures = compositions_figure(points, changes), loss_map_figure(last_shares(points))
     for name, figure in zip(("compositions.png", "losses.png"), figures, strict=True):
         if figure is not None:
-            figure.savefig(folder / name, dpi=130)
+            write_png(figure, folder / name)
 
 
 def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]) -> None:
@@ -192,7 +193,7 @@ def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]
     if isinstance(composer.bank, LossBank) and tasks:
         figure = bank_figure(composer.bank, tasks, loss_looks(points))
         if figure is not None:
-            figure.savefig(folder / "bank.png", dpi=130)
+            write_png(figure, folder / "bank.png")
 
 
 def read_events(folder: Path) -> list[Event]:

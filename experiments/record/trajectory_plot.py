@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from lossrag.experiments.plotting import COLOURS, GREY, STYLES, legend_below, new_panels
+from lossrag.experiments.plotting import COLOURS, GREY, STYLES, legend_below, new_panels, write_png
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.tasks import Task
 
@@ -45,7 +45,7 @@ def plot_trajectories(
     if changes:
         grid[0].plot([], [], ":", color=GREY, label="its losses change")
     legend_below(figure, min(len(tasks), 7))
-    figure.savefig(target, dpi=130)
+    write_png(figure, target)
 
 
 def _tag(pattern: str, task: Task) -> str:
