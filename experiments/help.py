@@ -51,7 +51,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
 
   loss.policy=retrieval                compose each task's loss from those that helped where it was alike
   loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, by evidence (docs/losses.md)
-  loss.bank=builtin | none | FILE   loss.bank_exclude=[newsgroups]   loss.questions=[0,0.05,0.15]   loss.risk=1
+  loss.bank=builtin | none | FILE   loss.bank_exclude=[newsgroups]   loss.questions=[0,0.05]   loss.risk=1
   loss.evidence=none | look_ahead | one_step               what moves shares in the run
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
   loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed

@@ -59,8 +59,8 @@ class ComposerConfig:
     candidates: tuple[str, ...] | None = None
     k: int = 8
     risk: float = 1.0
-    temperature: float = 0.01
-    questions: tuple[float, ...] = (0.0, 0.05, 0.15)
+    temperature: float = 0.005
+    questions: tuple[float, ...] = (0.0, 0.05)
     confidence: float = 2.0
     retry: int = 4
 
@@ -81,7 +81,7 @@ def question_steps(config: ComposerConfig, total_steps: int) -> list[int]:
     """The steps after which a bank is asked, ascending, 0 for before the first one; none where the policy asks none.
 
     >>> question_steps(ComposerConfig(), 300)
-    [0, 15, 45]
+    [0, 15]
     """
     if POLICIES[config.policy].candidates != "bank":
         return []

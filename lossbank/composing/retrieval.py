@@ -16,7 +16,7 @@ from lossrag.lossbank.experience.questions import Z95, Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.registration import LOSSES
 
-LEAST = 0.02
+LEAST = 0.05
 """Share below which a loss is not worth what computing it costs."""
 
 TOLD = 3

@@ -56,6 +56,7 @@ class Moments:
         self.count = _distinct(self.cases)
         self.encoders = tuple(sorted(experience.names["encoder"][number] for number in np.unique(encoders)))
         self._sources: Ints = experience.columns["source"].astype(np.int32)[self.cases]
+        self._kinds = encoders
         self._total, self._fitted = len(experience.moment_case), len(self.numbers)
         self._told = _told(experience)
         self._limits: dict[int, float] = {}
@@ -102,6 +103,7 @@ class Moments:
             self.points = np.concatenate([self.points, points])
             self.numbers, self.cases = np.append(self.numbers, numbers), np.append(self.cases, cases)
             self._sources = np.append(self._sources, experience.columns["source"].astype(np.int32)[cases])
+            self._kinds = np.append(self._kinds, encoders)
             self.count = _distinct(self.cases)
         return True
 
@@ -138,7 +140,8 @@ class Moments:
 
     def novelty(self, near: Neighbours) -> float:
         """How far the neighbours of a moment lie, in units of the limit: up to 1, so far lie those of the bank's own
-        moments as well, when their own source is left out (their own case, in a bank of one source)."""
+        moments as well, when their own source is left out (their own case, where one source alone has such an
+        encoder)."""
         if not len(near.cases):
             return float("inf")
         count = len(near.cases)
@@ -149,7 +152,11 @@ class Moments:
 
     def _limit(self, count: int) -> float:
         """The mean distance to ``count`` cases of other sources that the own moments reach."""
-        apart = self._sources if len(np.unique(self._sources)) > 1 else self.cases
+        pairs = np.unique(np.stack([self._kinds, self._sources]), axis=1)
+        kinds, sources = np.unique(pairs[0], return_counts=True)
+        alone = np.isin(self._kinds, kinds[sources == 1])
+        # cases of other sources that all have another encoder would lie far away for that alone
+        apart = np.where(alone, -1 - self.cases, self._sources)
         own = np.linspace(0, len(self) - 1, min(len(self), OWN_POINTS)).round().astype(np.int64)
         squares, found = _search(self.index, self.points[own], min(_OTHERS, len(self)), CELLS)
         means = []
