@@ -74,13 +74,16 @@ def of_run(directory: Path, task: str, bank: LossBank | None = None, step: int |
     Raises ConfigError when the folder holds no run that asked a bank, or it has no such task.
     """
     questions = asked_of(directory)
-    names, steps = questions.tasks, questions.steps
+    names = questions.tasks
     if task not in names:
         raise ConfigError(f"The run {directory} has no task {task!r}: {did_you_mean(task, names)}")
+    steps = [number for number in questions.steps if (task, number) in questions.answers]
+    if not steps:
+        raise ConfigError(f"The run {directory} has not asked about {task} up to its last checkpoint.")
     chosen = steps[-1] if step is None else step
     if chosen not in steps:
-        raise ConfigError(f"The run {directory} did not ask after step {chosen}: choose from {steps}.")
-    context = questions.contexts[steps.index(chosen), names.index(task)]
+        raise ConfigError(f"The run {directory} did not ask about {task} after step {chosen}: choose from {steps}.")
+    context = questions.contexts[questions.steps.index(chosen), names.index(task)]
     if not bool(context.isfinite().all()):
         raise ConfigError(f"The run {directory} did not ask after step {chosen}: its context of {task} is not finite.")
     config = questions.config

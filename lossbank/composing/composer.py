@@ -13,7 +13,7 @@ from lossrag.checks import require
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
-from lossrag.lossbank.composing.retrieval import Adviser, Gain, beats, explained, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import Adviser, Gain, explained, gains, ranked, shares_of
 from lossrag.lossbank.composing.shares import MEMORY, ShareState
 from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
@@ -90,7 +90,11 @@ class Composer:
     @property
     def composes(self) -> bool:
         """True where a task is made of more than its reference, or may be again."""
-        return any(self._concerned(t) != [self.reference[t]] for t in range(len(self.tasks)))
+        return not all(self.alone(t) for t in range(len(self.tasks)))
+
+    def alone(self, t: int) -> bool:
+        """True where a task is trained with its reference alone, and nothing that evidence has switched off waits."""
+        return self._concerned(t) == [self.reference[t]]
 
     def mixtures(self) -> list[Mixture]:
         """The mixture that every task is trained with at the next step."""
@@ -113,9 +117,12 @@ class Composer:
     def ask(self, contexts: Sequence[Tensor], step: int, progress: float) -> None:
         """Ask the bank what every task is to be made of after ``step``, from its context (C,) at this ``progress``.
 
-        What runs stays unless the new mixture is expected to gain more, beyond the error of the difference.
+        A task that is made of more than its reference stays as it is: the contexts that the bank knows were taken
+        under the reference alone, so that it would be compared with what it is not.
         """
         for t, context in enumerate(contexts):
+            if not self.alone(t):
+                continue
             if self.bank is None:
                 self._silent(t, step, "There is no bank.", ())
             elif not bool(context.isfinite().all()):
@@ -152,20 +159,18 @@ class Composer:
         lines = [f"{place}. {name} {found[name]}, {found[name].trials} trials" for place, name in enumerate(bounds, 1)]
         if lines:
             self._tell(step, t, next(iter(bounds)), "ranked", "\n".join(lines), cases)
-        new, running = shares_of(bounds, reference, self.config.temperature), self._running(t)
-        changes = beats(new, running, found)
-        if changes:
+        if bounds:
+            new = shares_of(bounds, reference, self.config.temperature)
             self.state = self.state.composed(t, {self.names.index(name): share for name, share in new.items()})
         shown = self._running(t)
         reason = explained(answer, found, shown, reference)
-        self._tell(step, t, next(iter(shown)), "composed" if changes else "kept", reason, cases, shown)
+        self._tell(step, t, next(iter(shown)), "composed" if bounds else "kept", reason, cases, shown)
 
     def _silent(self, t: int, step: int, why: str, cases: tuple[Mapping[str, Any], ...]) -> None:
-        """Where nothing is known what runs stays; evidence gets losses that look at the task in different ways, the
-        reference with half of the share."""
-        alone = self._concerned(t) == [self.reference[t]]
-        what = "The composition stays." if not alone else f"{self.tasks[t].reference} stays alone."
-        if alone and self.evidence is not None:
+        """Where nothing is known the reference stays alone; evidence gets losses that look at the task in different
+        ways, the reference with half of the share."""
+        what = f"{self.tasks[t].reference} stays alone."
+        if self.evidence is not None:
             first = self.reference[t]
             others = [i for i in spread(first, self.fitting[t], self.losses, self.config.k + 1) if i != first]
             if others:

@@ -58,7 +58,8 @@ class LearnedLosses:
         # a context says how far losses fell since the moment before: so all moments of the bank are looked at
         moments = [step for step in moments_of(total_steps) if step <= max(self.questions, default=-1)]
         self.looks = sorted({*self.questions, *moments})
-        # contexts (M, T, C) of all looks, not numbers before they were taken; losses (T, 2) at the last one
+        # contexts (M, T, C) of all looks, not numbers before they were taken and where a task is made of more than its
+        # reference; losses (T, 2) at the last look
         self.contexts = torch.full((len(self.looks), len(tasks), len(CONTEXT_NAMES)), float("nan"), device=device)
         self.before = torch.full((len(tasks), 2), float("nan"), device=device)
 
@@ -121,7 +122,7 @@ class LearnedLosses:
             before = None if self.before[t].isnan().any() else self.before[t]
             shot = snapshot(LOSSES[REFERENCES[task.target_kind]], own.support, own.query, progress, before)
             self.before[t] = shot.losses
-            contexts.append(shot.context)
+            contexts.append(shot.context if composer.alone(t) else torch.full_like(shot.context, float("nan")))
         self.contexts[self.looks.index(step)] = torch.stack(contexts)
         if step in self.questions:
             composer.ask(contexts, step, progress)

@@ -93,22 +93,6 @@ def shares_of(bounds: Mapping[str, float], reference: str, temperature: float) -
     return {name: weight / sum(kept.values()) for name, weight in kept.items()}
 
 
-def beats(new: Mapping[str, float], running: Mapping[str, float], found: Mapping[str, Gain]) -> bool:
-    """True where a mixture gains more than the ``running`` one by more than the standard error of the difference.
-
-    Losses that nothing is known of gain nothing, for sure.
-
-    >>> found = {"mae": Gain(0.05, 0.01, 9), "brier": Gain(0.04, 0.01, 9), "cross_entropy": Gain(0.0, 0.0, 9)}
-    >>> beats({"mae": 1.0}, {"cross_entropy": 1.0}, found), beats({"mae": 1.0}, {"brier": 1.0}, found)
-    (True, False)
-    """
-    nothing = Gain(0.0, 0.0, 0)
-    changes = {name: new.get(name, 0.0) - running.get(name, 0.0) for name in sorted({*new, *running})}
-    more = sum(change * found.get(name, nothing).mean for name, change in changes.items())
-    error = math.sqrt(sum((change * found.get(name, nothing).error) ** 2 for name, change in changes.items()))
-    return more > error
-
-
 def explained(answer: Answer, found: Mapping[str, Gain], shares: Mapping[str, float], reference: str) -> str:
     """Why a task is made of its ``shares``, largest first, after an answer in which these gains were found: what its
     cases were like, and what the losses were worth there; or why nothing can be said."""
