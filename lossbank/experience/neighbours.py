@@ -156,11 +156,11 @@ class Moments:
         kinds, sources = np.unique(pairs[0], return_counts=True)
         alone = np.isin(self._kinds, kinds[sources == 1])
         # cases of other sources that all have another encoder would lie far away for that alone
-        apart = np.where(alone, -1 - self.cases, self._sources)
         own = np.linspace(0, len(self) - 1, min(len(self), OWN_POINTS)).round().astype(np.int64)
         squares, found = _search(self.index, self.points[own], min(_OTHERS, len(self)), CELLS)
         means = []
         for place, row, places in zip(own, squares, found, strict=True):
+            apart = self.cases if alone[place] else self._sources
             other = (places >= 0) & (apart[places] != apart[place])
             first = np.sort(np.unique(self.cases[places[other]], return_index=True)[1])[:count]
             # where the nearest are all of the own source, the others lie beyond the last of them

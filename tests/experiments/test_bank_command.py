@@ -138,6 +138,7 @@ def test_query_of_a_run_is_what_the_run_was_told(lossrag, quick, tmp_path):
     made = [r for source in ("known", "hidden") for r in records("mlp", source, CLASS_GAINS, "classification")]
     LossBank(Experience.of(made)).save(path)
     options = ["loss.policy=retrieval", f"loss.bank={path}", "loss.bank_exclude=[hidden]"]
+    options += ["loss.questions=[0,0.05,0.15]", "loss.temperature=0.01"]
     run = quick(*options, "train.epochs=1", "train.batch_size=64")
     events = read_events(run)
     answers = [event for event in events if event.what in ANSWERS]

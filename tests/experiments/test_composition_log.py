@@ -21,6 +21,7 @@ CANDIDATES = (
 # named, as other tests register losses of their own
 LEARNED = [
     *("loss.policy=retrieval", "loss.evidence=one_step", "loss.review=2", "loss.k=6", "loss.temperature=0.02"),
+    "loss.questions=[0,0.05,0.15]",
     f"loss.candidates=[{','.join(CANDIDATES)}]",
 ]
 
@@ -153,7 +154,8 @@ def test_a_query_gives_the_answer_of_a_run_whose_shares_evidence_has_moved(learn
 
 def test_without_evidence_shares_are_logged_when_they_may_have_changed(quick, tmp_path):
     bank = write_bank(tmp_path / "bank.safetensors")
-    directory = quick("loss.policy=retrieval", f"loss.bank={bank}", "train.batch_size=64", "log.every_steps=2")
+    asking = ["loss.policy=retrieval", f"loss.bank={bank}", "loss.questions=[0,0.05,0.15]"]
+    directory = quick(*asking, "train.batch_size=64", "log.every_steps=2")
     points = read_points(directory / "metrics.jsonl")
     assert list(series(points, "composition", "digit")) == [2, 6]  # asked before step 1 and after steps 2 and 6 of 38
     assert series(points, "contribution", "digit") == {}

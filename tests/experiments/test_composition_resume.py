@@ -23,6 +23,7 @@ CANDIDATES = (
 ARGUMENTS = [
     *("train", "experiment=digits", "train.epochs=2", "train.batch_size=256", "log.figures_every=9"),
     *("loss.policy=retrieval", "loss.review=2", "loss.k=4", f"loss.candidates=[{','.join(CANDIDATES)}]"),
+    *("loss.questions=[0,0.05,0.15]", "loss.temperature=0.01"),  # after steps 0, 1 and 2 of ten
 ]
 
 

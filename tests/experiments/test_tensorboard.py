@@ -56,6 +56,7 @@ def logdir(tmp_path_factory, toy_entry):
     composing = [
         "loss.policy=retrieval",
         f"loss.bank={write_bank(root / 'bank.safetensors')}",
+        "loss.questions=[0,0.05,0.15]",
         "loss.evidence=one_step",
         "loss.review=2",
         "loss.k=6",

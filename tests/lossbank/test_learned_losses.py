@@ -117,6 +117,8 @@ def test_a_given_query_gradient_is_followed_and_not_computed_again():
 ROBUST = {"mae": (0.04, 0.01, 9), "brier": (0.02, 0.01, 9)}
 LATER = {**ROBUST, "focal_2": (0.2, 0.01, 9)}
 """What the bank says after 15 % of the steps."""
+THREE = (0.0, 0.05, 0.15)
+"""Questions: a later one than the usual two, with a look between them at which none is asked."""
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,8 @@ LATER = {**ROBUST, "focal_2": (0.2, 0.01, 9)}
 )
 def test_it_goes_on_from_a_saved_state_bit_for_bit(kind, options, config):
     """Asked at steps 0, 3 and 9; stopped between two of them."""
-    config = ComposerConfig(candidates=("cross_entropy", "mae", "focal_2", "brier"), **config)
+    candidates = ("cross_entropy", "mae", "focal_2", "brier")
+    config = ComposerConfig(candidates=candidates, questions=THREE, temperature=0.01, **config)
     banks = [Adviser(ROBUST, by_progress={0.15: LATER}) for _ in range(3)]
     whole, first, second = (Loop(kind, config=config, bank=bank, dropout=0.1, **options) for bank in banks)
     whole.run(range(1, 31))
@@ -150,7 +153,7 @@ def test_the_bank_is_asked_about_what_the_model_makes_of_some_rows():
     """Looked at before the first step and after steps 1, 3 and 9, a fall of the losses being that since the last look;
     asked at all of them but one."""
     bank = Adviser()
-    loop = Loop(config=ComposerConfig(), bank=bank)
+    loop = Loop(config=ComposerConfig(questions=THREE), bank=bank)
     before, looks = None, []
     for steps in (range(1, 1), range(1, 2), range(2, 4), range(4, 10)):
         loop.run(steps)
@@ -164,7 +167,7 @@ def test_the_bank_is_asked_about_what_the_model_makes_of_some_rows():
     assert loop.asked == [("support", 256), ("query", 256)] * 4
     assert torch.equal(loop.learned.contexts[:, 0], torch.stack(looks))
     assert loop.learned.contexts.shape == (4, 1, len(CONTEXT_NAMES))
-    assert [question.progress for question in bank.asked] == [0.0, 0.05, 0.15]
+    assert [question.progress for question in bank.asked] == list(THREE)
     for question, look in zip(bank.asked, [looks[0], *looks[2:]], strict=True):
         assert question.context.tolist() == look.tolist()
 

@@ -175,22 +175,45 @@ def test_target_kinds_are_apart():
     assert len(Moments(known.where(np.array([True, False])), "regression")) == 0
 
 
+def limit_of(space: Moments, known: Experience, others, count: int) -> float:
+    """The limit of what is known in a plain loop; others (M, M): the moments that count as others for each."""
+    means = []
+    for point, counts in zip(space.points, others, strict=True):
+        cases = known.moment_case[counts]
+        apart = np.linalg.norm(space.points[counts].astype(float) - point, axis=1)
+        nearest = sorted(apart[cases == case].min() for case in np.unique(cases))[:count]
+        means.append(np.mean(nearest))
+    return float(np.quantile(means, neighbours.REACHED))
+
+
 def test_novelty_is_the_distance_beside_that_to_other_sources():
     known = troubled(90)
     space = Moments(known, "classification")
     sources = known.texts("source")[known.moment_case]
-    means = []
-    for place, point in enumerate(space.points):
-        others = space.points[sources != sources[place]].astype(float)
-        cases = known.moment_case[sources != sources[place]]
-        apart = np.linalg.norm(others - point, axis=1)
-        nearest = sorted(apart[cases == case].min() for case in np.unique(cases))[:8]
-        means.append(np.mean(nearest))
-    limit = np.quantile(means, neighbours.REACHED)
+    limit = limit_of(space, known, sources[:, None] != sources, 8)
     near = space.nearest(space.points[0], 8)
     assert space.novelty(near) == pytest.approx(near.distances.mean() / limit, rel=1e-3)
     far = space.nearest(space.point(np.full(SIZE, 50, np.float32), 1.0, "bert"), 8)
     assert space.novelty(far) > 1 > space.novelty(near)
+
+
+def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_other():
+    """Those of other sources all lie farther than the weight of the encoder."""
+    rng = np.random.default_rng(0)
+    records = []
+    for n, (a, b) in enumerate(rng.uniform(size=(90, 2)).tolist()):
+        source, encoder = (("news", "mlp"), ("digits", "mlp"), ("mail", "bert"))[n % 3]
+        moments = {0.1: context(query_loss=a, outputs=b)}
+        records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
+    known = Experience.of(records)
+    space = Moments(known, "classification")
+    sources, berts = known.texts("source"), known.texts("encoder") == "bert"
+    others = np.where(berts[:, None], ~np.eye(90, dtype=bool), sources[:, None] != sources)
+    limit = limit_of(space, known, others, 8)
+    assert limit < Likeness().encoder < limit_of(space, known, sources[:, None] != sources, 8)
+    for place in (1, 2):
+        near = space.nearest(space.points[place], 8)
+        assert space.novelty(near) == pytest.approx(near.distances.mean() / limit, rel=1e-3)
 
 
 def test_novelty_in_a_bank_of_one_source_or_one_case():

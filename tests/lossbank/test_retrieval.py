@@ -83,8 +83,10 @@ def test_a_mixture_beats_another_by_brute_force(means, errors):
 
 
 @pytest.mark.parametrize(
-    ("total", "steps"), [(1, [0, 1]), (10, [0, 1, 2]), (426, [0, 21, 64]), (100_000, [0, 5000, 15_000])]
+    ("total", "usual", "later"),
+    [(1, [0, 1], []), (10, [0, 1], [2]), (426, [0, 21], [64]), (100_000, [0, 5000], [15_000])],
 )
-def test_questions_come_early(total, steps):
-    assert question_steps(ComposerConfig(), total) == steps
+def test_questions_come_early(total, usual, later):
+    assert question_steps(ComposerConfig(), total) == usual
+    assert question_steps(ComposerConfig(questions=(0.0, 0.05, 0.15)), total) == [*usual, *later]
     assert question_steps(ComposerConfig(policy="gradient"), total) == []
