@@ -21,8 +21,8 @@ from lossrag.lossbank import Event, LossBank
 
 @dataclass(frozen=True, eq=False)
 class AskedRun:
-    """A run whose T ``tasks`` were asked about after S ``steps``, in the contexts (S, T, C); answers: by task and
-    step what came of it."""
+    """A run whose T ``tasks`` were asked about after S ``steps``, in the contexts (S, T, C), no numbers for a task
+    that was not asked about; answers: by task and step what came of it."""
 
     directory: Path
     config: Config

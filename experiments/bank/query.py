@@ -67,9 +67,9 @@ def asked(
 
 
 def of_run(directory: Path, task: str, bank: LossBank | None = None, step: int | None = None) -> Told:
-    """What a run's bank says of its task at the last step at which the run asked, or another one: the answer that the
-    run had, as long as the bank has not changed. Another bank answers without the sources that the run excluded, and
-    as if the task were made of its reference alone.
+    """What a run's bank says of its task at the last step at which the run asked about it, or another: the answer
+    that the run had, as long as the bank has not changed. Another bank answers without the sources that the run
+    excluded, and as if the task were made of its reference alone.
 
     Raises ConfigError when the folder holds no run that asked a bank, or it has no such task.
     """

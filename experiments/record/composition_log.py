@@ -218,7 +218,7 @@ def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
 
 
 def _explaining(answers: Sequence[Event]) -> dict[str, Event]:
-    """By task the answer that explains what it is made of: the last one that composed it, or else kept it."""
+    """By task the answer that explains what it is made of: the one that composed it, or else the last that kept it."""
     return {event.task: event for event in sorted(answers, key=lambda event: ANSWERS.index(event.what))}
 
 

@@ -1,4 +1,4 @@
-"""Steadiness of compositions: when a bank first made one, and how far later ones went from those at the end."""
+"""Steadiness of compositions: when a bank first made one, and how far they went from those at the end."""
 
 from __future__ import annotations
 

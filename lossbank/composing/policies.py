@@ -48,7 +48,8 @@ class ComposerConfig:
     k: losses of a task at a time with a random choice; with a retrieved one so many besides its reference.
     risk: standard errors that an expected gain is lowered by before it counts.
     temperature: the gain, as a share of 1, that changes the odds of a retrieved loss by a factor e.
-    questions: moments at which a bank is asked, as shares of the training; 0 is before the first step.
+    questions: moments at which a bank is asked about the tasks that are made of their reference alone, as shares of the
+        training; 0 is before the first step.
     confidence: standard errors that a contribution must lie below the mixture's for evidence to switch its loss off.
     retry: reviews it stays off.
 

@@ -151,7 +151,8 @@ class Moments:
         return mean / max(limit, _LEAST)
 
     def _limit(self, count: int) -> float:
-        """The mean distance to ``count`` cases of other sources that the own moments reach."""
+        """The mean distance that the own moments reach to ``count`` cases of other sources, or to other cases where
+        one source alone has their encoder."""
         pairs = np.unique(np.stack([self._kinds, self._sources]), axis=1)
         kinds, sources = np.unique(pairs[0], return_counts=True)
         alone = np.isin(self._kinds, kinds[sources == 1])

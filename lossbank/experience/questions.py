@@ -70,7 +70,8 @@ class Answer:
     the ``trials`` (L,) among the neighbours that it rests on: 0 where a loss borrows from losses alike.
 
     neighbours: nearest first; none in a bank without trials of such tasks with losses that are registered.
-    novelty: how far they lie; up to 1, so far lie the bank's own cases from those of other sources.
+    novelty: how far they lie; up to 1, so far lie the bank's own cases from those of other sources, or from other
+        cases where one source alone has their encoder.
     known: they lie within that, and the bank knows this kind of encoder. Else keep close to the reference.
     encoders: the kinds of encoder that the bank knows for such targets.
     """

@@ -13,6 +13,9 @@ from lossrag.lossbank.experience.trials import Case, CaseRecord, Experience, Out
 
 CLASS_GAINS = {"mae": 0.04, "brier": 0.02, "focal_2": -0.03, "logit_adjusted_1": 0.01}
 VALUE_GAINS = {"huber": 0.05, "l1": -0.02}
+SMALL_CLASS_GAINS = {**CLASS_GAINS, "mae": 0.015}
+SMALL_VALUE_GAINS = {"huber": 0.02, "l1": -0.02}
+"""Such that nothing counts before the first step, where a single case has to gain, but later."""
 
 
 def records(encoder: str, source: str, gains: Mapping[str, float], kind: str, cases: int = 24) -> list[CaseRecord]:
@@ -35,8 +38,8 @@ def records(encoder: str, source: str, gains: Mapping[str, float], kind: str, ca
     return made
 
 
-def write_bank(path: Path, encoder: str = "mlp") -> Path:
-    """A bank that has tried a few losses with this encoder."""
-    both = ((CLASS_GAINS, "classification"), (VALUE_GAINS, "regression"))
+def write_bank(path: Path, encoder: str = "mlp", values: Mapping[str, float] = VALUE_GAINS) -> Path:
+    """A bank that has tried a few losses with this encoder; values: the gains of regressions."""
+    both = ((CLASS_GAINS, "classification"), (values, "regression"))
     LossBank(Experience.of([r for gains, kind in both for r in records(encoder, "made up", gains, kind)])).save(path)
     return path

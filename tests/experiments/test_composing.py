@@ -86,7 +86,8 @@ def test_every_policy_runs_with_every_kind_of_weighting(quick, bank, policy, wei
 
 
 def test_retrieved_losses_are_those_that_the_bank_speaks_for(quick, bank):
-    directory = quick("loss.policy=retrieval", "loss.temperature=0.01", bank, FEW, "train.epochs=2")
+    asking = ["loss.policy=retrieval", "loss.temperature=0.01", "loss.questions=[0.05]"]
+    directory = quick(*asking, bank, FEW, "train.epochs=2")
     summary = json.loads((directory / "summary.json").read_text())
     for task in ("digit", "parity", "loops"):
         assert next(iter(summary["compositions"][task])) == "mae"

@@ -13,17 +13,18 @@ def answer(step, task, shares, what="composed"):
 
 
 def test_the_largest_distance_from_the_end_counts():
-    """A: {x 1} before, {x .5, y .5} from 5 on, {x .2, y .8} from 15 on; B is composed before the first step and stays.
+    """A: {x 1} before, {x .5, y .5} from 5 on, {x .2, y .8} from 15 on; B is composed before the first step, and is
+    not asked about again.
 
     Distances from the end, from step 5 on: A .3, B 0. What A was before step 5 does not count.
     """
     told = [
         *(answer(0, "A", {"x": 1.0}, "kept"), answer(0, "B", {"y": 0.6, "x": 0.4})),
-        *(answer(5, "A", {"x": 0.5, "y": 0.5}), answer(5, "B", {"y": 0.6, "x": 0.4}, "kept")),
-        *(answer(15, "A", {"y": 0.8, "x": 0.2}), answer(15, "B", {"y": 0.6, "x": 0.4}, "kept")),
+        answer(5, "A", {"x": 0.5, "y": 0.5}),
     ]
+    points = [{"step": 15, "composition/A/y": 0.8, "composition/A/x": 0.2}]
     final = {"A": {"y": 0.8, "x": 0.2}, "B": {"y": 0.6, "x": 0.4}}
-    found = steadiness(told, [], final, 100)
+    found = steadiness(told, points, final, 100)
     assert (found["asked_at"], found["composed_at"]) == (0.05, 0.0)
     assert found["moved"] == pytest.approx({"A": 0.3, "B": 0.0})
     assert "within .30 of the last (A)" in steady_sentence(found, ["digits"])

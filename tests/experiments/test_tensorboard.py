@@ -18,7 +18,7 @@ from lossrag.experiments.cli import run
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.lossbank import LOSSES
 from lossrag.tasks import SUITES
-from tests.experiments.banks import write_bank
+from tests.experiments.banks import SMALL_VALUE_GAINS, write_bank
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 CLASSES, REGRESSIONS = ("digit", "parity", "loops"), ("centre",)
@@ -55,7 +55,7 @@ def logdir(tmp_path_factory, toy_entry):
     assert run([*RUN, f"run.dir={root / 'uniform'}", "weighting=uniform", "train.query_for_baselines=support"]) == 0
     composing = [
         "loss.policy=retrieval",
-        f"loss.bank={write_bank(root / 'bank.safetensors')}",
+        f"loss.bank={write_bank(root / 'bank.safetensors', values=SMALL_VALUE_GAINS)}",
         "loss.questions=[0,0.05,0.15]",
         "loss.evidence=one_step",
         "loss.review=2",
@@ -163,10 +163,12 @@ def test_pictures_of_the_composition(ask):
 
 
 def test_texts_of_the_composition(ask):
-    for kind, part in (("events", "composed"), ("retrieval", "<ol>")):
-        texts = ask("plugin/text/text", run="learned/tensorboard", tag=f"{kind}/digit/text_summary")
-        assert [entry["step"] for entry in texts][:3] == [0, 1, 2]
-        assert part in texts[0]["text"]
+    """The digit is composed before the first step; the centre keeps its reference there, and is composed after it."""
+    for task, steps, at in (("digit", [0], 0), ("centre", [0, 1], 1)):
+        for kind, part in (("events", "composed"), ("retrieval", "<ol>")):
+            texts = ask("plugin/text/text", run="learned/tensorboard", tag=f"{kind}/{task}/text_summary")
+            assert [entry["step"] for entry in texts][: len(steps)] == (steps if kind == "events" else [at])
+            assert part in next(entry["text"] for entry in texts if entry["step"] == at)
     assert (
         "made up, task"
         in ask("plugin/text/text", run="learned/tensorboard", tag="events/digit/text_summary")[0]["text"]

@@ -230,27 +230,59 @@ def test_before_the_first_step_what_differs_between_tasks_counts():
     assert set(later.compositions()["only"]) == {"mae", "brier", "cross_entropy"}
 
 
-def test_a_later_answer_has_to_be_better_by_more_than_its_error():
-    bank = Adviser(ROBUST, by_progress={0.15: {**ROBUST, "brier": (0.045, 0.01, 9)}, 0.4: {"brier": (0.09, 0.01, 9)}})
-    learner = asking(bank)
-    learner.ask([CONTEXT], 15, 0.05)
-    first = learner.compositions()["only"]
-    learner.ask([CONTEXT], 45, 0.15)
-    assert learner.compositions()["only"] == first
-    learner.ask([CONTEXT], 120, 0.4)
-    assert next(iter(learner.compositions()["only"])) == "brier"
-    assert [what for what in kinds(learner) if what != "ranked"] == ["composed", "kept", "composed"]
+def test_a_task_that_is_composed_is_not_asked_about_again():
+    """MAE is better than cross-entropy before the first step, and brier than MAE from 5 % on; at 15 % nothing asks."""
+    bank = Adviser(ROBUST, by_progress={at: {**ROBUST, "brier": (0.2, 0.01, 9)} for at in (0.05, 0.15)})
+    tasks = [replace(spec(reference=name), name=f"from {name}") for name in (REFERENCE, "mae")]
+    learner = Composer(tasks, ComposerConfig(), None, bank, encoder="textcnn")
+    contexts = [CONTEXT, CONTEXT + 1]
+    learner.ask(contexts, 0, 0.0)
+    first = learner.compositions()
+    assert next(iter(first["from cross_entropy"])) == "mae"
+    assert first["from mae"] == {"mae": 1.0}
+    learner.ask(contexts, 15, 0.05)
+    second = learner.compositions()
+    assert second["from cross_entropy"] == first["from cross_entropy"]
+    assert next(iter(second["from mae"])) == "brier"
+    learner.ask(contexts, 45, 0.15)
+    assert learner.compositions() == second
+    assert [(question.progress, float(question.context[0])) for question in bank.asked] == [(0, 0), (0, 1), (0.05, 1)]
+    assert [(event.step, event.task, event.what) for event in learner.events if event.what != "ranked"] == [
+        (0, "from cross_entropy", "composed"),
+        (0, "from mae", "kept"),
+        (15, "from mae", "composed"),
+    ]
 
 
-def test_silence_later_changes_nothing():
-    bank = Adviser(ROBUST)
+@pytest.mark.parametrize(("known", "what"), [(False, "silent"), (True, "kept")])
+def test_a_task_that_keeps_its_reference_is_asked_about_again(known, what):
+    bank = Adviser({"mae": (0.01, 0.02, 9)}, known, by_progress={0.15: ROBUST})
     learner = asking(bank)
+    for step, progress in ((0, 0.0), (15, 0.05), (45, 0.15)):
+        assert learner.alone(0)
+        bank.known = known or progress == 0.15
+        learner.ask([CONTEXT], step, progress)
+    assert not learner.alone(0)
+    assert [question.progress for question in bank.asked] == [0, 0.05, 0.15]
+    assert kinds(learner) == [what, what, "ranked", "composed"]
+    assert learner.events[-1].step == 45
+
+
+def test_what_waits_to_be_tried_again_is_no_reference_alone():
+    """Evidence has switched off all but the reference: there is no question, and what was off comes back."""
+    two = (REFERENCE, "mae")
+    learner = asking(Adviser(ROBUST), evidence=OneStepOptions(review=2), candidates=two, temperature=1.0)
     learner.ask([CONTEXT], 15, 0.05)
-    bank.known = False
-    before = learner.compositions()
-    learner.ask([CONTEXT], 45, 0.15)
-    assert learner.compositions() == before
-    assert learner.events[-1].reason.endswith(" The composition stays.")
+    step = 15
+    while len(learner.compositions()["only"]) > 1:
+        step += 1
+        assert step < 200
+        told(learner, REFERENCE, [step])
+    assert not learner.alone(0)
+    events = len(learner.events)
+    learner.ask([CONTEXT], step, 0.5)
+    assert len(learner.events) == events
+    assert len(learner.bank.asked) == 1
 
 
 def test_evidence_moves_the_shares_of_what_was_retrieved():
@@ -272,6 +304,8 @@ def test_where_the_bank_is_silent_evidence_chooses_beside_the_reference():
     assert shares.pop("cross_entropy") == pytest.approx(0.5)
     assert list(shares.values()) == pytest.approx([1 / 6] * 3)
     assert "Evidence chooses among 3" in learner.events[0].reason
+    learner.ask([CONTEXT], 15, 0.05)
+    assert len(learner.bank.asked) == len(learner.events) == 1, "it is made of more than its reference"
 
 
 def test_state_round_trip():

@@ -115,25 +115,26 @@ def test_a_given_query_gradient_is_followed_and_not_computed_again():
 
 
 ROBUST = {"mae": (0.04, 0.01, 9), "brier": (0.02, 0.01, 9)}
-LATER = {**ROBUST, "focal_2": (0.2, 0.01, 9)}
-"""What the bank says after 15 % of the steps."""
+UNSURE = {"mae": (0.01, 0.02, 9), "brier": (-0.02, 0.01, 9)}
+"""What speaks for nothing."""
 THREE = (0.0, 0.05, 0.15)
 """Questions: a later one than the usual two, with a look between them at which none is asked."""
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "config"),
+    ("kind", "options", "policy", "told", "asked"),
     [
-        ("one step", {"every": 1, "review": 2}, {"policy": "gradient"}),
-        ("look ahead", {"every": 4, "horizon": 2, "review": 2}, {"policy": "retrieval"}),
-        (None, {}, {"policy": "retrieval"}),
+        ("one step", {"every": 1, "review": 2}, "gradient", ROBUST, (0, 0, 0)),
+        ("look ahead", {"every": 4, "horizon": 2, "review": 2}, "retrieval", ROBUST, (1, 1, 0)),
+        (None, {}, "retrieval", ROBUST, (1, 1, 0)),
+        (None, {}, "retrieval", UNSURE, (3, 2, 1)),
     ],
 )
-def test_it_goes_on_from_a_saved_state_bit_for_bit(kind, options, config):
-    """Asked at steps 0, 3 and 9; stopped between two of them."""
+def test_it_goes_on_from_a_saved_state_bit_for_bit(kind, options, policy, told, asked):
+    """Questions at steps 0, 3 and 9, until one composes; stopped between two of them."""
     candidates = ("cross_entropy", "mae", "focal_2", "brier")
-    config = ComposerConfig(candidates=candidates, questions=THREE, temperature=0.01, **config)
-    banks = [Adviser(ROBUST, by_progress={0.15: LATER}) for _ in range(3)]
+    config = ComposerConfig(policy=policy, candidates=candidates, questions=THREE, temperature=0.01)
+    banks = [Adviser(told, by_progress={0.15: ROBUST}) for _ in range(3)]
     whole, first, second = (Loop(kind, config=config, bank=bank, dropout=0.1, **options) for bank in banks)
     whole.run(range(1, 31))
     first.run(range(1, 8))
@@ -145,8 +146,8 @@ def test_it_goes_on_from_a_saved_state_bit_for_bit(kind, options, config):
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name].nan_to_num(9), found[name].nan_to_num(9)) for name in expected)
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), second.model.parameters(), strict=True))
-    asked = [len(bank.asked) for bank in banks]
-    assert asked == ([3, 2, 1] if config.policy == "retrieval" else [0, 0, 0])
+    assert tuple(len(bank.asked) for bank in banks) == asked
+    assert len(whole.learned.composer.compositions()["only"]) > 1
 
 
 def test_the_bank_is_asked_about_what_the_model_makes_of_some_rows():
@@ -170,6 +171,20 @@ def test_the_bank_is_asked_about_what_the_model_makes_of_some_rows():
     assert [question.progress for question in bank.asked] == list(THREE)
     for question, look in zip(bank.asked, [looks[0], *looks[2:]], strict=True):
         assert question.context.tolist() == look.tolist()
+
+
+@pytest.mark.parametrize(("told", "composed"), [({0.0: ROBUST}, 0), ({0.05: ROBUST}, 0.05), ({}, None)])
+def test_contexts_are_those_under_the_reference_alone(told, composed):
+    """Looked at after steps 0, 1, 3 and 9; a task that is composed leaves no numbers from then on."""
+    bank = Adviser(UNSURE, by_progress=told)
+    loop = Loop(config=ComposerConfig(questions=THREE), bank=bank)
+    loop.run(range(1, 11))
+    taken = loop.learned.contexts[:, 0].isfinite().all(dim=1)
+    assert (
+        taken.tolist() == {0: [True, False, False, False], 0.05: [True, True, True, False], None: [True] * 4}[composed]
+    )
+    assert torch.equal(loop.learned.contexts[:, 0].isnan().all(dim=1), ~taken)
+    assert [question.progress for question in bank.asked] == [at for at in THREE if composed is None or at <= composed]
 
 
 def test_a_task_for_which_nothing_is_better_trains_as_without_learned_losses():

@@ -216,6 +216,27 @@ def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_ot
         assert space.novelty(near) == pytest.approx(near.distances.mean() / limit, rel=1e-3)
 
 
+def test_a_source_that_shares_one_encoder_and_has_another_to_itself():
+    """Its cases with the shared encoder are apart from those of other sources alone, whatever else it has."""
+    rng = np.random.default_rng(0)
+    pairs = [("news", "bert")] * 3 + [("news", "mlp")] * 2 + [("digits", "mlp")]
+    records = []
+    for n, (a, b) in enumerate(rng.uniform(size=(90, 2)).tolist()):
+        source, encoder = pairs[n % 6]
+        moments = {0.1: context(query_loss=a, outputs=b)}
+        records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
+    known = Experience.of(records)
+    space = Moments(known, "classification")
+    sources, berts = known.texts("source"), known.texts("encoder") == "bert"
+    others = np.where(berts[:, None], ~np.eye(90, dtype=bool), sources[:, None] != sources)
+    limit = limit_of(space, known, others, 8)
+    mixed_up = limit_of(space, known, (sources[:, None] != sources) | (berts & ~np.eye(90, dtype=bool)), 8)
+    assert limit != pytest.approx(mixed_up, rel=1e-2)
+    for place in (0, 3, 5):
+        near = space.nearest(space.points[place], 8)
+        assert space.novelty(near) == pytest.approx(near.distances.mean() / limit, rel=1e-3)
+
+
 def test_novelty_in_a_bank_of_one_source_or_one_case():
     one = experience(*((0.1, context(query_loss=float(n))) for n in range(30)))
     space = Moments(one, "classification")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lossrag.lossbank import CONTEXT_NAMES, ComposerConfig, Gain, Question
 from lossrag.lossbank.composing.policies import question_steps
-from lossrag.lossbank.composing.retrieval import LEAST, beats, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import LEAST, gains, ranked, shares_of
 from tests.lossbank.advisers import answer
 
 NAMES = ("mae", "brier", "symmetric_ce", "triplet_0.2")
@@ -70,16 +70,6 @@ def test_shares_add_up_and_hold_the_reference(bounds, temperature):
     assert sum(shares.values()) == pytest.approx(1)
     assert "reference" in shares
     assert all(share >= LEAST for name, share in shares.items() if name != "reference")
-
-
-@given(st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=3), st.lists(st.floats(0, 0.1), min_size=3, max_size=3))
-def test_a_mixture_beats_another_by_brute_force(means, errors):
-    found = {name: Gain(m, e, 1) for name, m, e in zip("abc", means, errors, strict=True)}
-    new, running = {"a": 0.5, "b": 0.5}, {"b": 0.25, "c": 0.75}
-    change = np.array([0.5, 0.25, -0.75])
-    expected = change @ np.array(means) > np.sqrt((change**2) @ np.array(errors) ** 2)
-    margin = abs(change @ np.array(means) - np.sqrt((change**2) @ np.array(errors) ** 2))
-    assert beats(new, running, found) == expected or margin < 1e-12
 
 
 @pytest.mark.parametrize(
