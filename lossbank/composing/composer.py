@@ -114,21 +114,23 @@ class Composer:
         own = {self.names[i]: share for i, share in enumerate(self.state.shares[t].tolist()) if share > 0}
         return {name: own[name] for name in sorted(own, key=lambda n: (-own[n], n))}
 
-    def ask(self, contexts: Sequence[Tensor], step: int, progress: float) -> None:
+    def ask(self, contexts: Sequence[Tensor], step: int, progress: float, last: bool = True) -> None:
         """Ask the bank what every task is to be made of after ``step``, from its context (C,) at this ``progress``.
 
         A task that is made of more than its reference stays as it is: the contexts that the bank knows were taken
         under the reference alone, so that it would be compared with what it is not.
+
+        last: no question follows, so that where nothing is known evidence, if any, may begin.
         """
         for t, context in enumerate(contexts):
             if not self.alone(t):
                 continue
             if self.bank is None:
-                self._silent(t, step, "There is no bank.", ())
+                self._silent(t, step, "There is no bank.", (), last)
             elif not bool(context.isfinite().all()):
-                self._silent(t, step, "Its context is not finite, so the bank is not asked.", ())
+                self._silent(t, step, "Its context is not finite, so the bank is not asked.", (), last)
             else:
-                self._decide(t, step, self.bank.ask(self.question(t, context, progress)))
+                self._decide(t, step, self.bank.ask(self.question(t, context, progress)), last)
         self._active = [self.state.listed(t) for t in range(len(self.tasks))]
 
     def question(self, t: int, context: Tensor, progress: float) -> Question:
@@ -144,7 +146,7 @@ class Composer:
         found = gains(answer, self.tasks[t].reference) if answer.known else {}
         return {name: gain for name, gain in found.items() if name in fitting}
 
-    def _decide(self, t: int, step: int, answer: Answer) -> None:
+    def _decide(self, t: int, step: int, answer: Answer, last: bool) -> None:
         reference = self.tasks[t].reference
         told = ("source", "task", "encoder", "trouble")
         cases = tuple(
@@ -153,7 +155,7 @@ class Composer:
         )
         found = self.gains(t, answer)
         if not found:
-            self._silent(t, step, explained(answer, found, {}, reference), cases)
+            self._silent(t, step, explained(answer, found, {}, reference), cases, last)
             return
         bounds = ranked(found, reference, self.config, len(answer.neighbours) if step == 0 else 1)
         lines = [f"{place}. {name} {found[name]}, {found[name].trials} trials" for place, name in enumerate(bounds, 1)]
@@ -166,11 +168,11 @@ class Composer:
         reason = explained(answer, found, shown, reference)
         self._tell(step, t, next(iter(shown)), "composed" if bounds else "kept", reason, cases, shown)
 
-    def _silent(self, t: int, step: int, why: str, cases: tuple[Mapping[str, Any], ...]) -> None:
+    def _silent(self, t: int, step: int, why: str, cases: tuple[Mapping[str, Any], ...], last: bool) -> None:
         """Where nothing is known the reference stays alone; evidence gets losses that look at the task in different
         ways, the reference with half of the share."""
         what = f"{self.tasks[t].reference} stays alone."
-        if self.evidence is not None:
+        if last and self.evidence is not None:
             first = self.reference[t]
             others = [i for i in spread(first, self.fitting[t], self.losses, self.config.k + 1) if i != first]
             if others:

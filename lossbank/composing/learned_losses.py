@@ -125,7 +125,7 @@ class LearnedLosses:
             contexts.append(shot.context if composer.alone(t) else torch.full_like(shot.context, float("nan")))
         self.contexts[self.looks.index(step)] = torch.stack(contexts)
         if step in self.questions:
-            composer.ask(contexts, step, progress)
+            composer.ask(contexts, step, progress, step == self.questions[-1])
         composer.measure(seen)
         return True
 

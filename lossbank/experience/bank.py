@@ -116,7 +116,7 @@ class LossBank:
         context = np.asarray(question.context, np.float32)
         point = moments.point(context, question.progress, question.encoder)
         near = moments.nearest(point, self.retrieval.neighbours)
-        expected = self._outcomes.expected(near.cases, question.losses)
+        expected = self._outcomes.expected(near.cases, question.losses, question.target_kind)
         asked = zip(near.cases.tolist(), near.distances.tolist(), strict=True)
         neighbours = tuple(Neighbour(self.experience.case(case), distance) for case, distance in asked)
         novelty = moments.novelty(near)

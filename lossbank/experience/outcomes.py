@@ -47,14 +47,18 @@ class Expected:
 
 
 class Outcomes:
-    """The outcomes of an experience, to look up by case and to average; ``usual`` is the variance of their gains."""
+    """The outcomes of an experience, to look up by case and to average.
+
+    usual: the variance of the gains by target kind: those of values are of another size than those of classes.
+    """
 
     def __init__(self, experience: Experience, borrowing: Borrowing | None = None) -> None:
         self.experience, self.borrowing = experience, borrowing or Borrowing()
         self.losses = experience.names["loss"]
         self._starts = np.searchsorted(experience.outcome_case, np.arange(len(experience) + 1))
         gains = experience.gain.astype(np.float64)
-        self.usual = float(gains.var()) if len(gains) else 1.0
+        kinds = experience.texts("target_kind")[experience.outcome_case]
+        self.usual = {str(kind): float(gains[kinds == kind].var()) for kind in np.unique(kinds)}
 
     def gains(self, cases: NDArray[np.int64]) -> Doubles:
         """(n, L) of some cases (n,), by the losses of the experience; not a number where a loss was not tried."""
@@ -64,9 +68,10 @@ class Outcomes:
             table[row, self.experience.outcome_loss[own]] = self.experience.gain[own]
         return table
 
-    def expected(self, cases: NDArray[np.int64], names: Sequence[str]) -> Expected:
-        """What losses of these names, all registered, may be expected to gain where it was like in these cases (n,)."""
-        return expected(self.gains(cases), self.losses, names, self.borrowing, self.usual)
+    def expected(self, cases: NDArray[np.int64], names: Sequence[str], target_kind: str) -> Expected:
+        """What losses of these names, all registered and of this kind, may be expected to gain where it was like in
+        these cases (n,) of the kind."""
+        return expected(self.gains(cases), self.losses, names, self.borrowing, self.usual.get(target_kind, 1.0))
 
 
 def expected(

@@ -112,7 +112,8 @@ class Asked:
         self.encoders = experience.texts("encoder")
         self.troubles = experience.texts("trouble")
         outcomes = Outcomes(experience)
-        everywhere, self.usual = outcomes.gains(np.arange(len(experience))), outcomes.usual
+        everywhere = outcomes.gains(np.arange(len(experience)))
+        self.usual = outcomes.usual.get(options.target_kind, 1.0)
         everywhere[~self.kinds] = np.nan
         tried = (~np.isnan(everywhere)).sum(axis=0)
         columns = [n for n, name in enumerate(experience.names["loss"]) if tried[n] and name in LOSSES]

@@ -299,13 +299,15 @@ def test_evidence_moves_the_shares_of_what_was_retrieved():
 
 def test_where_the_bank_is_silent_evidence_chooses_beside_the_reference():
     learner = asking(Adviser(known=False), evidence=OneStepOptions(), k=3)
-    learner.ask([CONTEXT], 0, 0.0)
+    learner.ask([CONTEXT], 0, 0.0, last=False)
+    assert learner.compositions() == {"only": {"cross_entropy": 1.0}}, "another question follows"
+    learner.ask([CONTEXT], 15, 0.05)
     shares = learner.compositions()["only"]
     assert shares.pop("cross_entropy") == pytest.approx(0.5)
     assert list(shares.values()) == pytest.approx([1 / 6] * 3)
-    assert "Evidence chooses among 3" in learner.events[0].reason
-    learner.ask([CONTEXT], 15, 0.05)
-    assert len(learner.bank.asked) == len(learner.events) == 1, "it is made of more than its reference"
+    assert "Evidence chooses among 3" in learner.events[1].reason
+    learner.ask([CONTEXT], 45, 0.15)
+    assert len(learner.bank.asked) == len(learner.events) == 2, "it is made of more than its reference"
 
 
 def test_state_round_trip():

@@ -49,7 +49,7 @@ def test_the_answer_is_the_mean_over_the_nearest_cases():
     assert distances == sorted(distances)
     space = bank.moments("classification")
     nearest = space.nearest(space.point(context(**NOISY), 0.05, "mlp"), 5)
-    expected = Outcomes(bank.experience).expected(nearest.cases, LOSSES)
+    expected = Outcomes(bank.experience).expected(nearest.cases, LOSSES, "classification")
     assert answer.mean.tolist() == expected.mean.tolist()
     assert answer.error.tolist() == expected.error.tolist()
     assert answer.trials.tolist() == [5, 5, 0]

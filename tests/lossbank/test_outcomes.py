@@ -30,6 +30,18 @@ def test_gains_of_cases_by_loss():
     assert table["l1"][0] == pytest.approx(0.4)
 
 
+def test_what_is_usual_by_target_kind():
+    known = Experience.of(
+        [
+            record({"mae": 0.1, "brier": 0.2}),
+            record({"mae": 0.3}, seed=1),
+            record({"l1": 0.5, "huber": -0.5}, seed=2, target_kind="regression"),
+        ]
+    )
+    usual = Outcomes(known).usual
+    assert usual == pytest.approx({"classification": 0.02 / 3, "regression": 0.25})
+
+
 def test_means_and_errors_of_what_was_tried():
     gains = np.array([[0.1, 0.0], [0.3, NAN], [0.2, NAN]])
     answer = expected(gains, ["mae", "brier"], ["brier", "mae"], ALONE, usual=1.0)
