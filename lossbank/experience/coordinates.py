@@ -34,7 +34,7 @@ class Likeness:
 
     trouble: float = 3.0
     ridge: float = 1.0
-    encoder: float = 1.0
+    encoder: float = 0.5
     progress: float = 1.0
 
     def __post_init__(self) -> None:
