@@ -12,7 +12,7 @@ from lossrag.checks import check_least
 from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.coordinates import Likeness
 from lossrag.lossbank.experience.files import load_experience, save_experience
-from lossrag.lossbank.experience.neighbours import Moments
+from lossrag.lossbank.experience.neighbours import Moments, cases_by_encoder
 from lossrag.lossbank.experience.outcomes import Borrowing, Outcomes
 from lossrag.lossbank.experience.questions import Answer, Neighbour, Question
 from lossrag.lossbank.experience.trials import CaseRecord, Experience
@@ -23,7 +23,11 @@ BUILTIN = Path(__file__).with_name("builtin.safetensors")
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How a bank answers: from so many ``neighbours``, found by their ``likeness``; ``borrowing`` between losses."""
+    """How a bank answers: from so many ``neighbours``, found by their ``likeness``; ``borrowing`` between losses.
+
+    Neighbours have the encoder that asks, where the bank has so many cases with it: the same trouble looks different to
+    another encoder, and other losses are right for it. Else those with any encoder are asked.
+    """
 
     neighbours: int = 20
     likeness: Likeness = field(default_factory=Likeness)
@@ -52,7 +56,8 @@ class LossBank:
         self.excluded = tuple(exclude)
         self.retrieval = retrieval or Retrieval()
         self.experience = experience.without(exclude)
-        self._moments: dict[str, Moments] = {}
+        self._moments: dict[tuple[str, str | None], Moments] = {}
+        self._encoders: dict[str, dict[str, int]] = {}
         self._outcomes: Outcomes | None = None
 
     @classmethod
@@ -90,27 +95,33 @@ class LossBank:
         """Know these cases as well, from the next question on, in memory alone; those of excluded sources are left
         out."""
         self.experience = self.experience.joined(Experience.of(records).without(self.excluded))
-        self._moments = {kind: space for kind, space in self._moments.items() if space.grown(self.experience)}
-        self._outcomes = None
+        self._moments = {key: space for key, space in self._moments.items() if space.grown(self.experience)}
+        self._outcomes, self._encoders = None, {}
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources it knows, sorted."""
         return tuple(sorted(set(self.experience.texts("source").tolist())))
 
-    def moments(self, target_kind: str) -> Moments:
-        """The moments of tasks with such targets."""
-        if target_kind not in self._moments:
-            self._moments[target_kind] = Moments(self.experience, target_kind, self.retrieval.likeness)
-        return self._moments[target_kind]
+    def moments(self, target_kind: str, encoder: str | None = None) -> Moments:
+        """The moments of tasks with such targets, of all encoders or of one."""
+        key = target_kind, encoder
+        if key not in self._moments:
+            self._moments[key] = Moments(self.experience, target_kind, self.retrieval.likeness, encoder)
+        return self._moments[key]
 
     def ask(self, question: Question) -> Answer:
-        """What the losses on offer may be expected to gain at such a moment. A bank without trials of such tasks, with
-        losses that are registered, answers with means of 0 and the largest errors there are, 1."""
-        moments = self.moments(question.target_kind)
-        if not len(moments):
+        """What the losses on offer may be expected to gain at such a moment. A bank that knows nothing of such tasks
+        answers with means of 0 and the largest errors there are, 1."""
+        kind = question.target_kind
+        if kind not in self._encoders:
+            self._encoders[kind] = cases_by_encoder(self.experience, kind)
+        cases = self._encoders[kind]
+        if not cases:
             nothing = np.zeros(len(question.losses))
             return Answer(question, nothing, nothing + 1, nothing.astype(np.int64), (), float("inf"), ())
+        enough = cases.get(question.encoder, 0) >= self.retrieval.neighbours
+        moments = self.moments(kind, question.encoder if enough else None)
         if self._outcomes is None:
             self._outcomes = Outcomes(self.experience, self.retrieval.borrowing)
         context = np.asarray(question.context, np.float32)
@@ -120,4 +131,4 @@ class LossBank:
         asked = zip(near.cases.tolist(), near.distances.tolist(), strict=True)
         neighbours = tuple(Neighbour(self.experience.case(case), distance) for case, distance in asked)
         novelty = moments.novelty(near)
-        return Answer(question, expected.mean, expected.error, expected.trials, neighbours, novelty, moments.encoders)
+        return Answer(question, expected.mean, expected.error, expected.trials, neighbours, novelty, tuple(cases))

@@ -43,15 +43,17 @@ class Neighbours:
 
 
 class Moments:
-    """The M moments of one target kind as points to search, of the cases that tried a loss which is registered; see
-    :class:`Coordinates`.
+    """The M moments of one target kind, of all encoders or of one, as points to search; of the cases that tried a loss
+    which is registered. See :class:`Coordinates`.
 
     Up to ``EXACT`` moments the answers are exact; beyond, cells of like moments are searched, the nearest ones alone.
     They do not depend on the number of threads, and of equally near moments the first one counts.
     """
 
-    def __init__(self, experience: Experience, target_kind: str, likeness: Likeness | None = None) -> None:
-        self.target_kind = target_kind
+    def __init__(
+        self, experience: Experience, target_kind: str, likeness: Likeness | None = None, encoder: str | None = None
+    ) -> None:
+        self.target_kind, self.encoder = target_kind, encoder
         self.numbers, self.cases, encoders = self._members(experience, 0)
         self.count = _distinct(self.cases)
         self.encoders = tuple(sorted(experience.names["encoder"][number] for number in np.unique(encoders)))
@@ -72,6 +74,8 @@ class Moments:
     def _members(self, experience: Experience, first: int) -> tuple[NDArray[np.int64], Ints, Ints]:
         """Of the moments of this kind, from the ``first`` on, the numbers, the cases and the encoders."""
         kinds = (experience.texts("target_kind") == self.target_kind) & _told(experience)
+        if self.encoder is not None:
+            kinds &= experience.texts("encoder") == self.encoder
         numbers = first + np.flatnonzero(kinds[experience.moment_case[first:]])
         cases = experience.moment_case[numbers]
         return numbers, cases, experience.columns["encoder"].astype(np.int32)[cases]
@@ -176,6 +180,13 @@ def _told(experience: Experience) -> NDArray[np.bool_]:
     told = np.zeros(len(experience), np.bool_)
     told[experience.outcome_case[registered[experience.outcome_loss]]] = True
     return told
+
+
+def cases_by_encoder(experience: Experience, target_kind: str) -> dict[str, int]:
+    """How many cases of a target kind that tried a registered loss have each encoder, by its name, sorted."""
+    kinds = (experience.texts("target_kind") == target_kind) & _told(experience)
+    encoders, counts = np.unique(experience.texts("encoder")[kinds], return_counts=True)
+    return dict(zip(encoders.tolist(), counts.tolist(), strict=True))
 
 
 def _distinct(ordered: Ints) -> int:

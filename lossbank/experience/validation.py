@@ -35,8 +35,8 @@ class ValidationOptions:
     """at: progress at which cases ask; of every case the nearest moment. k: candidates of the rows "best of k"; half of
     what was tried where that is less. target_kind: of the cases.
 
-    bank: what a case is answered from, besides leaving its source out: ``all`` encoders, ``within`` its own alone,
-    ``without`` its own.
+    bank: what a case is answered from, besides leaving its source out: ``all`` that a bank would ask, ``within`` its
+    own encoder alone, ``without`` its own.
     """
 
     at: float = 0.05
@@ -132,7 +132,10 @@ class Asked:
         """(N,) the cases that may answer about this one."""
         others: Bools = self.kinds & (self.sources != self.sources[case])
         own: Bools = self.encoders == self.encoders[case]
-        answering: Bools = {"all": others, "within": others & own, "without": others & ~own}[self.options.bank]
+        # as a bank does; see Retrieval
+        enough = np.count_nonzero(others & own) >= self.options.retrieval.neighbours
+        usual = others & own if enough else others
+        answering: Bools = {"all": usual, "within": others & own, "without": others & ~own}[self.options.bank]
         return answering
 
     @cached_property
@@ -142,8 +145,7 @@ class Asked:
         # one space for all cases that are answered from the same part of the bank
         groups: dict[tuple[str, str], list[int]] = {}
         for case in np.flatnonzero(self.kinds).tolist():
-            encoder = "" if self.options.bank == "all" else self.encoders[case]
-            groups.setdefault((self.sources[case], encoder), []).append(case)
+            groups.setdefault((self.sources[case], self.encoders[case]), []).append(case)
         retrieval = self.options.retrieval
         for group in groups.values():
             kept = self.bank(group[0])

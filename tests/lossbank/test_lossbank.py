@@ -96,6 +96,25 @@ def test_the_story_of_troubles_and_doubts():
         )
 
 
+def test_cases_with_another_encoder_answer_only_where_there_are_too_few():
+    """24 cases with an MLP; what mae gains there, a TextCNN loses: 8 cases with one are no 10, but 6."""
+
+    def cnn(number: int) -> Experience:
+        gains = {"mae": -0.3}
+        return Experience.of(record(gains, {0.05: context(**NOISY)}, encoder="textcnn", seed=n) for n in range(number))
+
+    for number, neighbours, encoders in ((8, 6, {"textcnn"}), (8, 10, {"textcnn", "mlp"})):
+        bank = LossBank(world().joined(cnn(number)), retrieval=Retrieval(neighbours=neighbours))
+        answer = bank.ask(question(encoder="textcnn", losses=["mae"], **NOISY))
+        assert {near.case.encoder for near in answer.neighbours} == encoders
+        assert answer.encoders == ("mlp", "textcnn")
+        assert answer.known
+    assert len(bank.ask(question(**NOISY)).neighbours) == 10
+    bank.add(record({"mae": -0.3}, {0.05: context(**NOISY)}, encoder="textcnn", seed=n) for n in (8, 9))
+    answer = bank.ask(question(encoder="textcnn", losses=["mae"], **NOISY))
+    assert {near.case.encoder for near in answer.neighbours} == {"textcnn"}
+
+
 def test_an_answer_is_a_guess_where_the_encoder_or_the_context_is_unheard_of():
     bank = LossBank(world(), retrieval=Retrieval(neighbours=5))
     assert bank.ask(question(**NOISY)).known

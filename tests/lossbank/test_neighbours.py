@@ -206,11 +206,12 @@ def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_ot
         moments = {0.1: context(query_loss=a, outputs=b)}
         records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
     known = Experience.of(records)
-    space = Moments(known, "classification")
+    likeness = Likeness(encoder=1.0)
+    space = Moments(known, "classification", likeness)
     sources, berts = known.texts("source"), known.texts("encoder") == "bert"
     others = np.where(berts[:, None], ~np.eye(90, dtype=bool), sources[:, None] != sources)
     limit = limit_of(space, known, others, 8)
-    assert limit < Likeness().encoder < limit_of(space, known, sources[:, None] != sources, 8)
+    assert limit < likeness.encoder < limit_of(space, known, sources[:, None] != sources, 8)
     for place in (1, 2):
         near = space.nearest(space.points[place], 8)
         assert space.novelty(near) == pytest.approx(near.distances.mean() / limit, rel=1e-3)
@@ -226,7 +227,8 @@ def test_a_source_that_shares_one_encoder_and_has_another_to_itself():
         moments = {0.1: context(query_loss=a, outputs=b)}
         records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
     known = Experience.of(records)
-    space = Moments(known, "classification")
+    likeness = Likeness(encoder=1.0)
+    space = Moments(known, "classification", likeness)
     sources, berts = known.texts("source"), known.texts("encoder") == "bert"
     others = np.where(berts[:, None], ~np.eye(90, dtype=bool), sources[:, None] != sources)
     limit = limit_of(space, known, others, 8)
