@@ -1,7 +1,8 @@
 """Storage of an experience: the file comes back as it was, hostile ones are refused, nothing on disk is harmed."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +47,20 @@ def test_adding_joins_and_makes_the_file(path):
     assert len(load_experience(path)) == 6  # the first four are the same
 
 
-def add_some(path, seed):
-    add_experience(path, random_experience(5, seed))
+ADDING = """
+import sys
+from pathlib import Path
+from lossrag.lossbank.experience.files import add_experience, load_experience
+add_experience(Path(sys.argv[1]), load_experience(Path(sys.argv[2])))
+"""
 
 
-def test_two_programs_may_add_at_once(path):
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=add_some, args=(path, seed)) for seed in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+def test_two_programs_may_add_at_once(path, tmp_path):
+    parts = [tmp_path / f"part {seed}" for seed in range(3)]
+    for seed, part in enumerate(parts):
+        save_experience(part, random_experience(5, seed))
+    programs = [subprocess.Popen([sys.executable, "-c", ADDING, path, part]) for part in parts]
+    assert [program.wait() for program in programs] == [0, 0, 0]
     assert len(load_experience(path)) == 15
 
 
