@@ -75,7 +75,7 @@ def _measured(options: BankBenchmark, size: int) -> Result:
         bank, load = _timed(partial(LossBank.load, path))
     _, first = _timed(partial(bank.ask, questions[0]))
     milliseconds = [1000 * _timed(partial(bank.ask, question))[1] for question in questions]
-    space = bank.moments("classification")
+    space = bank.moments("classification", "mlp")
     recall = _recall(space, questions, options.near)
     fresh = CaseRecord(replace(known.case(0), task="new"), {0.05: known.contexts[-1]}, {names[0]: Outcome(0.01)})
     _, adding = _timed(partial(bank.add, [fresh]))
@@ -86,7 +86,7 @@ def _measured(options: BankBenchmark, size: int) -> Result:
         "load_s": round(load, 3),
         "first_s": round(first, 3),
         "add_s": round(adding, 3),
-        "built_anew": bank.moments("classification") is not space,
+        "built_anew": bank.moments("classification", "mlp") is not space,
     }
     return Result("bank", f"{size:,} moments", None, None, "a bank", figures)
 
@@ -121,7 +121,7 @@ def made_up(moments: int, seed: int) -> Experience:
     contexts = latent @ surface / LATENT + 0.5 * rng.normal(size=(len(late), len(CONTEXT_NAMES))) / LATENT**0.5
     names = dict.fromkeys(TEXTS, ("made up",)) | {
         "source": ("a", "b", "c"),
-        "encoder": ("mlp", "textcnn"),
+        "encoder": ("mlp",),
         "target_kind": ("classification",),
         "trouble": ("clean", "imbalance", "pair", "symmetric"),
         "loss": tuple(name for name, loss in LOSSES.items() if loss.target_kind == "classification")[:TRIED],

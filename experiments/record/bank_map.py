@@ -198,7 +198,7 @@ def _panel(
         named.append(Label((float(trail[-1, 0]), float(trail[-1, 1])), task.name, "bold"))
         crowd += [trail, np.linspace(trail[:-1], trail[1:], 12).reshape(-1, 2)]
     axes.set_title(
-        f"What the bank knows: {len(places):,} cases of {moments.target_kind}, alike ones side by side, "
+        f"Cases of the bank: {len(places):,} cases of {moments.target_kind}, alike ones side by side, "
         "in the colour of the loss that won",
         fontsize=11,
         loc="left",
