@@ -49,7 +49,7 @@ class ValidateOptions:
     output: str | None = None
 
     def validation(self, kind: str) -> ValidationOptions:
-        """Of the cases of a target kind, from all encoders."""
+        """Of the cases of a target kind, answered as a bank does."""
         likeness = Likeness(trouble=self.trouble, encoder=self.encoder, progress=self.progress)
         return ValidationOptions(self.at, self.k, kind, retrieval=Retrieval(self.neighbours, likeness))
 
@@ -77,7 +77,7 @@ def validate_bank(given: Sequence[str], values: Mapping[str, Any], console: Cons
 
 
 def validation_report(experience: Experience, options: ValidateOptions, kind: str) -> Report:
-    """The figures of one target kind: by bank (all encoders, within each, each without its own), the curve over the
+    """The figures of one target kind: by bank (as it is asked, within each encoder, without it), the curve over the
     moment of the question, and hidden losses. JSON-able, shares of 1."""
     usual = options.validation(kind)
     report: Report = {bank: _of(validate(experience, replace(usual, bank=bank))) for bank in BANKS}
@@ -126,7 +126,7 @@ def _kinds(texts: NDArray[np.str_]) -> list[str]:
 def _show(kind: str, report: Report, options: ValidateOptions, console: Console) -> None:
     asked = f"{report['all']['cases']:,} cases, asked at {options.at:g} of the steps"
     _print(f"{kind}, sources never seen: points over the reference; {asked}", report["all"], "by_trouble", console)
-    _print(f"{kind}: from all encoders, by the encoder that asks", report["all"], "by_encoder", console)
+    _print(f"{kind}: as a bank answers, by the encoder that asks", report["all"], "by_encoder", console)
     for bank, words in (("within", "from cases with the same encoder alone"), ("without", "without that encoder")):
         if report[bank]["cases"] and len(report["all"]["by_encoder"]) > 1:
             _print(f"{kind}: {words}, by the encoder that asks", report[bank], "by_encoder", console)
