@@ -13,7 +13,7 @@ from lossrag.experiments.record.contexts import RunContexts, SeenTask
 from lossrag.experiments.run.build import trains_on_query
 from lossrag.experiments.run.problem import Problem
 from lossrag.lossbank import LOSSES, LossInputs
-from lossrag.lossbank.experience.snapshots import ROWS, moments_of, snapshot
+from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
 from lossrag.models import BertOptions
 from lossrag.streams import Stream, generator
 
@@ -29,7 +29,8 @@ def encoder_kind(config: Config) -> str:
 
 @dataclass
 class ContextRecorder:
-    """Contexts (T, C) of the tasks of a run of so many ``steps``, by moment, under the loss of their kind."""
+    """Contexts (T, C) of the tasks of a run of so many ``steps``, by moment, told by the reference loss of
+    their kind, whatever they are trained with."""
 
     config: Config
     problem: Problem
@@ -56,7 +57,7 @@ class ContextRecorder:
         seen = []
         for t, task in enumerate(self.problem.suite.tasks):
             support, query = (self._rows(split, t, done) for split in SIDES)
-            reference = LOSSES[getattr(self.config.loss, task.kind)]
+            reference = LOSSES[REFERENCES[task.kind]]
             before = None if self.losses is None else self.losses[t]
             seen.append(snapshot(reference, support, query, done / self.steps, before))
         model.train()

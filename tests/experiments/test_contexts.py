@@ -37,10 +37,14 @@ def test_moments_and_tasks(quick):
     assert 0.0 not in fall[1] + fall[2]
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mae"])
-def test_the_first_context_is_that_of_the_untrained_model(quick, loss):
+@pytest.mark.parametrize(
+    "losses",
+    [["loss.tasks.digit=cross_entropy"], ["loss.tasks.digit=mae"], ["loss.classification=mae"]],
+    ids=["reference", "task", "kind"],
+)
+def test_the_first_context_is_that_of_the_untrained_model(quick, losses):
     """256 rows of each side, drawn by the seed; the losses are the reference's whatever the task is trained with."""
-    more = [*RUN, f"loss.tasks.digit={loss}", "seed=5"]
+    more = [*RUN, *losses, "seed=5"]
     contexts = load_contexts(quick(*more)).moments[0.0]
     config, _ = load_config(["experiment=digits", *more])
     suite = build_suite(config)
