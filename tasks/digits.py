@@ -60,7 +60,7 @@ def load_digits(config: DigitsConfig) -> Suite:
     index = {split: train[rows] for split, rows in places.items()}
     index["test"] = np.flatnonzero(in_test)
 
-    centre = _centre(pixels)
+    centre = centre_of_mass(pixels)
     fitted = np.concatenate([index["support"], index["query"]])
     centre = (centre - centre[fitted].mean(0)) / centre[fitted].std(0)
     columns = (
@@ -86,7 +86,7 @@ def _examples(images: Tensor, columns: tuple[Tensor, ...], rows: Tensor) -> tupl
     return tuple(Examples(inputs, column[rows]) for column in columns)
 
 
-def _centre(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+def centre_of_mass(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre of mass (N, 2) of images (N, 64), in pixels from the upper left corner. No image is empty."""
     images = pixels.reshape(-1, 8, 8)
     mass = images.sum((1, 2))

@@ -197,15 +197,19 @@ def test_novelty_is_the_distance_beside_that_to_other_sources():
     assert space.novelty(far) > 1 > space.novelty(near)
 
 
-def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_other():
-    """Those of other sources all lie farther than the weight of the encoder."""
-    rng = np.random.default_rng(0)
+def spread(pairs):
+    """90 cases with one moment each, of these sources and encoders in turn."""
     records = []
-    for n, (a, b) in enumerate(rng.uniform(size=(90, 2)).tolist()):
-        source, encoder = (("news", "mlp"), ("digits", "mlp"), ("mail", "bert"))[n % 3]
+    for n, (a, b) in enumerate(np.random.default_rng(0).uniform(size=(90, 2)).tolist()):
+        source, encoder = pairs[n % len(pairs)]
         moments = {0.1: context(query_loss=a, outputs=b)}
         records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
-    known = Experience.of(records)
+    return Experience.of(records)
+
+
+def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_other():
+    """Those of other sources all lie farther than the weight of the encoder."""
+    known = spread([("news", "mlp"), ("digits", "mlp"), ("mail", "bert")])
     likeness = Likeness(encoder=1.0)
     space = Moments(known, "classification", likeness)
     sources, berts = known.texts("source"), known.texts("encoder") == "bert"
@@ -219,14 +223,7 @@ def test_cases_of_an_encoder_that_one_source_alone_has_are_compared_with_each_ot
 
 def test_a_source_that_shares_one_encoder_and_has_another_to_itself():
     """Its cases with the shared encoder are apart from those of other sources alone, whatever else it has."""
-    rng = np.random.default_rng(0)
-    pairs = [("news", "bert")] * 3 + [("news", "mlp")] * 2 + [("digits", "mlp")]
-    records = []
-    for n, (a, b) in enumerate(rng.uniform(size=(90, 2)).tolist()):
-        source, encoder = pairs[n % 6]
-        moments = {0.1: context(query_loss=a, outputs=b)}
-        records.append(record(GAINS, moments, source=source, encoder=encoder, trouble="unknown", seed=n))
-    known = Experience.of(records)
+    known = spread([("news", "bert")] * 3 + [("news", "mlp")] * 2 + [("digits", "mlp")])
     likeness = Likeness(encoder=1.0)
     space = Moments(known, "classification", likeness)
     sources, berts = known.texts("source"), known.texts("encoder") == "bert"

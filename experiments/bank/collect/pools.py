@@ -15,6 +15,7 @@ from torch import Tensor
 from lossrag.experiments.run.encoded_suites import frozen_features
 from lossrag.models import BertOptions
 from lossrag.tasks import SPLITS, SUITES, DenseInputs, Inputs, Suite, TokenInputs, encoder_files, load_suite
+from lossrag.tasks.digits import centre_of_mass
 
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "newsgroups": {"edition": "stripped"},
@@ -120,11 +121,7 @@ def _values(name: str) -> list[Pool]:
     if name == "diabetes":
         made = [Pool(name, "progression", inputs, targets.float()[:, None])]
     if name == "digits":
-        images = inputs.view(-1, 8, 8)
-        mass = images.sum(dim=(1, 2))
-        places = torch.arange(8.0)
-        row, column = ((images.sum(dim=axis) * places).sum(dim=1) / mass for axis in (2, 1))
-        made = [Pool(name, "centre", inputs, torch.stack([row, column], dim=1))]
+        made = [Pool(name, "centre", inputs, torch.from_numpy(centre_of_mass(inputs.double().numpy())).float())]
     # a pixel that is nearly always dark is no task
     telling = [c for c in range(inputs.shape[1]) if name != "digits" or inputs[:, c].std() > 4]
     for own in telling:
