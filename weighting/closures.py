@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Closure = Callable[[], Tensor]
-JointClosure = Callable[[], Sequence[Tensor]]
+from lossrag.errors import ConfigError, did_you_mean
+
+Value = Tensor | None
+"""A scalar loss; None for a task that is absent from the batch."""
+Closure = Callable[[], Value]
+JointClosure = Callable[[], Sequence[Value] | Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,94 @@ class TaskGroup:
         return [torch.cat(list(parameters)) for parameters in self.own]
 
 
-Ungrouped = JointClosure | Sequence[Closure]
+Entry = Closure | TaskGroup | None
+Losses = JointClosure | Sequence[Entry] | Mapping[str, Entry]
+"""Own inputs: closures by task, in the order of the tasks or by their names, each of which runs its own forward pass and
+returns a scalar, or groups of tasks. Shared input: one closure that runs the forward pass once and returns T scalars, in
+order or by name. A task that is absent from the batch has None, for its closure or for its loss. A list and no stacked
+tensor: from a stack, every task's backward pass would reach the heads of all others, to fetch zeros."""
+Ungrouped = Callable[[], list[Value]] | Sequence[Closure]
 """Losses of which one task's can be had at a time."""
-Losses = Ungrouped | Sequence[Closure | TaskGroup]
-"""Own inputs: one closure per task, each runs its own forward pass and returns a scalar, or groups of tasks. Shared
-input: one closure that runs the forward pass once and returns a list of T scalars. A list and no stacked tensor: from a
-stack, every task's backward pass would reach the heads of all others, to fetch zeros."""
+Ordered = Callable[[], list[Value]] | Sequence[Closure | TaskGroup]
+"""Losses in the order of the tasks: one closure for all, or one for each, groups among them."""
+
+
+def ordered(given: Any, tasks: Sequence[str], split: str) -> Ordered:
+    """The losses of a ``split``, support or query, in the order of their tasks.
+
+    Raises ConfigError, before any of them is computed, for what is no such thing.
+    """
+    if callable(given) and not isinstance(given, TaskGroup):
+        return lambda: values_of(given(), tasks, split)
+    if isinstance(given, Mapping):
+        given = _by_name(given, tasks, split)
+    if not isinstance(given, (list, tuple)):
+        got = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise ConfigError(
+            f"MultiTaskStep: expected the {split} losses as functions that compute them, got {got}: pass "
+            "lambda: [loss_a, loss_b, ...], or a list with one function for each task."
+        )
+    entries = [_entry(entry, split) for entry in given]
+    count = sum(len(entry.tasks) if isinstance(entry, TaskGroup) else 1 for entry in entries)
+    _check_count(count, tasks, split)
+    return entries
+
+
+def values_of(result: Any, tasks: Sequence[str], split: str) -> list[Value]:
+    """The T losses that a joint closure returned, in the order of the tasks; raises ConfigError for anything else."""
+    if isinstance(result, Tensor):
+        raise ConfigError(
+            f"MultiTaskStep: expected a list of {len(tasks)} scalar {split} losses, got a tensor of shape "
+            f"{tuple(result.shape)}: return [loss_a, loss_b, ...] without stacking them."
+        )
+    if isinstance(result, Mapping):
+        result = _by_name(result, tasks, split)
+    if not isinstance(result, (list, tuple)):
+        raise ConfigError(
+            f"MultiTaskStep: expected a list of {len(tasks)} scalar {split} losses, got {type(result).__name__}: "
+            "return [loss_a, loss_b, ...], or a dict by the names of the tasks."
+        )
+    _check_count(len(result), tasks, split)
+    return list(result)
+
+
+def _entry(entry: Any, split: str) -> Closure | TaskGroup:
+    if entry is None:
+        return _absent
+    if isinstance(entry, Tensor):
+        raise ConfigError(
+            f"MultiTaskStep: expected functions that compute the {split} losses, got a list of tensors: pass "
+            "lambda: [loss_a, loss_b, ...], so that the step can run the passes that it needs."
+        )
+    if not isinstance(entry, TaskGroup) and not callable(entry):
+        raise ConfigError(
+            f"MultiTaskStep: expected a function for the {split} loss of every task, got {type(entry).__name__}: pass "
+            "lambda: loss, or None for a task that is absent."
+        )
+    return entry
+
+
+def _absent() -> None:
+    """The loss of a task that is absent."""
+
+
+def _by_name(given: Mapping[str, Any], tasks: Sequence[str], split: str) -> list[Any]:
+    for name in given:
+        if name not in tasks:
+            raise ConfigError(
+                f"MultiTaskStep: the {split} losses have {name!r}, which is no task: {did_you_mean(str(name), tasks)}"
+            )
+    missing = [name for name in tasks if name not in given]
+    if missing:
+        raise ConfigError(
+            f"MultiTaskStep: the {split} losses lack {', '.join(missing)}: give None for a task that is absent."
+        )
+    return [given[name] for name in tasks]
+
+
+def _check_count(count: int, tasks: Sequence[str], split: str) -> None:
+    if count != len(tasks):
+        raise ConfigError(
+            f"MultiTaskStep: expected {len(tasks)} task losses on the {split} side, one per task, got {count}: give "
+            "None for a task that is absent."
+        )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-from lossrag.errors import DivergedError
 
 
 @dataclass(frozen=True)
@@ -18,6 +15,9 @@ class StepRecord:
     step. With an outer problem: query_losses (T,) at the new point, hypergradient D (T, T), lam (T,),
     direction d_c (T,), gap () relative, iterations (). On demand (``MultiTaskStep.keep_query_gradient``):
     query_gradient, the mean over the tasks of the gradients of the query losses, per parameter and in its shape.
+
+    present, query_present (T,): the tasks that were in the support and in the query batch; the losses of the others are
+    no numbers, their weights are those they had. skipped: why nothing was changed, None for a step that was made.
     """
 
     step: int
@@ -32,20 +32,6 @@ class StepRecord:
     gap: Tensor | None = None
     iterations: Tensor | None = None
     query_gradient: tuple[Tensor, ...] | None = None
-
-    def check(self) -> None:
-        """Raise DivergedError, naming the tasks, when a loss or a weight is not finite (reads the device)."""
-        for what, values in (
-            ("support loss", self.support_losses),
-            ("query loss", self.query_losses),
-            ("task weight", self.next_weights),
-        ):
-            if values is None:
-                continue
-            bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
-            if bad:
-                named = ", ".join(f"{self.tasks[t]} ({float(values[t])})" for t in bad)
-                raise DivergedError(
-                    f"Step {self.step}: the {what} is not finite for {named}. Lower the learning rate or alpha, "
-                    "or look for bad inputs of that task; the last good checkpoint was kept."
-                )
+    present: tuple[bool, ...] = ()
+    query_present: tuple[bool, ...] = ()
+    skipped: str | None = None

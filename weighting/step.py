@@ -6,47 +6,93 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lossrag.checks import one_of
-from lossrag.errors import ConfigError
+from lossrag.errors import ConfigError, DivergedError
 from lossrag.weighting.base import HypergradientSpec, Needs, Signals, State, Weighting
-from lossrag.weighting.closures import Losses, Ungrouped
+from lossrag.weighting.closures import Losses, Ordered, Value, ordered
+from lossrag.weighting.data_parallel import refuse_wrapped, wrapped_refused
+from lossrag.weighting.finite import POLICIES, InputWatch, cause, diverged, finite, readable
+from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
-from lossrag.weighting.gradients.linear_layers import LinearTaps
-from lossrag.weighting.gradients.mean import GradientSum
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.replay import Replay, replayed_hypergradient
-from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
+from lossrag.weighting.gradients.rows import TaskGradients
+from lossrag.weighting.micro_batches import MicroBatches
+from lossrag.weighting.named import method_of, numbers_of, task_names
+from lossrag.weighting.optimizers import Optimizers
+from lossrag.weighting.parameters import Given, Trained
+from lossrag.weighting.presence import learn_present, weigh_present
 from lossrag.weighting.record import StepRecord
+from lossrag.weighting.saved import OWN, load_state, saved_state
+from lossrag.weighting.statistics import Statistics
 
 MEMORY = ("rows", "low")
-Weigh = Callable[..., Tensor]
-"""From the losses (T,), and the Gramians where they are asked for, to the weights (T,) of this step."""
+OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 Features = Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered:
+    """The support side of a step: losses (T,), weights (T,), and which tasks were there; replay: to see it again."""
+
+    losses: Tensor
+    weights: Tensor
+    present: tuple[int, ...]
+    skipped: str | None = None
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a loop gives a step beside its losses."""
+
+    epoch: int | None
+    scores: Callable[[], Tensor] | None
+    representation: Features | None
 
 
 class MultiTaskStep:
     """A step over T tasks: call it with the support losses, and the query losses if the method learns on them.
 
-    parameters: all that the optimiser updates and that require a gradient, shared and task-specific alike.
-    optimizer: any of torch's. A parameter group with ``sparse=True`` gets the gradient of a table, of which the losses
-        name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
-    tasks: their number or their names (names appear in records and errors).
+    parameters: those whose gradients are compared, a list, ``model.parameters()`` or the model. What the optimiser
+        trains besides is trained by the weighted losses, and compared nowhere. They are looked at in every step: frozen
+        ones are left out, thawed and added ones taken in.
+    optimizer: any of torch's but LBFGS, or a list of them. A parameter group with ``sparse=True`` gets the gradient of a
+        table, of which the losses name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
+    weighting: a method, its class or its name. tasks: their number or their names.
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/gradients/replay.py).
-    keep_query_gradient: set it to have the mean query gradient of a step in its record (with ``memory="rows"``).
     model: lets the step watch the linear layers, so that tasks on one shared input need not form T gradients of each
         where there is a cheaper way (weighting/gradients/linear_layers.py); results differ by rounding only.
+    outer: the tasks, by name or number, that the outer problem is over; all by default.
+    every: the outer problem runs in every so many steps; between them the weights stay, and query losses are not asked.
+    shared, private: parameters declared to be shared, or a single task's own; of others the graph tells.
+    nonfinite: ``raise`` DivergedError before anything is changed when a loss or a gradient is not finite, ``skip`` the
+        step and count it in ``skipped``, or ``trust`` all values, which reads nothing back from the device.
+    query_statistics: let query passes move the running statistics of normalisations.
+    keep_query_gradient: set it to have the mean query gradient of a step in its record (with ``memory="rows"``).
+
+    A task is absent from a batch when its closure or its loss is None, or its loss is no number and has no gradient, as
+    the mean over no labelled row has (on the query side also a loss of 0 without a gradient): then the step is that of
+    the other tasks, and the task's weight and state stay.
 
     Tasks with their own inputs should be given as one closure per task: T backward passes over disjoint slices
     cost what one backward over the joint batch costs, while T passes through one retained graph cost T times
-    that. Each closure is called exactly once per step.
+    that. Each closure is called exactly once per step, but for ``memory="low"``, and for compiled models whose graph
+    can be walked only once; there a closure that gives another loss the second time is refused.
+
+    Gradients that you compute between two steps are added to; those that the last step left, or that lay about when
+    this one was made, are not.
 
     >>> theta = torch.zeros(2, requires_grad=True)
     >>> optimizer = torch.optim.SGD([theta], lr=0.1)
@@ -58,46 +104,63 @@ class MultiTaskStep:
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
-        optimizer: torch.optim.Optimizer,
-        weighting: Weighting,
+        parameters: Given,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        weighting: Weighting | type[Weighting] | str,
         tasks: int | Sequence[str],
         memory: str = "rows",
         model: nn.Module | None = None,
+        *,
+        outer: Sequence[int | str] | None = None,
+        every: int = 1,
+        shared: Given | None = None,
+        private: Given | None = None,
+        nonfinite: str = "raise",
+        query_statistics: bool = False,
     ) -> None:
         one_of("MultiTaskStep: memory", memory, MEMORY)
-        self.parameters = [p for p in parameters if p.requires_grad]
-        if not self.parameters:
-            raise ConfigError("MultiTaskStep: none of the parameters requires a gradient, there is nothing to train.")
-        updated = {p for group in optimizer.param_groups for p in group["params"]}
-        if any(p not in updated for p in self.parameters):
-            raise ConfigError("MultiTaskStep: some parameters are not in the optimiser: give it the same list.")
-        self.tasks = tuple(map(str, range(tasks))) if isinstance(tasks, int) else tuple(tasks)
-        if not self.tasks:
-            raise ConfigError("MultiTaskStep: at least one task is needed, got none.")
+        one_of("MultiTaskStep: nonfinite", nonfinite, POLICIES)
+        if every < 1:
+            raise ConfigError(f"MultiTaskStep: every must be 1 or more, got {every}.")
+        self.tasks = task_names(tasks)
+        self.outer = numbers_of(outer, self.tasks)
         self.optimizer = optimizer
-        self.weighting = weighting
+        self.optimizers = Optimizers(optimizer)
+        self.trained = Trained(parameters, self.optimizers)
+        self.weighting = weighting = method_of(weighting)
         self.needs = weighting.needs
+        self.memory, self.every, self.nonfinite, self.query_statistics = memory, every, nonfinite, query_statistics
         if memory == "low" and self.needs.hypergradient is not None:
             _check_low(type(weighting).__name__, self.needs)
-        self.device = self.parameters[0].device
+        self.model = parameters if model is None and isinstance(parameters, nn.Module) else model
+        if self.model is not None:
+            refuse_wrapped(self.model)
+        self._declared = shared, private
+        self._engine = self._made()
         self.state: State = weighting.init(len(self.tasks), self.device)
-        if "count" in self.state:
+        self.count = self.skipped = 0
+        taken = sorted(set(OWN) & set(self.state))
+        if taken:
             raise ConfigError(
-                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key 'count', under which "
+                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key {taken[0]!r}, under which "
                 "the step stores its own: use another name."
             )
-        self.count = 0
-        self.memory = memory
-        wanted = {p for group in optimizer.param_groups if group.get("sparse", False) for p in group["params"]}
-        sparse = frozenset(i for i, parameter in enumerate(self.parameters) if parameter in wanted)
-        self._rows = GradientRows(self.parameters, len(self.tasks), sparse)
-        self._query_sum = GradientSum(self.parameters, self._rows.table_rows)
         self.keep_query_gradient = False
-        taps = LinearTaps(nn.Module() if model is None else model, self.parameters)
-        self._passes = Passes(self.parameters, self.tasks, self._rows.restrict, taps)
         if self.needs.hypergradient is not None:
-            check_inner(optimizer, self.needs.hypergradient)
+            check_inner(self.optimizers, self.needs.hypergradient)
+        self._waiting: _Gathered | None = None
+        self._left = self._lying()
+        self._micro = MicroBatches(len(self.tasks))
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Those of the last step: first the ones that are compared, then those that are trained beside them."""
+        return self._engine.parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights, that of the first parameter."""
+        return self._engine.parameters[0].device
 
     @property
     def task_weights(self) -> Tensor:
@@ -107,7 +170,12 @@ class MultiTaskStep:
     @property
     def nbytes(self) -> int:
         """Bytes that the step holds beyond the optimiser: the support gradient rows."""
-        return self._rows.nbytes
+        return self._engine.rows.nbytes
+
+    @property
+    def learns_next(self) -> bool:
+        """True when the outer problem is due in the next step, which then calls the query closures."""
+        return self.needs.hypergradient is not None and (self.count + 1) % self.every == 0
 
     def __call__(
         self,
@@ -127,134 +195,450 @@ class MultiTaskStep:
             tasks that share it; called once, right after that pass, and only for methods that need it.
 
         Raises ConfigError when the method needs query losses, the epoch or scores and there are none, when there are
-        query losses that it does not take, and when the losses or scores do not match the number of tasks.
+        query losses that it does not take, and when the losses or scores do not match the number of tasks; DivergedError
+        as ``nonfinite`` says.
         """
-        needs, spec = self.needs, self.needs.hypergradient
-        if (spec is None) != (query is None):
+        self._check_query(query)
+        held_out = None if query is None else self._query(query)
+        self._engine.scale(1.0)
+        gathered = self._gathered(support, _Inputs(epoch, scores, representation), unscale=True)
+        if gathered.skipped is None:
+            self.optimizers.step()
+        self._left = self._lying()
+        return self._learned(gathered, held_out)
+
+    def backward(
+        self,
+        support: Losses,
+        *,
+        epoch: int | None = None,
+        scores: Callable[[], Tensor] | None = None,
+        representation: Features | None = None,
+        scale: float = 1.0,
+    ) -> StepRecord:
+        """The support side of a step alone: the weighted gradient is added to the parameters' ``grad``, for you to clip,
+        unscale and apply with optimisers of your own. Where there is an outer problem, :meth:`learn` follows that.
+
+        scale: what losses are multiplied by before they are differentiated, for a scaler of your own. Losses that
+            ``torch.amp.GradScaler`` has scaled are known for what they are, and told of unscaled. The gradient is left
+            scaled either way, and a scaler skips a step that overflowed.
+
+        Raises as a call does.
+        """
+        self._engine.scale(scale)
+        gathered = self._gathered(support, _Inputs(epoch, scores, representation))
+        self._waiting = gathered
+        return self._record(gathered)
+
+    def accumulate(self, support: Losses) -> None:
+        """Add a micro-batch to the next :meth:`backward`: losses and gradients of the step are their means over the
+        micro-batches that a task was in, those of ``backward`` among them.
+
+        Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with rows of tables.
+        """
+        if self.memory == "low":
+            raise ConfigError(
+                "MultiTaskStep: micro-batches are held as rows, which memory='low' does not: take 'rows'."
+            )
+        losses = ordered(support, self.tasks, "support")
+        self._follow()
+        self._micro.whole = False
+        self._add_micro(losses)
+
+    def learn(self, query: Losses) -> StepRecord:
+        """The query side of the step that :meth:`backward` began, after the optimisers' step: D is that of an update by
+        the learning rate times the weighted gradient, as it was before you clipped or changed it.
+
+        Raises ConfigError when no ``backward`` precedes, and as a call does.
+        """
+        gathered, self._waiting = self._waiting, None
+        if gathered is None:
+            raise ConfigError("MultiTaskStep: learn(query) ends a step that backward(support) began: call that first.")
+        if self.needs.hypergradient is None:
+            raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} takes no query losses: leave learn out.")
+        return self._learned(gathered, self._query(query))
+
+    def _lying(self) -> list[_Left]:
+        """The gradients that lie about: they are nobody's for the next step, unless something is added to them."""
+        return [_Left.of(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+
+    def _query(self, query: Losses) -> Ordered:
+        return ordered(query, [self.tasks[task] for task in self.outer], "query")
+
+    def _check_query(self, query: Losses | None) -> None:
+        if (self.needs.hypergradient is None) != (query is None):
             need = "needs query losses: pass query=..." if query is None else "takes no query losses: leave query out"
-            raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
+            if query is not None or self.learns_next:
+                raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
+
+    def _made(self) -> Engine:
+        parameters, told = self.trained.now()
+        return Engine.of(parameters, told, self.tasks, self.optimizers, self.model, *self._declared)
+
+    def _follow(self) -> None:
+        """Take up what was frozen, thawed, added or replaced since the last step."""
+        if self._engine.fits(*self.trained.now()):
+            return
+        if self._micro.any:
+            raise ConfigError(
+                "MultiTaskStep: parameters changed between micro-batches of one step: end the step first."
+            )
+        scale = self._engine.passes.scale
+        self._engine = self._made()
+        self._engine.scale(scale)
+
+    def _gathered(self, support: Losses, inputs: _Inputs, unscale: bool = False) -> _Gathered:
+        needs = self.needs
         for name, given, wanted in (
-            ("epoch", epoch, needs.epoch),
-            ("scores", scores, needs.scores),
-            ("representation", representation, needs.representation is not None),
+            ("epoch", inputs.epoch, needs.epoch),
+            ("scores", inputs.scores, needs.scores),
+            ("representation", inputs.representation, needs.representation is not None),
         ):
             if wanted and given is None:
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
+        losses = ordered(support, self.tasks, "support")
+        self._follow()
+        low, due = self.memory == "low" and needs.hypergradient is not None, self.learns_next
         self.count += 1
-        weigh = partial(self._weigh, epoch=epoch or 0, scores=scores)
-        replay = Replay(self.parameters, support) if self.memory == "low" and spec is not None else None
-        if replay is not None:
-            losses, weights = self._update_in_turn(replay.recording(), weigh)
-        else:
-            update = self._update_by_rows if needs.rows else self._update_joint
-            losses, weights = update(support, weigh, representation)
-        if spec is None or query is None:
-            return StepRecord(self.count, self.tasks, losses, weights, self.task_weights)
-        query_losses, D = self._hypergradient(query, spec, replay)
-        self.state, outer = self.weighting.learn(self.state, D)
-        kept = self._query_sum.take_mean(len(self.tasks)) if self.keep_query_gradient and replay is None else None
-        decided = (losses, weights, self.task_weights)
-        return StepRecord(self.count, self.tasks, *decided, query_losses, D, **vars(outer), query_gradient=kept)
+        own = {id(left.gradient()) for left in self._left if left.untouched}
+        held = [None if id(parameter.grad) in own else parameter.grad for parameter in self.parameters]
+        self._left, before = [], self.state
+        update = self._update_joint
+        if low:
+            update = self._update_in_turn
+        elif self._micro.any or (needs if due else replace(needs, hypergradient=None)).rows:
+            update = self._update_by_rows
+        for parameter in self.parameters:
+            parameter.grad = None
+        statistics = Statistics(self._engine.statistics)
+        try:
+            with wrapped_refused(look=self.count == 1):
+                gathered = update(losses, inputs)
+        except _Skipped as skipped:
+            unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
+            gathered = _Gathered(unknown, self.task_weights, (), str(skipped))
+            self.skipped += 1
+        except BaseException:
+            self.count -= 1
+            statistics.restore()
+            self._put_back(held, before)
+            raise
+        finally:
+            self._micro.clear()
+        self._engine.passes.first = False
+        if gathered.skipped == OVERFLOW:
+            return gathered
+        if gathered.skipped is not None:
+            statistics.restore()
+            self._put_back(held, before)
+            return gathered
+        scale = self._engine.passes.scale
+        for parameter in self.parameters if unscale and scale != 1 else ():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad / scale
+        for parameter, gradient in zip(self.parameters, held, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
+        return gathered
 
-    def _update_joint(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
-        """theta <- optimiser step on (1/T) sum_t w_t L_t: one backward pass, and one more above the features for each
+    def _put_back(self, held: Sequence[Tensor | None], state: State) -> None:
+        self.state = state
+        for parameter, gradient in zip(self.parameters, held, strict=True):
+            parameter.grad = gradient
+
+    def _update_joint(self, support: Ordered, inputs: _Inputs) -> _Gathered:
+        """(1/n) sum_t w_t grad L_t over the n tasks present: one backward pass, and one more above the features for each
         task where gradients are compared there."""
-        values = self._passes.values(support)
-        representation = self._representation(features, values)
-        losses = torch.stack(values)
-        weights = weigh(losses.detach(), None, representation)
-        self.optimizer.zero_grad()
+        values = self._engine.passes.values(support)
+        present = self._present(values, lambda task: self._engine.is_silent(values[task]), support)
+        representation = self._representation(inputs, values, present)
+        told = self._told(values)
+        weights = self._weigh(told, inputs, present, representation=representation)
+        there = torch.stack([value for t in present if (value := values[t]) is not None])
+        share = weights if len(present) == len(self.tasks) else weights[list(present)]
         if representation is not None and self.needs.applies_to == "shared":
-            representation.backward(weights)
+            representation.backward(share)
         else:
-            (losses * weights.to(losses.dtype)).mean().backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return losses.detach(), weights
+            total = (there * share.to(there.dtype)).mean() * self._engine.passes.scale
+            total.backward()  # type: ignore[no-untyped-call]
+        self._check_gradient(support, present)
+        return _Gathered(told, weights, present)
 
-    def _update_in_turn(self, support: Ungrouped, weigh: Weigh) -> tuple[Tensor, Tensor]:
+    def _update_in_turn(self, support: Ordered, inputs: _Inputs) -> _Gathered:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
+        replay = Replay(self.parameters, support)
+        every = tuple(range(len(self.tasks)))
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
-        weights = weigh(unknown)
-        self.optimizer.zero_grad()
-        losses = self._passes.accumulate(support, weights / len(weights))
-        self.optimizer.step()
-        return losses, weights
+        weights = self._weigh(unknown, inputs, every)
+        values = self._engine.passes.accumulate(replay.recording(), weights / len(weights))
+        replay.values = values
+        present = self._present(values, lambda task: replay.is_silent(task), support)
+        if present != every:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad *= len(every) / len(present)
+        self._check_gradient(support, present)
+        return _Gathered(self._told(values), weights, present, replay=replay)
 
-    def _update_by_rows(self, support: Losses, weigh: Weigh, features: Features | None) -> tuple[Tensor, Tensor]:
+    def _update_by_rows(self, support: Ordered, inputs: _Inputs) -> _Gathered:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
-        self._rows.clear()
+        needs, rows, micro = self.needs, self._engine.rows, self._micro
         compared: list[Representation | None] = []
 
-        def look(values: list[Tensor]) -> None:
-            compared.append(self._representation(features, values))
+        def look(values: list[Value]) -> None:
+            there = self._present(values, lambda task: self._engine.is_silent(values[task]), support)
+            compared.append(self._representation(inputs, values, there))
 
-        needs = self.needs
-        losses = self._passes.gradients(support, self._rows.write, look if needs.representation else None)
-        gramian = self._rows.gramian(own=needs.gramian == "all") if needs.gramian else None
-        weights = weigh(losses, gramian, *compared)
+        self._add_micro(support, look if needs.representation else None)
+        values = micro.means()
+        rows.scale = self._engine.passes.scale
+        present = self._present(values, rows.silent if micro.single else rows.finite, support)
+        rows.settle(present, None if micro.single else micro.batches.to(self.device))
+        told = self._told(values)
+        gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
+        overflowed = gramian is not None and self._reads(gramian) and not finite([gramian])
+        if overflowed and self._engine.passes.scale == 1:
+            self._refuse(self._blame(present), support)
+        representation = compared[0] if compared else None
+        # under a gradient scaler an overflow is what it looks for: the gradient stays as it is, the weights as they were
+        weights = (
+            self.task_weights
+            if overflowed
+            else self._weigh(told, inputs, present, gramian=gramian, representation=representation)
+        )
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
-        combined = self._rows.combine(weights / len(weights), own / len(weights))
+        if len(present) < len(self.tasks):
+            there = torch.zeros_like(weights)
+            there[list(present)] = 1
+            weighed, own = weights.where(there > 0, 0.0), own * there
+        else:
+            weighed = weights
+        combined = rows.combine(weighed / len(present), own / len(present))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
-        self.optimizer.step()
-        return losses, weights
+        self._check_gradient(support, present)
+        return _Gathered(told, weights, present, OVERFLOW if overflowed else None)
 
-    def _representation(self, features: Features | None, values: Sequence[Tensor]) -> Representation | None:
-        if features is None or self.needs.representation is None:
+    def _add_micro(self, support: Ordered, look: Callable[[list[Value]], None] | None = None) -> None:
+        engine, micro = self._engine, self._micro
+        if not micro.any:
+            engine.rows.clear()
+        values = engine.passes.gradients(support, engine.rows.write, look, tapped=micro.whole)
+        micro.add(values)
+
+    def _reads(self, value: Tensor | None) -> bool:
+        return self.nonfinite != "trust" and value is not None and readable(value)
+
+    def _told(self, values: Sequence[Value]) -> Tensor:
+        """The losses (T,), no numbers where a task is absent."""
+        like = next(value for value in values if value is not None)
+        return torch.stack([like.new_full((), float("nan")) if v is None else v.detach() for v in values])
+
+    def _present(self, values: Sequence[Value], silent: Callable[[int], bool], support: Ordered) -> tuple[int, ...]:
+        """The tasks that are there; refuses losses that are not finite."""
+        there = [task for task, value in enumerate(values) if value is not None]
+        if there and self._reads(values[there[0]]):
+            numbers = torch.stack([value.detach().double() for value in values if value is not None]).tolist()
+            bad = {task: number for task, number in zip(there, numbers, strict=True) if not math.isfinite(number)}
+            absent = [task for task, number in bad.items() if math.isnan(number) and silent(task)]
+            wrong = {task: number for task, number in bad.items() if task not in absent}
+            if wrong:
+                told = ", ".join(f"{self.tasks[task]} ({number})" for task, number in wrong.items())
+                self._refuse(f"the support loss is not finite for {told}", support)
+            there = [task for task in there if task not in absent]
+        if not there:
+            raise _Skipped("no task had a labelled row")
+        return tuple(there)
+
+    def _check_gradient(self, support: Ordered, present: Sequence[int]) -> None:
+        if self._engine.passes.scale != 1 or not self._reads(self.parameters[0]):
+            return
+        if not finite(parameter.grad for parameter in self.parameters):
+            self._refuse(self._blame(present), support)
+
+    def _blame(self, present: Sequence[int]) -> str:
+        rows = self._engine.rows
+        named = ", ".join(self.tasks[task] for task in present if not rows.finite(task))
+        return f"the gradient is not finite{f' for {named}' if named else ''}, though the losses are"
+
+    def _refuse(self, what: str, support: Ordered) -> NoReturn:
+        """Raise DivergedError, or _Skipped as the policy says, with the cause as far as it can be seen."""
+        if self.nonfinite == "skip":
+            raise _Skipped(what)
+        with InputWatch() as watch, torch.no_grad():
+            try:
+                self._engine.passes.values(support)
+            except Exception:  # the cause is wanted, not another error
+                watch.inputs.clear()
+        states = [
+            value
+            for optimizer in self.optimizers.every
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
+        because = cause(self.parameters, self._engine.names, states, watch.inputs or None)
+        raise diverged(
+            self.count,
+            f"{what}: {because}",
+            "Lower the learning rate, or take out what is wrong; nonfinite='skip' leaves such steps out.",
+        )
+
+    def _representation(
+        self, inputs: _Inputs, values: Sequence[Value], present: Sequence[int]
+    ) -> Representation | None:
+        if inputs.representation is None or self.needs.representation is None:
             return None
-        return Representation(features(), values, self.tasks)
+        features = list(inputs.representation())
+        if len(features) == len(self.tasks):
+            features = [features[task] for task in present]
+        losses = [value for task in present if (value := values[task]) is not None]
+        return Representation(features, losses, [self.tasks[task] for task in present])
 
     def _weigh(
         self,
         losses: Tensor,
+        inputs: _Inputs,
+        present: tuple[int, ...],
         gramian: Tensor | None = None,
         representation: Representation | None = None,
-        *,
-        epoch: int,
-        scores: Callable[[], Tensor] | None,
     ) -> Tensor:
-        reached = scores().detach() if self.needs.scores and scores is not None else None
+        reached = inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
         if reached is not None and reached.shape != losses.shape:
             raise ConfigError(
                 f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(reached.shape)}."
             )
         at_features = representation.gramian(self.needs.representation or "rows") if representation else None
-        signals = Signals(losses, gramian, reached, epoch, self.count, at_features)
-        weights, self.state = self.weighting.weigh(self.state, signals)
+        if at_features is not None and len(present) < len(losses):
+            whole = at_features.new_zeros(len(losses), len(losses))
+            place = torch.tensor(present, device=whole.device)
+            whole[place[:, None], place] = at_features
+            at_features = whole
+        signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
+        weights, self.state = weigh_present(self.weighting, self.state, signals, present)
         return weights
 
-    def _hypergradient(self, query: Losses, spec: HypergradientSpec, replay: Replay | None) -> tuple[Tensor, Tensor]:
-        """D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10), row by row."""
-        factors = inner_factors(self.optimizer, self.parameters, spec)
-        divisor = 1 if spec.scale == "unit" else len(self.tasks)
-        if replay is not None:
-            losses, products = replayed_hypergradient(replay, query, self._passes, factors, spec)
-            return losses, products / -divisor
+    def _learned(self, gathered: _Gathered, query: Ordered | None) -> StepRecord:
+        """The query side: D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10)."""
+        spec = self.needs.hypergradient
+        if spec is None or query is None or gathered.skipped is not None or self.count % self.every:
+            return self._record(gathered)
+        engine = self._engine
+        passes = engine.passes_over(self.tasks, self.outer)
+        statistics = Statistics(() if self.query_statistics else engine.statistics)
+        values, D = self._hypergradient(query, spec, gathered, passes)
+        statistics.restore()
+        there, why = self._query_present(values, D)
+        if why is not None:
+            if self.nonfinite == "raise":
+                raise DivergedError(
+                    f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
+                    "not. Lower the learning rate or alpha, or look for bad query inputs of that task."
+                )
+            self.skipped += 1
+            there = ()
+        losses = engine.parameters[0].new_full((len(self.tasks),), float("nan"))
+        for place, value in zip(self.outer, values, strict=True):
+            if value is not None:
+                losses[place] = value
+        kept = None
+        if self.keep_query_gradient and gathered.replay is None:
+            kept = engine.query_sum.take_mean(max(len(there), 1))
+        told = replace(self._record(gathered), query_losses=losses, query_gradient=kept, skipped=why)
+        told = replace(told, query_present=self._mask(there))
+        if not there:
+            return told
+        self.state, outer = learn_present(self.weighting, self.state, D, there, gathered.present)
+        return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
+
+    def _query_present(self, values: Sequence[Value], D: Tensor) -> tuple[tuple[int, ...], str | None]:
+        """The tasks of the outer problem that are there, and what is not finite, if anything is."""
+        there = [task for task, value in zip(self.outer, values, strict=True) if value is not None]
+        if not there or not self._reads(D):
+            return tuple(there), None
+        losses = torch.stack([value.double() for value in values if value is not None])
+        rows = D[there].double()
+        read = torch.stack([losses, rows.abs().sum(dim=1)]).tolist()
+        absent = [t for t, loss, row in zip(there, *read, strict=True) if row == 0 and math.isnan(loss)]
+        # 0 * logits.sum() is how people write an absent task: its row would be the shortest, and stop all others
+        zero = [t for t, loss, row in zip(there, *read, strict=True) if row == 0 and loss == 0]
+        absent += zero if len(zero) + len(absent) < len(there) else []
+        wrong = [
+            f"{'query loss' if not math.isfinite(loss) else 'hypergradient'} is not finite for {self.tasks[task]}"
+            for task, loss, row in zip(there, *read, strict=True)
+            if task not in absent and not (math.isfinite(loss) and math.isfinite(row))
+        ]
+        left = tuple(task for task in there if task not in absent)
+        return left, f"the {', the '.join(wrong)}" if wrong else None
+
+    def _hypergradient(
+        self, query: Ordered, spec: HypergradientSpec, gathered: _Gathered, passes: Passes
+    ) -> tuple[list[Value], Tensor]:
+        engine = self._engine
+        factors = inner_factors(self.optimizers, self.parameters, spec)
+        divisor = 1 if spec.scale == "unit" else len(gathered.present)
+        if gathered.replay is not None:
+            replayed = (gathered.replay, query, passes, factors, spec, gathered.present, engine.fresh_rows())
+            values, products = replayed_hypergradient(*replayed)
+            return values, products / -divisor
         D = self.parameters[0].new_zeros(len(self.tasks), len(self.tasks))
 
         def add_rows(gradients: TaskGradients) -> None:
-            rows = self._rows.inner(gradients, factors, shared=spec.parameters == "shared")
+            rows = engine.rows.inner(gradients, factors, shared=spec.parameters == "shared")
             D[gradients.tasks.start : gradients.tasks.stop] -= rows / divisor
             if self.keep_query_gradient:
-                self._query_sum.add(gradients)
+                engine.query_sum.add(gradients)
 
-        return self._passes.gradients(query, add_rows), D
+        return passes.gradients(query, add_rows), D
+
+    def _mask(self, there: Sequence[int]) -> tuple[bool, ...]:
+        return tuple(task in there for task in range(len(self.tasks)))
+
+    def _record(self, gathered: _Gathered) -> StepRecord:
+        mask = self._mask(gathered.present)
+        decided = (gathered.losses, gathered.weights, self.task_weights)
+        return StepRecord(self.count, self.tasks, *decided, present=mask, skipped=gathered.skipped)
 
     def state_dict(self) -> State:
-        """Everything the step remembers, as tensors (the optimiser has its own state)."""
-        return {**self.state, "count": torch.tensor(self.count)}
+        """Everything the step remembers, as tensors (the optimiser has its own state); with the names of the tasks, the
+        method and its options."""
+        return saved_state(self.weighting, self.tasks, self.state, self.count)
 
     def load_state_dict(self, state: State) -> None:
-        """Continue from :meth:`state_dict`; raises ConfigError when the keys or shapes differ."""
-        expected = self.state_dict()
-        if state.keys() != expected.keys() or any(state[k].shape != expected[k].shape for k in expected):
-            raise ConfigError(
-                f"MultiTaskStep: this state is of another method or number of tasks: expected "
-                f"{ {k: tuple(v.shape) for k, v in expected.items()} }, got "
-                f"{ {k: tuple(v.shape) for k, v in state.items()} }."
-            )
-        self.count = int(state["count"])
-        self.state = {key: state[key].to(value) for key, value in self.state.items()}
+        """Continue from :meth:`state_dict`; tasks are found by their names, in whatever order.
+
+        Raises ConfigError for a state of other tasks, another method or other options.
+        """
+        self.count, self.state = load_state(self.weighting, self.tasks, state, self.state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A step is copied and pickled without what it can make again."""
+        return {**self.__dict__, "_engine": None, "_waiting": None, "_left": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._engine = self._made()
+
+
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """A gradient that a step left behind, for people to look at."""
+
+    gradient: Callable[[], Tensor | None]
+    version: int
+
+    @staticmethod
+    def of(gradient: Tensor) -> _Left:
+        return _Left(weakref.ref(gradient), gradient._version)
+
+    @property
+    def untouched(self) -> bool:
+        gradient = self.gradient()
+        return gradient is not None and gradient._version == self.version
+
+
+class _Skipped(Exception):
+    """A step that changes nothing, and why."""
 
 
 def _check_low(method: str, needs: Needs) -> None:

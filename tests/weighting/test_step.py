@@ -131,8 +131,14 @@ class TestMemory:
 
     def test_foreign_state(self):
         _, step, _ = quadratic()
-        with pytest.raises(ConfigError, match="another method or number of tasks"):
+        with pytest.raises(ConfigError, match="this is no state of a step"):
             step.load_state_dict({"weights": torch.ones(3), "count": torch.tensor(1)})
+        _, other, _ = quadratic(MetaWeighting(alpha=0.2))
+        with pytest.raises(ConfigError, match="of the method MetaWeighting, the step has Uniform"):
+            step.load_state_dict(other.state_dict())
+        _, mine, _ = quadratic(MetaWeighting(alpha=0.1))
+        with pytest.raises(ConfigError, match=r"other options, alpha=0.2 \(here 0.1\)"):
+            mine.load_state_dict(other.state_dict())
 
     def test_rows_are_reused(self):
         _, step, losses = quadratic(MetaWeighting())
@@ -209,16 +215,12 @@ class TestDivergence:
         theta = torch.zeros(1, requires_grad=True)
         optimizer = torch.optim.SGD([theta], lr=0.1)
         step = MultiTaskStep([theta], optimizer, Uniform(), ["calm", "wild"])
-        record = step([theta.sum, lambda: theta.sum() * float("nan")])
         with pytest.raises(DivergedError, match=r"Step 1: the support loss is not finite for wild \(nan\)"):
-            record.check()
-
-    def test_finite_losses_pass(self):
-        _, step, losses = quadratic(MetaWeighting())
-        step(losses, losses).check()
+            step([theta.sum, lambda: theta.sum() * float("nan")])
+        assert (theta.item(), step.count) == (0, 0)
 
     def test_query_loss_is_checked(self):
         theta, step, losses = quadratic(MetaWeighting())
-        record = step(losses, [losses[0], lambda: theta.sum() * float("inf")])
         with pytest.raises(DivergedError, match="query loss is not finite for 1"):
-            record.check()
+            step(losses, [losses[0], lambda: theta.sum() * float("inf")])
+        assert step.task_weights.tolist() == [1, 1]

@@ -31,16 +31,18 @@ class SharedBlock:
 
     def clear(self) -> None:
         """Forget the gradients of the last step; the buffer of single rows stays."""
-        self._parts: list[tuple[Columns, Tensor]] = []
+        self._parts: list[tuple[slice, Tensor]] = []
         self._singles: list[int] = []
-        self.tasks = 0
 
     def write(self, tasks: range, gradient: Tensor) -> None:
-        """Keep the gradients (r, *shape) of ``tasks``; a pass over several tasks is kept without a copy."""
+        """Keep the gradients (r, *shape) of ``tasks``, or add them to those that are there; a pass over several tasks is
+        kept without a copy."""
         rows = self.flat(gradient)
-        self.tasks += len(tasks)
         if len(tasks) > 1:
-            self._parts.append((slice(tasks.start, tasks.stop), rows))
+            self._write_part(slice(tasks.start, tasks.stop), rows)
+            return
+        if tasks.start in self._singles:
+            self._buffer[:, self._singles.index(tasks.start)] += rows[:, 0]
             return
         place = len(self._singles)
         if self._buffer.shape[::2] != rows.shape[::2]:
@@ -50,6 +52,26 @@ class SharedBlock:
         else:
             self._buffer[:, place] = rows[:, 0]
         self._singles.append(tasks.start)
+
+    def _write_part(self, tasks: slice, rows: Tensor) -> None:
+        for place, (own, held) in enumerate(self._parts):
+            if own == tasks:
+                self._parts[place] = (own, held + rows)
+                return
+        self._parts.append((tasks, rows))
+
+    @property
+    def tasks(self) -> list[int]:
+        """The tasks that touched the parameter."""
+        return [t for own, _ in self._parts for t in range(own.start, own.stop)] + self._singles
+
+    def of(self, task: int) -> Iterator[Tensor]:
+        """The gradient (m, n) of one task, if it is there."""
+        for own, rows in self._parts:
+            if own.start <= task < own.stop:
+                yield rows[:, task - own.start]
+        if task in self._singles:
+            yield self._buffer[:, self._singles.index(task)]
 
     def parts(self) -> Iterator[tuple[Columns, Tensor]]:
         """(tasks, rows (m, k, n)) of everything that was written."""
@@ -116,8 +138,11 @@ class OwnRows:
         """By position of a parameter: its task, and its gradient (n,)."""
 
     def write(self, tasks: range, positions: tuple[int, ...], gradient: Tensor) -> None:
-        """Keep ``gradient``: that of parameter ``positions[i]`` of task ``tasks[i]``, end to end."""
+        """Keep ``gradient``, that of parameter ``positions[i]`` of task ``tasks[i]``, end to end; or add it to the one
+        that is there."""
         flat = gradient.reshape(-1)
+        if positions in self._stacks:
+            flat = self._stacks[positions][1] + flat
         self._stacks[positions] = (tasks, flat)
         for task, position, row in zip(tasks, positions, torch.split(flat, self.lengths(positions)), strict=True):
             self.row[position] = (task, row)
@@ -138,9 +163,12 @@ class OwnRows:
             return None
         return flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), self._stacks[positions][1] * flat)
 
-    def add_squares(self, total: Tensor) -> None:
-        """Add the squared lengths of all gradients held to the diagonal of ``total`` (T, T)."""
+    def add_squares(self, total: Tensor, told: int) -> None:
+        """Add the squared lengths of all gradients held, those of the first ``told`` parameters, to the diagonal of
+        ``total`` (T, T)."""
         for positions, (tasks, flat) in self._stacks.items():
+            if max(positions) >= told:
+                continue
             squares = flat.new_zeros(len(positions)).index_add_(0, self.owners(positions), flat.square())
             total.diagonal()[tasks.start : tasks.stop] += squares
 

@@ -16,35 +16,35 @@ from torch import Tensor
 from lossrag.errors import ConfigError
 from lossrag.weighting.adam import adam_scale
 from lossrag.weighting.base import HypergradientSpec
+from lossrag.weighting.optimizers import Optimizers
 
 
 def inner_factors(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], spec: HypergradientSpec
+    optimizers: Optimizers, parameters: Sequence[Tensor], spec: HypergradientSpec
 ) -> list[Tensor | float]:
     """One factor per parameter: a number, or a tensor of its shape for ``inner="adam"``.
 
-    Called after ``optimizer.step()``, so that Adam's moments are those of this update. With ``scale="unit"`` eta
+    Called after the optimisers' step, so that Adam's moments are those of this update. With ``scale="unit"`` eta
     is left out.
     """
-    group_of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    places = optimizers.places()
     factors: list[Tensor | float] = []
     for parameter in parameters:
-        group = group_of[parameter]
+        optimizer, group = places[parameter]
         eta = 1.0 if spec.scale == "unit" else group["lr"]
         factors.append(eta if spec.inner == "sgd" else eta * _adam_share(optimizer, group, parameter))
     return factors
 
 
-def check_inner(optimizer: torch.optim.Optimizer, spec: HypergradientSpec) -> None:
+def check_inner(optimizers: Optimizers, spec: HypergradientSpec) -> None:
     """Refuse ``inner="adam"`` for optimisers other than torch's Adam and AdamW (without amsgrad)."""
-    if spec.inner != "adam":
-        return
-    is_adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
-    if not is_adam or any(group["amsgrad"] for group in optimizer.param_groups):
-        raise ConfigError(
-            f"inner='adam' differentiates through Adam's preconditioner, but the optimiser is "
-            f"{type(optimizer).__name__}: use torch.optim.Adam or AdamW without amsgrad, or inner='sgd'."
-        )
+    for optimizer in optimizers.every if spec.inner == "adam" else ():
+        is_adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
+        if not is_adam or any(group["amsgrad"] for group in optimizer.param_groups):
+            raise ConfigError(
+                f"inner='adam' differentiates through Adam's preconditioner, but the optimiser is "
+                f"{type(optimizer).__name__}: use torch.optim.Adam or AdamW without amsgrad, or inner='sgd'."
+            )
 
 
 def _adam_share(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: Tensor) -> Tensor:

@@ -137,9 +137,13 @@ class LinearBlock:
         self._carried: tuple[Tensor, Tensor] | None = None
 
     @property
-    def tasks(self) -> int:
-        """The number of tasks that touched the layer."""
-        return len(self._tasks)
+    def tasks(self) -> list[int]:
+        """The tasks that touched the layer."""
+        return self._tasks
+
+    def of(self, task: int) -> list[Tensor]:
+        """The gradient (B, out) at the outputs for one task, if it is there."""
+        return [self._outputs[self._tasks.index(task)]] if task in self._tasks else []
 
     def write(self, task: int, gradient: LinearGradient) -> None:
         """Keep the factors; the inputs are those of all tasks."""
@@ -170,7 +174,7 @@ class LinearBlock:
 
     def add_inner(self, total: Tensor, gradient: LinearGradient, factor: float) -> None:
         """Add factor * <gradient, gradient_t> to ``total`` (1, T) for every task held."""
-        if self.tasks == 1:  # nothing to share the (B, B) product with
+        if len(self._tasks) == 1:  # nothing to share the (B, B) product with
             self.add_inner_formed(total, gradient.formed() * factor)
         else:
             total[0, self._tasks] += self._products(gradient.inputs, gradient.outputs) * factor

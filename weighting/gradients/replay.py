@@ -19,20 +19,24 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.base import HypergradientSpec
-from lossrag.weighting.closures import Losses, TaskGroup, Ungrouped
+from lossrag.weighting.closures import Ordered, TaskGroup, Ungrouped, Value
 from lossrag.weighting.gradients.passes import Passes
+from lossrag.weighting.gradients.random_state import RandomState, random_state, set_random_state
 from lossrag.weighting.gradients.rows import Factor, GradientRows, TaskGradients
 
 T = TypeVar("T")
-RandomState = list[Tensor]
 
 
 class Replay:
-    """The support losses of one step, ready to be differentiated again at the parameters they had."""
+    """The support losses of one step, ready to be differentiated again at the parameters they had.
 
-    def __init__(self, parameters: Sequence[Tensor], losses: Losses) -> None:
+    Raises ConfigError when a closure then gives another loss than the first time: it has drawn another batch.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], losses: Ordered) -> None:
         self.parameters = parameters
-        self.losses = _ungrouped(losses)
+        self.losses = ungrouped(losses)
+        self.values: list[Value] = []
         self._states: dict[int, RandomState] = {}
         self._values = [parameter.detach().clone() for parameter in parameters]
 
@@ -43,7 +47,7 @@ class Replay:
         return [partial(self._record, task, closure) for task, closure in enumerate(self.losses)]
 
     def _record(self, place: int, closure: Callable[[], T]) -> T:
-        self._states[place] = _random_state(self.parameters)
+        self._states[place] = random_state(self.parameters)
         return closure()
 
     def gradients(self, task: int, wanted: set[int] | None = None) -> TaskGradients:
@@ -51,15 +55,26 @@ class Replay:
 
         wanted: positions of the parameters, None for all of them.
         """
-        now = _random_state(self.parameters)
+        now = random_state(self.parameters)
         self._swap()
-        _set_random_state(self.parameters, self._states[0 if callable(self.losses) else task])
+        set_random_state(self.parameters, self._states[0 if callable(self.losses) else task])
         loss = self.losses()[task] if callable(self.losses) else self.losses[task]()
+        first = self.values[task] if self.values else None
+        if loss is None or (first is not None and not torch.allclose(loss.detach(), first, rtol=1e-3, equal_nan=True)):
+            self._swap()
+            raise ConfigError(
+                "memory='low' computes the support losses twice, but a closure gave another loss the second time: let "
+                "it compute the losses of one and the same batch, or use memory='rows'."
+            )
         gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
         self._swap()
-        _set_random_state(self.parameters, now)
+        set_random_state(self.parameters, now)
         touched = {i: g[None] for i, g in enumerate(gradients) if g is not None and (wanted is None or i in wanted)}
         return TaskGradients(range(task, task + 1), touched)
+
+    def is_silent(self, task: int) -> bool:
+        """True where the gradient of a task is 0 or absent (reads the device)."""
+        return not any(bool(gradient.any()) for gradient in self.gradients(task).shared.values())
 
     def _swap(self) -> None:
         for i, parameter in enumerate(self.parameters):
@@ -67,21 +82,27 @@ class Replay:
 
 
 def replayed_hypergradient(
-    replay: Replay, query: Losses, passes: Passes, factors: Sequence[Factor], spec: HypergradientSpec
-) -> tuple[Tensor, Tensor]:
-    """Query losses (T,) and D (T, T) without the factor -1/T, with one support gradient held at a time."""
-    query = _ungrouped(query)
-    parameters, tasks = list(replay.parameters), len(passes.tasks)
-    wanted = _shared_only(replay, tasks) if spec.parameters == "shared" and tasks > 1 else None
-    products = parameters[0].new_zeros(tasks, tasks)
-    rows = GradientRows(parameters, tasks)
+    replay: Replay,
+    query: Ordered,
+    passes: Passes,
+    factors: Sequence[Factor],
+    spec: HypergradientSpec,
+    present: Sequence[int],
+    rows: GradientRows,
+) -> tuple[list[Value], Tensor]:
+    """Query losses and D (T, T) without the factor -1/T, with one support gradient of those ``present`` held at a time,
+    in ``rows``."""
+    query = ungrouped(query)
+    parameters = list(replay.parameters)
+    wanted = _shared_only(replay, present) if spec.parameters == "shared" and len(present) > 1 else None
+    products = parameters[0].new_zeros(rows.tasks, rows.tasks)
     add = partial(_add_products, products, rows, factors)
-    start = _random_state(parameters)
-    losses = products.new_zeros(tasks)
-    for task in range(tasks):
+    start = random_state(parameters)
+    losses: list[Value] = []
+    for task in present:
         rows.clear()
         rows.write(replay.gradients(task, wanted))
-        _set_random_state(parameters, start)
+        set_random_state(parameters, start)
         losses = passes.gradients(query, add)
     return losses, products
 
@@ -90,28 +111,17 @@ def _add_products(products: Tensor, rows: GradientRows, factors: Sequence[Factor
     products[gradients.tasks.start] += rows.inner(gradients, factors, shared=False)[0]
 
 
-def _shared_only(replay: Replay, tasks: int) -> set[int]:
-    """The positions of the parameters that more than one task touches."""
-    touched = [position for task in range(tasks) for position in replay.gradients(task).shared]
+def _shared_only(replay: Replay, tasks: Sequence[int]) -> set[int]:
+    """The positions of the parameters that more than one of the tasks touches."""
+    touched = [position for task in tasks for position in replay.gradients(task).shared]
     return {position for position in touched if touched.count(position) > 1}
 
 
-def _ungrouped(losses: Losses) -> Ungrouped:
+def ungrouped(losses: Ordered) -> Ungrouped:
+    """Losses of which one can be had at a time; raises ConfigError for groups of tasks."""
     if callable(losses):
         return losses
     closures = [entry for entry in losses if not isinstance(entry, TaskGroup)]
     if len(closures) < len(losses):
         raise ConfigError("memory='low' differentiates one task at a time: give one closure per task, no TaskGroup.")
     return closures
-
-
-def _random_state(parameters: Sequence[Tensor]) -> RandomState:
-    device = parameters[0].device
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random_state(parameters: Sequence[Tensor], states: RandomState) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1], parameters[0].device)

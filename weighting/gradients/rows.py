@@ -6,7 +6,7 @@ streamed through it, one pass at a time, and never stored.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,12 +38,29 @@ class GradientRows:
     """Support gradients of ``tasks`` tasks with respect to ``parameters`` (all that require a gradient).
 
     sparse: positions of the tables whose combined gradient is to be sparse, where :meth:`restrict` names their rows.
+    told: how many of the parameters, the first ones, are compared; the others are combined alone. None for all.
+    shared, private: positions of parameters that count as shared, or as a single task's own, whoever touches them;
+        of the others those are shared that several of the tasks touch which are present.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], tasks: int, sparse: Container[int] = ()) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        tasks: int,
+        sparse: Container[int] = (),
+        told: int | None = None,
+        shared: Container[int] = (),
+        private: Container[int] = (),
+    ) -> None:
         self.parameters = list(parameters)
         self.tasks = tasks
+        self.scale = 1.0
+        """What all gradients are multiplied by; inner products are told without it, the combined gradient with it."""
+        self._told = len(self.parameters) if told is None else told
+        self._shared, self._private = shared, private
         self._sparse = sparse
+        self._present: Collection[int] = range(tasks)
+        self._parts: Tensor | None = None
         self._blocks = [SharedBlock(parameter) for parameter in self.parameters]
         self._own = OwnRows(self.parameters)
         self._linear = [LinearBlock() for _ in self.parameters]
@@ -55,6 +72,27 @@ class GradientRows:
             block.clear()
         for linear in self._linear:
             linear.clear()
+        self.settle(range(self.tasks))
+
+    def settle(self, present: Collection[int], batches: Tensor | None = None) -> None:
+        """Count these tasks alone; batches: (T,) how many micro-batches each was in, so that rows are their means."""
+        self._present = present
+        self._parts = None if batches is None else 1 / batches.clamp(min=1)
+
+    def silent(self, task: int) -> bool:
+        """True where the gradient of a task is 0 or absent (reads the device)."""
+        return not any(bool(row.any()) for row in self._of(task))
+
+    def finite(self, task: int) -> bool:
+        """True where the gradient of a task is finite (reads the device)."""
+        return all(bool(row.isfinite().all()) for row in self._of(task))
+
+    def _of(self, task: int) -> Iterator[Tensor]:
+        for block in self._blocks:
+            yield from block.of(task)
+        for linear in self._linear:
+            yield from linear.of(task)
+        yield from (row for owner, row in self._own.row.values() if owner == task)
 
     def restrict(self, position: int, ids: Tensor) -> None:
         """Hold only the rows ``ids`` (U,) of a table; the gradients of it that follow are (r, U, ...)."""
@@ -86,11 +124,13 @@ class GradientRows:
         own: other coefficients (T,) for the parameters that a single task touches.
         """
         own = coefficients if own is None else own
+        if self._parts is not None:
+            coefficients, own = coefficients * self._parts, own * self._parts
         mine = self._own.combine(own)
         combined: list[Tensor | None] = []
         for position, blocks in enumerate(zip(self._blocks, self._linear, strict=True)):
             held = [block for block in blocks if block.tasks]
-            share = own if held and self._is_own(held[0]) else coefficients
+            share = own if held and self._is_own(position, held[0]) else coefficients
             combined.append(held[0].combine(share) if held else mine.get(position))
         return combined
 
@@ -99,18 +139,19 @@ class GradientRows:
         those that a single task touches, which are about the diagonal."""
         total = self.parameters[0].new_zeros(self.tasks, self.tasks)
         if own:
-            self._own.add_squares(total)
-        for block in self._blocks:
-            parts = [] if self._is_own(block) and not own else list(block.parts())
+            self._own.add_squares(total, self._told)
+        for position, block in enumerate(self._blocks[: self._told]):
+            parts = [] if self._is_own(position, block) and not own else list(block.parts())
             for tasks, rows in parts:
                 for others, columns in parts:
                     part = total[tasks]
                     part[:, others] += block.products(rows, columns)
                     total[tasks] = part
-        for linear in self._linear:
-            if linear.tasks and (own or not self._is_own(linear)):
+        for position, linear in enumerate(self._linear[: self._told]):
+            if linear.tasks and (own or not self._is_own(position, linear)):
                 linear.add_gramian(total)
-        return total
+        total = total if self._parts is None else total * self._parts.to(total) * self._parts.to(total)[:, None]
+        return total if self.scale == 1 else total / self.scale / self.scale
 
     def inner(self, gradients: TaskGradients, factors: Sequence[Factor], shared: bool) -> Tensor:
         """Inner products (r, T) of the gradients of r tasks, times a factor, with every row, over their parameters.
@@ -118,27 +159,34 @@ class GradientRows:
         factors: one per parameter, a number or a tensor of its shape (a diagonal preconditioner).
         shared: leave out the parameters that a single task touches.
         """
+        total = self._inner(gradients, factors, shared)
+        total = total if self._parts is None else total * self._parts.to(total)
+        return total if self.scale == 1 else total / self.scale / self.scale
+
+    def _inner(self, gradients: TaskGradients, factors: Sequence[Factor], shared: bool) -> Tensor:
         total = self.parameters[0].new_zeros(len(gradients.tasks), self.tasks)
         for position, gradient in gradients.shared.items():
             self._add_block(total, position, gradient, factors[position], shared)
         for linear in gradients.linear:
             self._add_linear(total, linear, factors[linear.position], shared)
-        if shared and self.tasks > 1:
+        if shared and self._several:
             return total
         for positions, gradient in gradients.own:
             self._add_own(total, gradients.tasks, positions, gradient, factors)
         return total
 
     def _add_block(self, total: Tensor, position: int, gradient: Tensor, factor: Factor, shared: bool) -> None:
+        if position >= self._told:
+            return
         block, stacked = self._blocks[position], self._own.row.get(position)
-        skip = shared and self.tasks > 1
+        skip = shared and self._several
         if stacked is not None and not skip:  # kept beside those of other tasks, but this pass is of one task alone
             task, row = stacked
             total[:, task] += (gradient * factor).reshape(len(gradient), -1) @ row
         linear = self._linear[position]
-        if linear.tasks and not (skip and self._is_own(linear)):
+        if linear.tasks and not (skip and self._is_own(position, linear)):
             linear.add_inner_formed(total, gradient * factor)
-        if not block.tasks or (skip and self._is_own(block)):
+        if not block.tasks or (skip and self._is_own(position, block)):
             return
         if isinstance(factor, Tensor):
             gradient = gradient * (factor if block.ids is None else factor[block.ids])
@@ -152,7 +200,7 @@ class GradientRows:
         linear = self._linear[gradient.position]
         if not linear.tasks or isinstance(factor, Tensor):  # the support has formed gradients, or a preconditioner
             self._add_block(total, gradient.position, gradient.formed(), factor, shared)
-        elif not (shared and self._is_own(linear)):
+        elif gradient.position < self._told and not (shared and self._is_own(gradient.position, linear)):
             linear.add_inner(total, gradient, factor)
 
     def _add_own(
@@ -161,7 +209,8 @@ class GradientRows:
         flat = gradient.reshape(-1)
         scale = factors[positions[0]]
         alike = not any(isinstance(factors[position], Tensor) or factors[position] != scale for position in positions)
-        products = self._own.dot(positions, flat) if alike else None
+        told = max(positions) < self._told
+        products = self._own.dot(positions, flat) if alike and told else None
         if products is not None:
             total.diagonal(tasks.start)[: len(tasks)] += products * scale
             return
@@ -170,8 +219,15 @@ class GradientRows:
             one = row.view(1, *self.parameters[positions[i]].shape)
             self._add_block(total[i : i + 1], positions[i], one, factors[positions[i]], shared=False)
 
-    def _is_own(self, block: SharedBlock | LinearBlock) -> bool:
-        return block.tasks == 1 and self.tasks > 1
+    @property
+    def _several(self) -> bool:
+        return len(self._present) > 1
+
+    def _is_own(self, position: int, block: SharedBlock | LinearBlock) -> bool:
+        """True for the parameters of a single task, where there are several tasks."""
+        if not self._several or position in self._shared:
+            return False
+        return position in self._private or sum(task in self._present for task in block.tasks) == 1
 
     @property
     def nbytes(self) -> int:

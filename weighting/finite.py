@@ -1,0 +1,86 @@
+"""Finiteness of a step: what is not a number is found before anything is changed, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from lossrag.errors import DivergedError
+
+POLICIES = ("raise", "skip", "trust")
+"""For values that are not finite: raise DivergedError, leave the step out and count it, or do not look."""
+
+
+def readable(value: Tensor) -> bool:
+    """False for tensors without data, of which only shapes are known."""
+    return value.device.type != "meta" and not isinstance(value, FakeTensor)
+
+
+def finite(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether all entries are finite; reads one number back from the device.
+
+    >>> finite([torch.ones(2), None]), finite([torch.tensor([1.0, float("inf")])])
+    (True, False)
+    """
+    held = [t._values() if t.is_sparse else t for t in tensors if t is not None]
+    held = [t.detach() for t in held if t.numel() and t.is_floating_point()]
+    if not held:
+        return True
+    # a sum of zeros is zero, and not a number as soon as one factor is none
+    return bool(torch.stack([(t * 0).sum().float() for t in held]).sum() == 0)
+
+
+def diverged(step: int, what: str, advice: str) -> DivergedError:
+    """The error of a step that changed nothing."""
+    return DivergedError(f"Step {step}: {what}. Nothing was changed by this step. {advice}")
+
+
+def cause(
+    parameters: Sequence[Tensor], names: Sequence[str], states: Sequence[Tensor], inputs: Sequence[Tensor] | None
+) -> str:
+    """Where values that are not finite come from, as far as a step can see: a parameter, the optimiser's state, an input
+    of the model, or else a target or the loss itself.
+
+    inputs: those of the model in the pass, None where it is not known.
+    """
+    for name, parameter in zip(names, parameters, strict=True):
+        if not finite([parameter]):
+            return f"the parameter {name} is not finite, it was so before this step"
+    if not finite(states):
+        return "the optimiser's state is not finite, so that its next update would not be"
+    if inputs is None:
+        return "the parameters are finite: look at the inputs, the targets and the loss"
+    if not finite(inputs):
+        return "an input of the model is not finite"
+    return "inputs and parameters are finite: look at the targets and the loss"
+
+
+class InputWatch:
+    """Inputs that the outermost modules get while it is entered."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Tensor] = []
+        self._depth = 0
+
+    def __enter__(self) -> InputWatch:
+        module = torch.nn.modules.module
+        self._handles = [
+            module.register_module_forward_pre_hook(self._before),
+            module.register_module_forward_hook(self._after, always_call=True),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
+        if not self._depth:
+            self.inputs += [value for value in inputs if isinstance(value, Tensor)]
+        self._depth += 1
+
+    def _after(self, module: nn.Module, inputs: object, outputs: object) -> None:
+        self._depth -= 1
