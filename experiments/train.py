@@ -87,6 +87,9 @@ class _Terminated(BaseException):
     """SIGTERM arrived, and the checkpoint of this moment has been written; holds the step."""
 
 
+_KNOWN = "/known"
+
+
 class Training:
     """The objects of one run and the loop over them."""
 
@@ -175,7 +178,10 @@ class Training:
     def _one_step(self, index: tuple[Tensor, ...]) -> None:
         if self.contexts:
             self.contexts.observe(self.step.count)
-        outcome = self.batch_step(index, self.progress.epoch)
+        try:
+            outcome = self.batch_step(index, self.progress.epoch)
+        except DivergedError as error:
+            raise DivergedError(f"{error} The last good checkpoint was kept.") from None
         record = outcome.record
         self.compositions.observe(record.step)
         self._add("weights", record.weights)
@@ -187,14 +193,15 @@ class Training:
         self.pending.append((self.progress.epoch + 1, outcome))
 
     def _add(self, name: str, value: Tensor) -> None:
-        sums = self.progress.sums
-        sums[name] = value.double() + sums[name] if name in sums else value.double()
+        """Add to a sum of the epoch, and to how often each of its entries was known."""
+        sums, known = self.progress.sums, value.isfinite()
+        for key, part in ((name, value.double().where(known, 0.0)), (name + _KNOWN, known.double())):
+            sums[key] = part + sums[key] if key in sums else part
 
     def _flush(self) -> None:
-        """Check every pending record, log the last one: the only place where a step's values are read."""
+        """Log the last of the pending records."""
         for epoch, outcome in self.pending:
             record = outcome.record
-            record.check()
             if record.step % self.config.log.every_steps == 0:
                 self.latest = step_values(outcome, self.suite.tasks, self.step.optimizer)
                 self.latest |= self.compositions.values(record.step)
@@ -208,8 +215,8 @@ class Training:
 
     def _end_epoch(self, bar: RunProgress) -> None:
         self._flush()
-        progress, steps = self.progress, self.progress.done
-        means = {name: (total / steps).cpu() for name, total in progress.sums.items()}
+        progress, sums = self.progress, self.progress.sums
+        means = {name: (sums[name] / sums[name + _KNOWN].clamp(min=1)).cpu() for name in sums if name + _KNOWN in sums}
         progress.sums.clear()
         progress.trajectory.append(means["weights"].tolist())
         progress.epoch, progress.done = progress.epoch + 1, 0

@@ -60,10 +60,10 @@ class TaskGroup:
 
 Entry = Closure | TaskGroup | None
 Losses = JointClosure | Sequence[Entry] | Mapping[str, Entry]
-"""Own inputs: closures by task, in the order of the tasks or by their names, each of which runs its own forward pass and
-returns a scalar, or groups of tasks. Shared input: one closure that runs the forward pass once and returns T scalars, in
-order or by name. A task that is absent from the batch has None, for its closure or for its loss. A list and no stacked
-tensor: from a stack, every task's backward pass would reach the heads of all others, to fetch zeros."""
+"""Own inputs: closures by task, in the order of the tasks or by their names, each of which runs its own forward pass
+and returns a scalar, or groups of tasks. Shared input: one closure that runs the forward pass once and returns T
+scalars, in order or by name. A task that is absent from the batch has None, for its closure or for its loss. A list and
+no stacked tensor: from a stack, every task's backward pass would reach the heads of all others, to fetch zeros."""
 Ungrouped = Callable[[], list[Value]] | Sequence[Closure]
 """Losses of which one task's can be had at a time."""
 Ordered = Callable[[], list[Value]] | Sequence[Closure | TaskGroup]
@@ -122,7 +122,8 @@ def _entry(entry: Any, split: str) -> Closure | TaskGroup:
             f"MultiTaskStep: expected a function for the {split} loss of every task, got {type(entry).__name__}: pass "
             "lambda: loss, or None for a task that is absent."
         )
-    return entry
+    found: Closure | TaskGroup = entry
+    return found
 
 
 def _absent() -> None:

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lossrag.errors import DivergedError
-
 POLICIES = ("raise", "skip", "trust")
 """For values that are not finite: raise DivergedError, leave the step out and count it, or do not look."""
 
@@ -33,16 +31,11 @@ def finite(tensors: Iterable[Tensor | None]) -> bool:
     return bool(torch.stack([(t * 0).sum().float() for t in held]).sum() == 0)
 
 
-def diverged(step: int, what: str, advice: str) -> DivergedError:
-    """The error of a step that changed nothing."""
-    return DivergedError(f"Step {step}: {what}. Nothing was changed by this step. {advice}")
-
-
 def cause(
     parameters: Sequence[Tensor], names: Sequence[str], states: Sequence[Tensor], inputs: Sequence[Tensor] | None
 ) -> str:
-    """Where values that are not finite come from, as far as a step can see: a parameter, the optimiser's state, an input
-    of the model, or else a target or the loss itself.
+    """Where values that are not finite come from, as far as a step can see: a parameter, the optimiser's state, an
+    input of the model, or else a target or the loss itself.
 
     inputs: those of the model in the pass, None where it is not known.
     """

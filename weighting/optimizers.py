@@ -22,7 +22,8 @@ class Optimizers:
     """
 
     def __init__(self, given: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> None:
-        self.every = list(given) if isinstance(given, (list, tuple)) else [given]
+        several = isinstance(given, (list, tuple))
+        self.every: list[torch.optim.Optimizer] = [*given] if several else [given]  # type: ignore[list-item, misc]
         if not self.every:
             raise ConfigError("MultiTaskStep: the list of optimisers is empty, give one at least.")
         for optimizer in self.every:
@@ -48,6 +49,11 @@ class Optimizers:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
+
+    def states(self) -> list[Tensor]:
+        """All tensors that they remember."""
+        kept = [state for optimizer in self.every for state in optimizer.state.values()]
+        return [value for state in kept for value in state.values() if isinstance(value, Tensor)]
 
     def step(self) -> None:
         """An update by each."""

@@ -14,7 +14,7 @@ from lossrag.weighting.base import Outer, Signals, State, Weighting
 def weigh_present(
     weighting: Weighting, state: State, signals: Signals, present: tuple[int, ...]
 ) -> tuple[Tensor, State]:
-    """Task weights (T,) of a step of the tasks ``present``, and the state after it: those of the others are as before."""
+    """Task weights (T,) of a step of the tasks ``present``, and the state after it; the others keep theirs."""
     tasks = len(state["weights"])
     if len(present) == tasks:
         return weighting.weigh(state, signals)

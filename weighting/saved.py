@@ -54,14 +54,13 @@ def load_state(weighting: Weighting, tasks: Sequence[str], saved: State, like: S
         )
     own_state = {key: value for key, value in saved.items() if key not in OWN}
     if own_state.keys() != like.keys() or any(own_state[k].shape != like[k].shape for k in like):
-        raise ConfigError(
-            f"MultiTaskStep: the state of {method} has other entries than this version keeps: "
-            f"{ {k: tuple(v.shape) for k, v in own_state.items()} }, expected { {k: tuple(v.shape) for k, v in like.items()} }."
-        )
+        got, expected = ({k: tuple(v.shape) for k, v in own.items()} for own in (own_state, like))
+        raise ConfigError(f"MultiTaskStep: the state of {method} has the entries {got}, this version keeps {expected}.")
     order = [names.index(name) for name in tasks]
     moved = own_state if list(names) == list(tasks) else reordered(own_state, order)
     return count, {key: moved[key].to(value) for key, value in like.items()}
 
 
 def _options(weighting: Weighting) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(weighting), default=str))
+    options: dict[str, Any] = json.loads(json.dumps(asdict(weighting), default=str))
+    return options

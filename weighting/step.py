@@ -6,11 +6,9 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +18,15 @@ from lossrag.errors import ConfigError, DivergedError
 from lossrag.weighting.base import HypergradientSpec, Needs, Signals, State, Weighting
 from lossrag.weighting.closures import Losses, Ordered, Value, ordered
 from lossrag.weighting.data_parallel import refuse_wrapped, wrapped_refused
-from lossrag.weighting.finite import POLICIES, InputWatch, cause, diverged, finite, readable
+from lossrag.weighting.finite import POLICIES, finite
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
+from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.replay import Replay, replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
+from lossrag.weighting.judge import Judge, SkippedStep
 from lossrag.weighting.micro_batches import MicroBatches
 from lossrag.weighting.named import method_of, numbers_of, task_names
 from lossrag.weighting.optimizers import Optimizers
@@ -67,8 +67,8 @@ class MultiTaskStep:
     parameters: those whose gradients are compared, a list, ``model.parameters()`` or the model. What the optimiser
         trains besides is trained by the weighted losses, and compared nowhere. They are looked at in every step: frozen
         ones are left out, thawed and added ones taken in.
-    optimizer: any of torch's but LBFGS, or a list of them. A parameter group with ``sparse=True`` gets the gradient of a
-        table, of which the losses name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
+    optimizer: any of torch's but LBFGS, or a list of them. A parameter group with ``sparse=True`` gets the gradient of
+        a table, of which the losses name the rows (:class:`TableRows`), as a sparse tensor with these rows alone.
     weighting: a method, its class or its name. tasks: their number or their names.
     memory: with an outer problem, ``rows`` holds the support gradients, one T x d matrix; ``low`` holds one of them at
         a time and computes them again, for one more support pass and T query passes (weighting/gradients/replay.py).
@@ -124,8 +124,8 @@ class MultiTaskStep:
             raise ConfigError(f"MultiTaskStep: every must be 1 or more, got {every}.")
         self.tasks = task_names(tasks)
         self.outer = numbers_of(outer, self.tasks)
-        self.optimizer = optimizer
         self.optimizers = Optimizers(optimizer)
+        self.optimizer = self.optimizers.every[0]
         self.trained = Trained(parameters, self.optimizers)
         self.weighting = weighting = method_of(weighting)
         self.needs = weighting.needs
@@ -142,14 +142,14 @@ class MultiTaskStep:
         taken = sorted(set(OWN) & set(self.state))
         if taken:
             raise ConfigError(
-                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key {taken[0]!r}, under which "
-                "the step stores its own: use another name."
+                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key {taken[0]!r}, under "
+                "which the step stores its own: use another name."
             )
         self.keep_query_gradient = False
         if self.needs.hypergradient is not None:
             check_inner(self.optimizers, self.needs.hypergradient)
         self._waiting: _Gathered | None = None
-        self._left = self._lying()
+        self._lying = Lying.of(self.parameters)
         self._micro = MicroBatches(len(self.tasks))
 
     @property
@@ -195,8 +195,8 @@ class MultiTaskStep:
             tasks that share it; called once, right after that pass, and only for methods that need it.
 
         Raises ConfigError when the method needs query losses, the epoch or scores and there are none, when there are
-        query losses that it does not take, and when the losses or scores do not match the number of tasks; DivergedError
-        as ``nonfinite`` says.
+        query losses that it does not take, and when the losses or scores do not match the number of tasks;
+        DivergedError as ``nonfinite`` says.
         """
         self._check_query(query)
         held_out = None if query is None else self._query(query)
@@ -204,7 +204,7 @@ class MultiTaskStep:
         gathered = self._gathered(support, _Inputs(epoch, scores, representation), unscale=True)
         if gathered.skipped is None:
             self.optimizers.step()
-        self._left = self._lying()
+        self._lying = Lying.of(self.parameters)
         return self._learned(gathered, held_out)
 
     def backward(
@@ -216,8 +216,8 @@ class MultiTaskStep:
         representation: Features | None = None,
         scale: float = 1.0,
     ) -> StepRecord:
-        """The support side of a step alone: the weighted gradient is added to the parameters' ``grad``, for you to clip,
-        unscale and apply with optimisers of your own. Where there is an outer problem, :meth:`learn` follows that.
+        """The support side of a step alone: the weighted gradient is added to the parameters' ``grad``, for you to
+        clip, unscale and apply with optimisers of your own. Where there is an outer problem, :meth:`learn` follows.
 
         scale: what losses are multiplied by before they are differentiated, for a scaler of your own. Losses that
             ``torch.amp.GradScaler`` has scaled are known for what they are, and told of unscaled. The gradient is left
@@ -234,7 +234,7 @@ class MultiTaskStep:
         """Add a micro-batch to the next :meth:`backward`: losses and gradients of the step are their means over the
         micro-batches that a task was in, those of ``backward`` among them.
 
-        Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with rows of tables.
+        Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with table rows.
         """
         if self.memory == "low":
             raise ConfigError(
@@ -257,10 +257,6 @@ class MultiTaskStep:
         if self.needs.hypergradient is None:
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} takes no query losses: leave learn out.")
         return self._learned(gathered, self._query(query))
-
-    def _lying(self) -> list[_Left]:
-        """The gradients that lie about: they are nobody's for the next step, unless something is added to them."""
-        return [_Left.of(parameter.grad) for parameter in self.parameters if parameter.grad is not None]
 
     def _query(self, query: Losses) -> Ordered:
         return ordered(query, [self.tasks[task] for task in self.outer], "query")
@@ -298,23 +294,17 @@ class MultiTaskStep:
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
         losses = ordered(support, self.tasks, "support")
         self._follow()
-        low, due = self.memory == "low" and needs.hypergradient is not None, self.learns_next
+        update = self._route()
         self.count += 1
-        own = {id(left.gradient()) for left in self._left if left.untouched}
-        held = [None if id(parameter.grad) in own else parameter.grad for parameter in self.parameters]
-        self._left, before = [], self.state
-        update = self._update_joint
-        if low:
-            update = self._update_in_turn
-        elif self._micro.any or (needs if due else replace(needs, hypergradient=None)).rows:
-            update = self._update_by_rows
+        held, before = self._lying.others(self.parameters), self.state
+        self._lying = Lying()
         for parameter in self.parameters:
             parameter.grad = None
         statistics = Statistics(self._engine.statistics)
         try:
             with wrapped_refused(look=self.count == 1):
-                gathered = update(losses, inputs)
-        except _Skipped as skipped:
+                gathered = update(losses, inputs, self._judge(losses))
+        except SkippedStep as skipped:
             unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
             gathered = _Gathered(unknown, self.task_weights, (), str(skipped))
             self.skipped += 1
@@ -326,9 +316,7 @@ class MultiTaskStep:
         finally:
             self._micro.clear()
         self._engine.passes.first = False
-        if gathered.skipped == OVERFLOW:
-            return gathered
-        if gathered.skipped is not None:
+        if gathered.skipped is not None and gathered.skipped != OVERFLOW:
             statistics.restore()
             self._put_back(held, before)
             return gathered
@@ -341,19 +329,28 @@ class MultiTaskStep:
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return gathered
 
+    def _route(self) -> Callable[[Ordered, _Inputs, Judge], _Gathered]:
+        needs = self.needs
+        if self.memory == "low" and needs.hypergradient is not None:
+            return self._update_in_turn
+        wanted = needs if self.learns_next else replace(needs, hypergradient=None)
+        return self._update_by_rows if self._micro.any or wanted.rows else self._update_joint
+
     def _put_back(self, held: Sequence[Tensor | None], state: State) -> None:
         self.state = state
         for parameter, gradient in zip(self.parameters, held, strict=True):
             parameter.grad = gradient
 
-    def _update_joint(self, support: Ordered, inputs: _Inputs) -> _Gathered:
-        """(1/n) sum_t w_t grad L_t over the n tasks present: one backward pass, and one more above the features for each
-        task where gradients are compared there."""
+    def _update_joint(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
+        """(1/n) sum_t w_t grad L_t over the n tasks present: one backward pass, and one more above the features for
+        each task where gradients are compared there."""
         values = self._engine.passes.values(support)
-        present = self._present(values, lambda task: self._engine.is_silent(values[task]), support)
+        present = judge.present(values, lambda task: self._engine.is_silent(values[task]))
         representation = self._representation(inputs, values, present)
         told = self._told(values)
-        weights = self._weigh(told, inputs, present, representation=representation)
+        weights = self.task_weights
+        if not judge.overflowed:
+            weights = self._weigh(told, inputs, present, representation=representation)
         there = torch.stack([value for t in present if (value := values[t]) is not None])
         share = weights if len(present) == len(self.tasks) else weights[list(present)]
         if representation is not None and self.needs.applies_to == "shared":
@@ -361,10 +358,10 @@ class MultiTaskStep:
         else:
             total = (there * share.to(there.dtype)).mean() * self._engine.passes.scale
             total.backward()  # type: ignore[no-untyped-call]
-        self._check_gradient(support, present)
-        return _Gathered(told, weights, present)
+        judge.gradient(present)
+        return _Gathered(told, weights, present, OVERFLOW if judge.overflowed else None)
 
-    def _update_in_turn(self, support: Ordered, inputs: _Inputs) -> _Gathered:
+    def _update_in_turn(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
         replay = Replay(self.parameters, support)
         every = tuple(range(len(self.tasks)))
@@ -372,35 +369,35 @@ class MultiTaskStep:
         weights = self._weigh(unknown, inputs, every)
         values = self._engine.passes.accumulate(replay.recording(), weights / len(weights))
         replay.values = values
-        present = self._present(values, lambda task: replay.is_silent(task), support)
+        present = judge.present(values, replay.is_silent)
         if present != every:
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad *= len(every) / len(present)
-        self._check_gradient(support, present)
+        judge.gradient(present)
         return _Gathered(self._told(values), weights, present, replay=replay)
 
-    def _update_by_rows(self, support: Ordered, inputs: _Inputs) -> _Gathered:
+    def _update_by_rows(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
         needs, rows, micro = self.needs, self._engine.rows, self._micro
         compared: list[Representation | None] = []
 
         def look(values: list[Value]) -> None:
-            there = self._present(values, lambda task: self._engine.is_silent(values[task]), support)
+            there = judge.present(values, lambda task: self._engine.is_silent(values[task]))
             compared.append(self._representation(inputs, values, there))
 
         self._add_micro(support, look if needs.representation else None)
         values = micro.means()
         rows.scale = self._engine.passes.scale
-        present = self._present(values, rows.silent if micro.single else rows.finite, support)
+        present = judge.present(values, rows.silent if micro.single else rows.finite)
         rows.settle(present, None if micro.single else micro.batches.to(self.device))
         told = self._told(values)
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
-        overflowed = gramian is not None and self._reads(gramian) and not finite([gramian])
+        overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
         if overflowed and self._engine.passes.scale == 1:
-            self._refuse(self._blame(present), support)
+            judge.refuse(judge.blame(present))
         representation = compared[0] if compared else None
-        # under a gradient scaler an overflow is what it looks for: the gradient stays as it is, the weights as they were
+        # an overflow is what a gradient scaler looks for: the gradient stays as it is, the weights as they were
         weights = (
             self.task_weights
             if overflowed
@@ -416,7 +413,7 @@ class MultiTaskStep:
         combined = rows.combine(weighed / len(present), own / len(present))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
-        self._check_gradient(support, present)
+        judge.gradient(present)
         return _Gathered(told, weights, present, OVERFLOW if overflowed else None)
 
     def _add_micro(self, support: Ordered, look: Callable[[list[Value]], None] | None = None) -> None:
@@ -426,63 +423,10 @@ class MultiTaskStep:
         values = engine.passes.gradients(support, engine.rows.write, look, tapped=micro.whole)
         micro.add(values)
 
-    def _reads(self, value: Tensor | None) -> bool:
-        return self.nonfinite != "trust" and value is not None and readable(value)
-
     def _told(self, values: Sequence[Value]) -> Tensor:
         """The losses (T,), no numbers where a task is absent."""
         like = next(value for value in values if value is not None)
         return torch.stack([like.new_full((), float("nan")) if v is None else v.detach() for v in values])
-
-    def _present(self, values: Sequence[Value], silent: Callable[[int], bool], support: Ordered) -> tuple[int, ...]:
-        """The tasks that are there; refuses losses that are not finite."""
-        there = [task for task, value in enumerate(values) if value is not None]
-        if there and self._reads(values[there[0]]):
-            numbers = torch.stack([value.detach().double() for value in values if value is not None]).tolist()
-            bad = {task: number for task, number in zip(there, numbers, strict=True) if not math.isfinite(number)}
-            absent = [task for task, number in bad.items() if math.isnan(number) and silent(task)]
-            wrong = {task: number for task, number in bad.items() if task not in absent}
-            if wrong:
-                told = ", ".join(f"{self.tasks[task]} ({number})" for task, number in wrong.items())
-                self._refuse(f"the support loss is not finite for {told}", support)
-            there = [task for task in there if task not in absent]
-        if not there:
-            raise _Skipped("no task had a labelled row")
-        return tuple(there)
-
-    def _check_gradient(self, support: Ordered, present: Sequence[int]) -> None:
-        if self._engine.passes.scale != 1 or not self._reads(self.parameters[0]):
-            return
-        if not finite(parameter.grad for parameter in self.parameters):
-            self._refuse(self._blame(present), support)
-
-    def _blame(self, present: Sequence[int]) -> str:
-        rows = self._engine.rows
-        named = ", ".join(self.tasks[task] for task in present if not rows.finite(task))
-        return f"the gradient is not finite{f' for {named}' if named else ''}, though the losses are"
-
-    def _refuse(self, what: str, support: Ordered) -> NoReturn:
-        """Raise DivergedError, or _Skipped as the policy says, with the cause as far as it can be seen."""
-        if self.nonfinite == "skip":
-            raise _Skipped(what)
-        with InputWatch() as watch, torch.no_grad():
-            try:
-                self._engine.passes.values(support)
-            except Exception:  # the cause is wanted, not another error
-                watch.inputs.clear()
-        states = [
-            value
-            for optimizer in self.optimizers.every
-            for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        ]
-        because = cause(self.parameters, self._engine.names, states, watch.inputs or None)
-        raise diverged(
-            self.count,
-            f"{what}: {because}",
-            "Lower the learning rate, or take out what is wrong; nonfinite='skip' leaves such steps out.",
-        )
 
     def _representation(
         self, inputs: _Inputs, values: Sequence[Value], present: Sequence[int]
@@ -523,12 +467,12 @@ class MultiTaskStep:
         spec = self.needs.hypergradient
         if spec is None or query is None or gathered.skipped is not None or self.count % self.every:
             return self._record(gathered)
-        engine = self._engine
+        engine, judge = self._engine, self._judge(query)
         passes = engine.passes_over(self.tasks, self.outer)
         statistics = Statistics(() if self.query_statistics else engine.statistics)
         values, D = self._hypergradient(query, spec, gathered, passes)
         statistics.restore()
-        there, why = self._query_present(values, D)
+        there, why = judge.query_present(self.outer, values, D)
         if why is not None:
             if self.nonfinite == "raise":
                 raise DivergedError(
@@ -551,26 +495,6 @@ class MultiTaskStep:
         self.state, outer = learn_present(self.weighting, self.state, D, there, gathered.present)
         return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
 
-    def _query_present(self, values: Sequence[Value], D: Tensor) -> tuple[tuple[int, ...], str | None]:
-        """The tasks of the outer problem that are there, and what is not finite, if anything is."""
-        there = [task for task, value in zip(self.outer, values, strict=True) if value is not None]
-        if not there or not self._reads(D):
-            return tuple(there), None
-        losses = torch.stack([value.double() for value in values if value is not None])
-        rows = D[there].double()
-        read = torch.stack([losses, rows.abs().sum(dim=1)]).tolist()
-        absent = [t for t, loss, row in zip(there, *read, strict=True) if row == 0 and math.isnan(loss)]
-        # 0 * logits.sum() is how people write an absent task: its row would be the shortest, and stop all others
-        zero = [t for t, loss, row in zip(there, *read, strict=True) if row == 0 and loss == 0]
-        absent += zero if len(zero) + len(absent) < len(there) else []
-        wrong = [
-            f"{'query loss' if not math.isfinite(loss) else 'hypergradient'} is not finite for {self.tasks[task]}"
-            for task, loss, row in zip(there, *read, strict=True)
-            if task not in absent and not (math.isfinite(loss) and math.isfinite(row))
-        ]
-        left = tuple(task for task in there if task not in absent)
-        return left, f"the {', the '.join(wrong)}" if wrong else None
-
     def _hypergradient(
         self, query: Ordered, spec: HypergradientSpec, gathered: _Gathered, passes: Passes
     ) -> tuple[list[Value], Tensor]:
@@ -585,11 +509,16 @@ class MultiTaskStep:
 
         def add_rows(gradients: TaskGradients) -> None:
             rows = engine.rows.inner(gradients, factors, shared=spec.parameters == "shared")
-            D[gradients.tasks.start : gradients.tasks.stop] -= rows / divisor
+            # a scaler may have moved its scale since the support pass
+            scaled = rows if passes.scale == engine.rows.scale else rows * (engine.rows.scale / passes.scale)
+            D[gradients.tasks.start : gradients.tasks.stop] -= scaled / divisor
             if self.keep_query_gradient:
                 engine.query_sum.add(gradients)
 
         return passes.gradients(query, add_rows), D
+
+    def _judge(self, losses: Ordered) -> Judge:
+        return Judge(self.nonfinite, self.count, self.tasks, self._engine, self.optimizers, losses)
 
     def _mask(self, there: Sequence[int]) -> tuple[bool, ...]:
         return tuple(task in there for task in range(len(self.tasks)))
@@ -613,32 +542,11 @@ class MultiTaskStep:
 
     def __getstate__(self) -> dict[str, Any]:
         """A step is copied and pickled without what it can make again."""
-        return {**self.__dict__, "_engine": None, "_waiting": None, "_left": []}
+        return {**self.__dict__, "_engine": None, "_waiting": None, "_lying": Lying()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._engine = self._made()
-
-
-@dataclass(frozen=True, eq=False)
-class _Left:
-    """A gradient that a step left behind, for people to look at."""
-
-    gradient: Callable[[], Tensor | None]
-    version: int
-
-    @staticmethod
-    def of(gradient: Tensor) -> _Left:
-        return _Left(weakref.ref(gradient), gradient._version)
-
-    @property
-    def untouched(self) -> bool:
-        gradient = self.gradient()
-        return gradient is not None and gradient._version == self.version
-
-
-class _Skipped(Exception):
-    """A step that changes nothing, and why."""
 
 
 def _check_low(method: str, needs: Needs) -> None:

@@ -95,6 +95,8 @@ class OuterConfig:
 
     average: ``sample``, or ``class``: the outer loss of a task is the mean over its classes, rare or not.
     metric: what epochs are chosen by and tables show, ``accuracy`` or ``macro_accuracy`` (the mean over the classes).
+    every: steps from one outer problem to the next; between them the task weights stay.
+    tasks: those that the outer problem is over, by name; None for all.
     """
 
     classification: str | None = None
@@ -102,9 +104,11 @@ class OuterConfig:
     batch_size: int | None = None
     average: str = "sample"
     metric: str = "accuracy"
+    every: int = 1
+    tasks: list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "batch_size")
+        check_least(self, 1, "batch_size", "every")
         check_choice(self, "average", ("sample", "class"))
         check_choice(self, "metric", ("accuracy", "macro_accuracy"))
 
@@ -118,6 +122,8 @@ class TrainConfig:
     refit: after the run, train afresh on support and query with the learned weights, for the best epoch's length.
     precision: float32, or bf16: autocast of the encoder where the machine has instructions for it.
     memory: with an outer problem, ``rows`` holds T gradients of the model; ``low`` holds one and computes them again.
+    nonfinite: a loss or gradient that is not finite ends the run (``raise``), or its step is left out and counted
+        (``skip``); ``trust`` looks at none, which spares reading from the device in every step.
     """
 
     epochs: int = 10
@@ -126,9 +132,11 @@ class TrainConfig:
     refit: bool = False
     precision: str = "float32"
     memory: str = "rows"
+    nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "batch_size")
+        check_choice(self, "nonfinite", ("raise", "skip", "trust"))
         check_choice(self, "query_for_baselines", ("all", "support"))
         check_choice(self, "precision", ("float32", "bf16"))
         check_choice(self, "memory", ("rows", "low"))

@@ -5,6 +5,7 @@ The table of names in docs/tensorboard.md is held to this file by a test.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +28,15 @@ D_TAG = "hypergradient/D"
 class StepOutcome:
     """The record of a step, and the tasks' scores (T,) on its support batch and, with an outer problem, query batch.
 
-    terms: what an adversarial model adds to training, (T,) by the names of their series.
+    terms: what an adversarial model adds to training, (T,) by the names of their series. skipped: steps so far that
+    were left out, as something in them was not finite.
     """
 
     record: StepRecord
     scores: Tensor
     query_scores: Tensor | None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.op
     if record.gap is not None and record.iterations is not None:
         names += ["frank_wolfe/gap", "frank_wolfe/iterations"]
         tensors += [record.gap.double().view(1), record.iterations.double().view(1)]
-    values = dict(zip(names, torch.cat(tensors).tolist(), strict=True))
+    told = zip(names, torch.cat(tensors).tolist(), strict=True)
+    # a task that is absent from the batch has no loss
+    values = {name: value for name, value in told if not math.isnan(value)}
+    if outcome.skipped:
+        values["steps/skipped"] = float(outcome.skipped)
     return {**values, "optimizer/lr": float(optimizer.param_groups[0]["lr"])}
 
 

@@ -122,9 +122,19 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
     if problem.adversary is not None:
         problem.adversary.attach(optimizer)
     method = config.weighting.options
-    names, memory = problem.suite.task_names, config.train.memory
+    names, train = problem.suite.task_names, config.train
     try:
-        return MultiTaskStep(model.parameters(), optimizer, method, names, memory, model)
+        return MultiTaskStep(
+            model.parameters(),
+            optimizer,
+            method,
+            names,
+            train.memory,
+            model,
+            outer=config.outer.tasks,
+            every=config.outer.every,
+            nonfinite=train.nonfinite,
+        )
     except OptionError as error:  # of lists that must have an entry for each task
         raise ConfigError(error.by_key("weighting.")) from None
 

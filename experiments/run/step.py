@@ -66,12 +66,15 @@ class BatchStep:
                 "query", query_rows, route=route, rows=rows, keep_features=learned is not None
             )
         record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
-        if learned:
+        # what a step that was left out has seen moves no composition; a question is asked all the same
+        if learned and (record.skipped is None or record.step in learned.looks):
             kept = query_batch if record.query_gradient is not None else None
             shown = replace(shown, step=record.step, batch=kept)
             learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
         terms = problem.adversary.measured() if problem.adversary else {}
-        return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)
+        return StepOutcome(
+            record, batch.scores(), query_batch.scores() if query_batch else None, terms, self.step.skipped
+        )
 
 
 def _plan(config: Config, problem: Problem, epoch: int) -> list[tuple[Tensor, ...]]:

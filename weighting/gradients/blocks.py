@@ -35,8 +35,8 @@ class SharedBlock:
         self._singles: list[int] = []
 
     def write(self, tasks: range, gradient: Tensor) -> None:
-        """Keep the gradients (r, *shape) of ``tasks``, or add them to those that are there; a pass over several tasks is
-        kept without a copy."""
+        """Keep the gradients (r, *shape) of ``tasks``, or add them to those that are there; a pass over several tasks
+        is kept without a copy."""
         rows = self.flat(gradient)
         if len(tasks) > 1:
             self._write_part(slice(tasks.start, tasks.stop), rows)

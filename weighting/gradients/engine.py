@@ -20,8 +20,8 @@ from lossrag.weighting.statistics import buffers_of
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """parameters: the first ``told`` are compared, all are trained. buffers: running statistics of the model, None where it
-    is not known. names: of the parameters."""
+    """parameters: the first ``told`` are compared, all are trained. buffers: running statistics of the model, None
+    where it is not known. names: of the parameters."""
 
     parameters: list[Tensor]
     told: int

@@ -44,6 +44,9 @@ class LinearTaps:
         seen: dict[int, TappedLayer] = {}
 
         def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # a compiled model is not looked into
+            if torch.compiler.is_compiling():
+                return
             weight, bias = self._layers[module]
             if not output.requires_grad or self._trusted.get(weight) is False:
                 return

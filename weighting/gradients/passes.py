@@ -48,7 +48,7 @@ class Passes:
         self.numbers = range(len(tasks)) if numbers is None else numbers
         self.taps = taps
         self.scale = 1.0
-        """What losses are multiplied by before they are differentiated, so that half precision keeps small gradients."""
+        """Factor of the losses that are differentiated, so that half precision keeps small gradients."""
         self.first = True
         """Losses are looked at more closely: set to False after the first step."""
         self.buffers: list[Tensor] = []
@@ -189,8 +189,8 @@ class Passes:
             same = loss is not None and torch.allclose(loss.detach(), seen.detach(), rtol=1e-4, equal_nan=True)
             if loss is None or not same:
                 raise ConfigError(
-                    "MultiTaskStep: the compiled model's graph can be walked once, so the closure was called again, and "
-                    "gave another loss: let it compute the losses of one and the same batch, or set "
+                    "MultiTaskStep: the compiled model's graph can be walked once, so the closure was called again, "
+                    "and gave another loss: let it compute the losses of one and the same batch, or set "
                     "torch._functorch.config.donated_buffer = False before the model's first backward pass."
                 )
             gradients = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)

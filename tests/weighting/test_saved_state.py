@@ -1,0 +1,73 @@
+"""State of a step: it says of what it is, is found by names, and steps can be copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from lossrag.errors import ConfigError
+from lossrag.weighting import WEIGHTINGS, MetaWeighting, MultiTaskStep, Uniform
+from tests.weighting.loops import Net, batch, flat, losses_of, made, signals, take
+
+
+def trained(name, steps=4):
+    net, step = made(name)
+    for i in range(steps):
+        x, y = batch(i, 3)
+        take(step, losses_of(net, x, y), losses_of(net, x, y), **signals(step, i))
+    return net, step
+
+
+@pytest.mark.parametrize("name", sorted(set(WEIGHTINGS) - {"fixed", "mgda_ub", "torchjd/krum"}))
+def test_tasks_are_found_by_name(name):
+    """A state saved for a, b, c is that of c, a, b in another order."""
+    _, step = trained(name)
+    net = Net(3)
+    other = MultiTaskStep(net, torch.optim.SGD(net.parameters(), lr=0.1), WEIGHTINGS[name](), ["c", "a", "b"])
+    other.load_state_dict(step.state_dict())
+    assert other.count == step.count
+    torch.testing.assert_close(other.task_weights, step.task_weights[[2, 0, 1]])
+    for key, value in step.state.items():
+        if value.dim() == 1 and len(value) == 3:
+            torch.testing.assert_close(other.state[key], value[[2, 0, 1]])
+
+
+def test_what_does_not_fit_is_refused():
+    _, step = trained("metaweighting")
+    saved = step.state_dict()
+    net = Net(3)
+
+    def into(method, tasks):
+        MultiTaskStep(net, torch.optim.SGD(net.parameters(), lr=0.1), method, tasks).load_state_dict(saved)
+
+    with pytest.raises(ConfigError, match="of the method MetaWeighting, the step has Uniform"):
+        into(Uniform(), ["a", "b", "c"])
+    with pytest.raises(ConfigError, match=r"other options, alpha=0.1 \(here 0.5\)"):
+        into(MetaWeighting(alpha=0.5), ["a", "b", "c"])
+    with pytest.raises(ConfigError, match="of the tasks a, b, c, the step has a, b, d"):
+        into(MetaWeighting(), ["a", "b", "d"])
+    saved["about"] = torch.tensor([1, 2], dtype=torch.uint8)
+    with pytest.raises(ConfigError, match="no state of a step"):
+        into(MetaWeighting(), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("name", ["uniform", "metaweighting", "gradnorm"])
+def test_copies_go_on_alike(name, way):
+    """A step copied with its net trains as the original does, and neither moves the other."""
+    net, step = trained(name)
+    both = (net, step)
+    other_net, other = copy.deepcopy(both) if way == "deepcopy" else pickle.loads(pickle.dumps(both))
+    for i in range(3):
+        x, y = batch(20 + i, 3)
+        before = flat(net)
+        torch.manual_seed(i)
+        take(other, losses_of(other_net, x, y), losses_of(other_net, x, y), **signals(other, i))
+        assert torch.equal(flat(net), before)
+        torch.manual_seed(i)
+        take(step, losses_of(net, x, y), losses_of(net, x, y), **signals(step, i))
+        assert torch.equal(flat(net), flat(other_net))
+        assert torch.equal(step.task_weights, other.task_weights)
