@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.experiments.record.jsonl import read_points
 from lossrag.lossbank import LOSSES
 
 STEPS = 3
@@ -137,3 +138,23 @@ def test_nan_in_the_refit(small, lossrag, monkeypatch):
         # two epochs of the run: two calls a step and one validation each; then the refit
         turn_nan(patch, "squared_error", 2 * (2 * STEPS + 1) + 2)
         assert "centre" in lossrag(*line, "train.refit=true").error
+
+
+@pytest.mark.parametrize("weighting", ["metaweighting", "uniform"])
+def test_steps_are_left_out_where_that_is_asked_for(small, lossrag, monkeypatch, weighting):
+    """The run ends well, and its series say how many steps were left out."""
+    directory, line = small
+    calls = [0]
+    loss = LOSSES["squared_error"]
+
+    def function(logits, targets):
+        calls[0] += 1
+        return loss(logits, targets) * (float("nan") if calls[0] == 1 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOSSES._entries, "squared_error", replace(loss, function=function))
+        options = ["train.nonfinite=skip", "log.every_steps=1", f"weighting={weighting}"]
+        assert lossrag(*line, *options).code == 0
+    points = [point for point in read_points(directory / "metrics.jsonl") if "support/loss/digit" in point]
+    assert [point["step"] for point in points] == list(range(2, 2 * STEPS + 1)), "of the first there is nothing to tell"
+    assert {point["steps/skipped"] for point in points} == {1}

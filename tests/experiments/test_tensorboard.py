@@ -32,7 +32,7 @@ RUNS = ("meta", "uniform", "learned", "adversarial")
 def documented(kind, classes=CLASSES, regressions=REGRESSIONS):
     """The tags of this kind that the page promises, with these tasks, but those of an adversarial model: digits have
     none."""
-    return {tag for tag in _documented(kind, classes, regressions) if tag.split("/")[0] not in TERMS}
+    return {tag for tag in _documented(kind, classes, regressions) if tag.split("/")[0] not in (*TERMS, "steps")}
 
 
 def _documented(kind, classes, regressions):
@@ -117,7 +117,7 @@ def test_scalar_tags_are_those_of_the_table(ask):
     assert set(served["uniform/tensorboard"]) == documented("scalar") - outer - composed
     assert collapsed(served["learned/tensorboard"]) == documented("scalar") - {"query/score_mean"}
     toy = _documented("scalar", TOY_CLASSES, TOY_REGRESSIONS)
-    left_out = ("query", "lambda", "frank_wolfe", "theory", "composition", "composition_active", "contribution")
+    left_out = ("steps", "query", "lambda", "frank_wolfe", "theory", "composition", "composition_active", "contribution")
     assert adversarial == {tag for tag in toy if tag.split("/")[0] not in left_out}
     assert len([tag for tag in adversarial if tag.startswith(TERMS)]) == 3 * 3
 
