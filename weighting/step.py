@@ -149,7 +149,7 @@ class MultiTaskStep:
         if self.needs.hypergradient is not None:
             check_inner(self.optimizers, self.needs.hypergradient)
         self._waiting: _Gathered | None = None
-        self._lying = Lying.of(self.parameters)
+        self._lying = Lying.of(self.optimizers.parameters())
         self._micro = MicroBatches(len(self.tasks))
 
     @property
@@ -204,7 +204,7 @@ class MultiTaskStep:
         gathered = self._gathered(support, _Inputs(epoch, scores, representation), unscale=True)
         if gathered.skipped is None:
             self.optimizers.step()
-        self._lying = Lying.of(self.parameters)
+        self._lying = Lying.of(self.optimizers.parameters())
         return self._learned(gathered, held_out)
 
     def backward(
@@ -296,8 +296,8 @@ class MultiTaskStep:
         self._follow()
         update = self._route()
         self.count += 1
-        held, before = self._lying.others(self.parameters), self.state
-        self._lying = Lying()
+        self._forget()
+        held, before = [parameter.grad for parameter in self.parameters], self.state
         for parameter in self.parameters:
             parameter.grad = None
         statistics = Statistics(self._engine.statistics)
@@ -328,6 +328,13 @@ class MultiTaskStep:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return gathered
+
+    def _forget(self) -> None:
+        """Drop the gradients that lie about, those of parameters that have been frozen since among them."""
+        every = self.optimizers.parameters()
+        for parameter, gradient in zip(every, self._lying.others(every), strict=True):
+            parameter.grad = gradient
+        self._lying = Lying()
 
     def _route(self) -> Callable[[Ordered, _Inputs, Judge], _Gathered]:
         needs = self.needs
