@@ -73,13 +73,14 @@ class MultiDDS(Weighting):
     def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
         """One step of psi from D (T, T); lam is 1/T, as the query losses are averaged, and nothing is solved for."""
         D = hypergradient.to(state["weights"].dtype)
-        lam = D.new_full((len(D),), 1 / len(D))
+        tasks = len(D)
+        lam = torch.full_like(state["weights"], 1 / tasks)
         direction = lam @ D
         rewards = self._rewards(-direction, state["lengths"])
         p = torch.softmax(state["psi"], dim=0)
         slope = p * (rewards - p @ rewards) if self.update == "expected" else rewards - p * rewards.sum()
         psi = state["psi"] + self.lr * slope
-        weights = len(psi) * torch.softmax(psi, dim=0)
+        weights = tasks * torch.softmax(psi, dim=0)
         none = torch.zeros((), dtype=D.dtype, device=D.device)
         outer = Outer(lam, direction, none, none.to(torch.int64))
         return {**state, "weights": weights, "psi": psi}, outer

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting, state_dtype
+from lossrag.weighting.base import WEIGHTINGS, Needs, State, Weighting, state_dtype
 
 
 @WEIGHTINGS.register("single_task")
@@ -23,10 +22,6 @@ class SingleTask(Weighting):
     """
 
     needs = Needs(shares_parameters=False)
-
-    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
-        """The number of tasks in the step, for each."""
-        return torch.full_like(state["weights"], float(len(state["weights"]))), state
 
     def init(self, tasks: int, device: torch.device) -> State:
         return {"weights": torch.full((tasks,), float(tasks), dtype=state_dtype(device), device=device)}
