@@ -49,10 +49,11 @@ class MGDA(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda* (T,); the state keeps the latest weights."""
         assert signals.gramian is not None
-        B = signals.gramian
+        # in the dtype of the state: divisors that differ widely would overflow that of the Gramian
+        B = signals.gramian.to(state["weights"].dtype)
         losses, lengths, ones = signals.losses.to(B.dtype), B.diagonal().clamp(min=0).sqrt(), B.new_ones(len(B))
         divisors = {"none": ones, "l2": lengths, "loss": losses, "loss+": losses * lengths}[self.normalization]
         inverse = torch.where(divisors > 0, 1 / divisors, ones)
         B = inverse[:, None] * B * inverse
-        weights = len(B) * frank_wolfe(B).weights.to(state["weights"].dtype)
+        weights = len(B) * frank_wolfe(B, precision=signals.gramian.dtype).weights
         return weights, {"weights": weights}

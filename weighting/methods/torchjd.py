@@ -21,6 +21,7 @@ from lossrag.checks import check_choice, check_least, check_positive, check_shar
 from lossrag.errors import ConfigError
 from lossrag.extras import load_extra
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.min_norm.rounding import definite
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class TorchJD(Weighting):
     needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
+    reads_rank: ClassVar[bool] = False
+    """Whether torchjd's class tells the rank of the Gramian by the precision of its dtype, and so has to be given that
+    dtype; the others get it in float64, definite (weighting/min_norm/rounding.py)."""
     memory: ClassVar[Mapping[str, tuple[str, Callable[[int], Tensor]]]] = {}
     """The tensors that torchjd's object remembers: key in the state -> its attribute, and its start for T tasks."""
 
@@ -56,7 +60,10 @@ class TorchJD(Weighting):
         """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
         assert signals.gramian is not None
         B = signals.gramian
-        B = B.float() if B.dtype in (torch.bfloat16, torch.float16) else B
+        if not self.reads_rank:
+            B = definite(B)
+        elif B.dtype in (torch.bfloat16, torch.float16):
+            B = B.float()
         peer = _instance(self)
         for key, (attribute, _) in self.memory.items():
             setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
@@ -98,7 +105,10 @@ def _instance(method: TorchJD) -> Any:
 
 @dataclass(frozen=True)
 class _Projecting(TorchJD):
-    """Projection on the dual cone; norm_eps, reg_eps: torchjd's guards against zero and singular Gramians, >= 0."""
+    """Projection on the dual cone; norm_eps, reg_eps: torchjd's guards against zero and singular Gramians, >= 0.
+
+    A Gramian of trace below norm_eps counts as 0: the gradients are then averaged, whatever their directions.
+    """
 
     norm_eps: float = 1e-4
     reg_eps: float = 1e-4
@@ -146,6 +156,8 @@ class PCGrad(TorchJD):
 class IMTLG(TorchJD):
     """IMTL-G: equal projections of the update on all unit gradients (Liu et al., ICLR 2021)."""
 
+    reads_rank: ClassVar = True
+
 
 @_adapter("cagrad", "CAGradWeighting")
 @dataclass(frozen=True)
@@ -160,6 +172,8 @@ class CAGrad(TorchJD):
 @dataclass(frozen=True)
 class AlignedMTL(TorchJD):
     """Aligned-MTL (Senushkin et al., CVPR 2023); scale_mode: singular value to align to, min, median or rmse."""
+
+    reads_rank: ClassVar = True
 
     scale_mode: str = "min"
 
@@ -228,6 +242,7 @@ class PCD(TorchJD):
     """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
     ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
 
+    reads_rank: ClassVar = True
     memory: ClassVar = {  # on the CPU, where torchjd computes
         "squares": ("_sq_norm_ema", lambda tasks: torch.zeros(tasks, dtype=torch.float64)),
         "steps": ("_n_steps", lambda _: torch.tensor(0)),
