@@ -24,7 +24,8 @@ class MGDA(Weighting):
 
     normalization: what each gradient is divided by before lambda is sought, as in the authors' code: ``none``, its
         length (``l2``), the task's loss (``loss``), or both (``loss+``). The update uses the gradients as they are. A
-        task whose divisor is not positive stays as it is.
+        task whose divisor is not positive stays as it is. Where the divided gradients cancel more than one lambda does
+        so, with another update: which it is hangs on the order of the tasks, and on rounding.
 
     Raises ConfigError for an unknown normalization.
 

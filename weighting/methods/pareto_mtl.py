@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -98,6 +98,14 @@ class ParetoMTL(Weighting):
         weights = weights * (len(B) / weights.abs().sum().clamp(min=torch.finfo(B.dtype).tiny))
         left = torch.where(starting, state["starting"] - 1, 0)
         return weights, {"weights": weights, "starting": left}
+
+    def among(self, kept: Sequence[int], tasks: int) -> ParetoMTL:
+        """Vectors of these tasks alone; one that is 0 on all of them says nothing about them and is left out."""
+        preference = [self.preference[t] for t in kept] if self.preference else []
+        others = [vector for other in self.others if any(vector := [other[t] for t in kept])]
+        if self.others and not others:
+            others = [preference if any(preference) else [1.0] * len(kept)]  # its own direction bounds nothing
+        return replace(self, preference=preference if any(preference) else [], others=others)
 
     def constraints(self, like: Tensor) -> Tensor:
         """u_j - u, one row for each other vector (J, T), all of unit length before; ``like`` (T,)."""

@@ -37,8 +37,6 @@ class TorchJD(Weighting):
     reads_rank: ClassVar[bool] = False
     """Whether torchjd's class tells the rank of the Gramian by the precision of its dtype, and so has to be given that
     dtype; the others get it in float64, definite (weighting/min_norm/rounding.py)."""
-    memory: ClassVar[Mapping[str, tuple[str, Callable[[int], Tensor]]]] = {}
-    """The tensors that torchjd's object remembers: key in the state -> its attribute, and its start for T tasks."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
@@ -47,14 +45,18 @@ class TorchJD(Weighting):
         """torchjd's object with these options, from its module ``torchjd.aggregation``."""
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
-    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """torchjd's mark of what its memory is for, T or more; without it the memory would be reset."""
-        return tasks
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The attributes that hold the memory of torchjd's object, with what the state says."""
+        return {}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The memory of torchjd's object, as entries of the state."""
+        return {}
 
     def init(self, tasks: int, device: torch.device) -> State:
-        """Every weight 1, and torchjd's own memory at its start."""
+        """Every weight 1."""
         _instance(self)
-        return {**super().init(tasks, device), **{key: start(tasks) for key, (_, start) in self.memory.items()}}
+        return super().init(tasks, device)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
@@ -65,20 +67,17 @@ class TorchJD(Weighting):
         elif B.dtype in (torch.bfloat16, torch.float16):
             B = B.float()
         peer = _instance(self)
-        for key, (attribute, _) in self.memory.items():
-            setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
-        if self.memory:
-            peer._state_key = self.state_key(len(B), B.dtype)
         if not torch.isfinite(B).all():
             weights = torch.full_like(state["weights"], torch.nan)
             return weights, {**state, "weights": weights}
+        for attribute, value in self.remembered(state, B).items():
+            setattr(peer, attribute, value)
         try:
             v = peer(B)
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
         weights = len(B) * v.detach().to(state["weights"])
-        kept = {key: getattr(peer, attribute).to(state[key]) for key, (attribute, _) in self.memory.items()}
-        return weights, {"weights": weights, **kept}
+        return weights, {"weights": weights, **self.kept(peer, state)}
 
 
 Adapter = TypeVar("Adapter", bound=TorchJD)
@@ -199,7 +198,11 @@ class FairGrad(TorchJD):
 @dataclass(frozen=True)
 class Krum(TorchJD):
     """Multi-Krum (Blanchard et al., NeurIPS 2017): the mean of the ``n_selected`` gradients nearest to the others when
-    ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks."""
+    ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks.
+
+    In a step in which fewer are present there is nothing to choose from: they weigh the same. Of gradients that are as
+    near as each other, such as two that are each other's nearest, the first is taken.
+    """
 
     n_byzantine: int = 1
     n_selected: int = 1
@@ -210,19 +213,29 @@ class Krum(TorchJD):
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1; raises ConfigError where there are too few tasks."""
-        least = max(self.n_byzantine + 3, self.n_selected)
+        least = self.least
         values = f"{{n_byzantine}}={self.n_byzantine} {{n_selected}}={self.n_selected}"
         floor = f"at least {least} tasks (n_byzantine + 3 and n_selected)"
         require(tasks >= least, self, f"{values} need {floor}, got {tasks}: lower them, or choose another weighting.")
         return super().init(tasks, device)
+
+    @property
+    def least(self) -> int:
+        """The tasks that a choice takes."""
+        return max(self.n_byzantine + 3, self.n_selected)
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T / n_selected for the selected, 0 for the others; 1 for all where they are too few."""
+        if len(state["weights"]) >= self.least:
+            return super().weigh(state, signals)
+        weights = torch.ones_like(state["weights"])
+        return weights, {"weights": weights}
 
 
 @_adapter("gradvac", "GradVacWeighting")
 @dataclass(frozen=True)
 class GradVac(TorchJD):
     """Gradient Vaccine (Wang et al., ICLR 2021); ``beta`` in [0, 1]: decay of the mean cosines it remembers (T, T)."""
-
-    memory: ClassVar = {"cosines": ("_phi_t", lambda tasks: torch.zeros(tasks, tasks, dtype=torch.float64))}
 
     beta: float = 0.5
     eps: float = 1e-8
@@ -231,22 +244,30 @@ class GradVac(TorchJD):
         super().__post_init__()
         check_least(self, 0, "beta", most=1)
 
-    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """T and the dtype."""
-        return (tasks, dtype)
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and no ``cosines`` (T, T) yet."""
+        return {**super().init(tasks, device), "cosines": torch.zeros(tasks, tasks, dtype=torch.float64)}
+
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The cosines, and torchjd's mark of what they are for, without which it would reset them."""
+        cosines = state["cosines"].to(gramian.dtype, copy=True)
+        return {"_phi_t": cosines, "_state_key": (len(cosines), gramian.dtype)}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The cosines."""
+        return {"cosines": peer._phi_t.to(state["cosines"])}
 
 
 @_adapter("pcd", "PCDWeighting")
 @dataclass(frozen=True)
 class PCD(TorchJD):
     """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
-    ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
+    ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers.
+
+    Where the primary task is absent the first of those that are present takes its place.
+    """
 
     reads_rank: ClassVar = True
-    memory: ClassVar = {  # on the CPU, where torchjd computes
-        "squares": ("_sq_norm_ema", lambda tasks: torch.zeros(tasks, dtype=torch.float64)),
-        "steps": ("_n_steps", lambda _: torch.tensor(0)),
-    }
 
     tau: float = 0.02
     beta: float = 0.999
@@ -256,3 +277,21 @@ class PCD(TorchJD):
         super().__post_init__()
         check_least(self, 0, "tau", most=1)
         check_share(self, "beta")
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and no mean ``squares`` (T,) after ``steps`` (T,) yet; on the CPU, where torchjd computes."""
+        memory = {"squares": torch.zeros(tasks, dtype=torch.float64), "steps": torch.zeros(tasks, dtype=torch.int64)}
+        return {**super().init(tasks, device), **memory}
+
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The moving averages as torchjd has them, short by the factor 1 - beta^steps, of one number of steps for all;
+        a task that has been absent until now starts at its present square."""
+        steps = state["steps"].max()
+        squares = torch.where(state["steps"] > 0, state["squares"], gramian.diagonal().to(state["squares"]))
+        short = 1 - self.beta ** int(steps)
+        return {"_sq_norm_ema": squares * short, "_n_steps": steps.clone(), "_state_key": len(squares)}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The averages at their full length: those of a task that is absent do not shrink."""
+        short = 1 - self.beta ** int(peer._n_steps)
+        return {"squares": peer._sq_norm_ema / short, "steps": state["steps"] + 1}

@@ -43,7 +43,7 @@ Matrix = NDArray[np.float64]
 
 BLOCK = 1 / 3
 SPARE = 30
-SHARING, REPEATS = 1e-6, 5  # ridge that shares weight between rows that tie; each repetition takes off what else it does
+SHARING, REPEATS = 1e-6, 5  # ridge that shares weight between rows that tie; a repetition takes off what else it does
 TIE = 1e-9  # rows whose inner products with the solution agree to this count as tied
 ZERO = 0.01  # of f: beyond this share of it rounding, ridge * (sum_i s_i lam_i)^2, says that the rows cancel
 
@@ -63,7 +63,7 @@ def one_problem(B: Matrix, start: Vector | None, limits: Limits) -> tuple[Vector
     """lam (T,) up to a factor, and the number of linear solves. All NaN if B (T, T) is seen not to be finite."""
     T = len(B)
     if T <= 2:
-        return _segment(*B.flat, limits.ridge) if T == 2 else np.ones(1), 0
+        return _segment(B[0, 0], B[0, 1], B[1, 1], limits.ridge) if T == 2 else np.ones(1), 0
     square = B.diagonal()
     first = square.argmin()
     if square[first] <= 0:
@@ -80,12 +80,11 @@ def one_problem(B: Matrix, start: Vector | None, limits: Limits) -> tuple[Vector
     if start is None:
         z, reached, cosine = _pair(B, s, a, first, limits.ridge)
         slack = 2 * limits.ridge * np.add.reduce(z)
-        if cosine > 1 - COPIES * limits.ridge:
+        # of copies, or where the second row only all but ties with the first, z is rounding
+        if cosine > 1 - COPIES * limits.ridge or np.minimum.reduce(z) < 0:
             z = None
         elif np.minimum.reduce(reached - a * (1 - limits.tolerance)) >= -slack and (
-            limits.gap
-            or slack * np.add.reduce(z) > ZERO * (a @ z)
-            or np.count_nonzero(reached <= a * (1 + TIE) + slack) == 2
+            limits.gap or np.count_nonzero(reached <= a * (1 + TIE) + slack) == 2
         ):
             return z * a, 0
     C = B / s[:, None] / s
@@ -108,7 +107,7 @@ def _shared(face: Face, z: Vector, limits: Limits) -> Vector:
     rows = _tied(face, z, limits).nonzero()[0]
     if 2 * limits.ridge * np.add.reduce(z) ** 2 > ZERO * (a @ z) or len(rows) <= np.count_nonzero(z):
         return z
-    # A ridge far above rounding shares evenly between equals; an inverse would be asymmetric by more than that rounding.
+    # A ridge far above rounding shares evenly between equals. The inverse itself would be asymmetric by more than that.
     ridge = max(SHARING, limits.ridge**0.5)
     while len(rows):
         values, vectors = np.linalg.eigh(C[rows[:, None], rows])
@@ -125,18 +124,20 @@ def _shared(face: Face, z: Vector, limits: Limits) -> Vector:
 
 def _even(face: Face, z: Vector, limits: Limits) -> Vector:
     """z, the weight of every row shared evenly with the copies of it."""
-    near = COPIES * limits.ridge
-    alike = face.C > 1 - near
+    near, same = COPIES * limits.ridge, 1 - COPIES * limits.ridge
+    alike = same < face.C
     if np.count_nonzero(alike) == len(z):
         return z
     tied = _tied(face, z, limits) | (z > 0)
     alike &= (np.abs(face.a[:, None] - face.a) <= near * face.a) & (tied[:, None] == tied)
-    return alike @ z / np.add.reduce(alike, 1)
+    even: Vector = alike @ z / np.add.reduce(alike, 1)
+    return even
 
 
 def _tied(face: Face, z: Vector, limits: Limits) -> NDArray[np.bool_]:
     """The rows (T,) bool that no other is shorter along z than."""
-    return face.C @ z <= face.a * (1 + TIE) + 2 * limits.ridge * np.add.reduce(z)
+    tied: NDArray[np.bool_] = face.C @ z <= face.a * (1 + TIE) + 2 * limits.ridge * np.add.reduce(z)
+    return tied
 
 
 def _pair(B: Matrix, s: Vector, a: Vector, first: np.intp, ridge: float) -> tuple[Vector, Vector, float]:
@@ -215,7 +216,7 @@ def _vertex(T: int, row: np.intp, value: float) -> Vector:
     return z
 
 
-def _segment(b11: float, b12: float, _: float, b22: float, ridge: float) -> Vector:
+def _segment(b11: float, b12: float, b22: float, ridge: float) -> Vector:
     """T = 2, as in frank_wolfe.py: lam ~ (b22 - b12, b11 - b12), negative parts cut off; 1/2 each for copies."""
     lam = max(b22 - b12, 0.0), max(b11 - b12, 0.0)
     return np.array((1.0, 1.0) if max(lam) <= COPIES * ridge * max(b11, b22) else lam)

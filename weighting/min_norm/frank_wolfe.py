@@ -97,7 +97,9 @@ def frank_wolfe(
         # one by one: a batch gets the answers of its problems alone
         starts = [None] * len(gram) if start is None else list(start)
         parts = [
-            frank_wolfe(B, max_iterations=max_iterations, tolerance=tolerance, gap=gap, start=start, precision=precision)
+            frank_wolfe(
+                B, max_iterations=max_iterations, tolerance=tolerance, gap=gap, start=start, precision=precision
+            )
             for B, start in zip(gram, starts, strict=True)
         ]
         columns = ([part.weights for part in parts], [part.gap for part in parts], [part.iterations for part in parts])

@@ -6,12 +6,14 @@ Because b <= 0, x = 0 satisfies everything but the sum. So sum x <= 1 takes its 
 from there, and the problem has a solution exactly when it reaches 1; the second phase maximises c . x with the slack of
 that row held at 0. On the CPU in float64, with branches on the data: T tasks need a few T pivots.
 
-Rounding. The rows are those of a Gramian that may be all but singular. Of the variables that may leave the basis the
-one with the largest pivot does, and the table that the pivots end with is made anew from the problem: where it is not
-optimal the pivots go on.
+Rounding. The rows are those of a Gramian that may be all but singular, and most b are 0. Of the variables that may
+leave the basis the one with the largest pivot does; the table that the pivots end with is made anew from the problem,
+and what then is below 0 is brought back by pivots of the dual simplex method.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,8 +22,10 @@ from torch import Tensor
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
+Choice = Callable[[Vector, bool], tuple[int, int] | None]
+"""From the reduced costs, and whether the choice must not cycle, to the row and column of the next pivot."""
 
-TOLERANCE = 1e-10
+TOLERANCE, TINY = 1e-10, np.finfo(np.float64).tiny
 PIVOTS = 20
 """Of each phase, for every row and column; from half of them on Bland's rule, which cannot cycle, chooses."""
 REFRESHES = 3
@@ -38,7 +42,7 @@ def maximise_on_simplex(c: Tensor, A: Tensor, b: Tensor) -> Tensor | None:
     """
     gain, rows, least = (value.detach().to("cpu", torch.float64).numpy() for value in (c, A, b))
     count, tasks = rows.shape
-    scale = np.abs(np.concatenate([rows, least[:, None]], axis=1)).max(axis=1).clip(min=np.finfo(np.float64).tiny)
+    scale = np.maximum(np.abs(np.concatenate([rows, least[:, None]], axis=1)).max(axis=1), TINY)
     # columns: x, the slacks of A x >= b, that of sum x <= 1, the right-hand side
     equations = np.zeros((count + 1, tasks + count + 2))
     equations[:count, :tasks] = -rows / scale[:, None]
@@ -53,7 +57,7 @@ def maximise_on_simplex(c: Tensor, A: Tensor, b: Tensor) -> Tensor | None:
     if table.value(total) > TOLERANCE:
         return None
     table.take_out(total)  # and it does not come back: the columns of phase two end before it
-    cost[:tasks] = -gain / np.abs(gain).max().clip(min=np.finfo(np.float64).tiny)
+    cost[:tasks] = -gain / max(np.abs(gain).max(), TINY)
     table.minimise(cost, total)
     x = np.array([table.value(task) for task in range(tasks)]).clip(min=0)
     return torch.from_numpy(x / x.sum())
@@ -71,24 +75,28 @@ class Table:
         return float(self.rows[self.basis.index(variable), -1]) if variable in self.basis else 0.0
 
     def minimise(self, cost: Vector, columns: int) -> None:
-        """Pivots until no variable of the first ``columns`` would lower cost (N,) . variables."""
+        """Pivots until no variable of the first ``columns`` would lower cost (N,) . variables, and none is below 0."""
         for _ in range(REFRESHES):
-            reduced = self._reduced(cost)
-            moved = False
-            limit = PIVOTS * (len(self.basis) + columns)
-            for step in range(limit):
-                pivot = self._choose(reduced[:columns], bland=2 * step > limit)
-                if pivot is None:
-                    break
-                moved = True
-                self._pivot(*pivot)
-                reduced = reduced - reduced[pivot[1]] * self.rows[pivot[0]]
-            if not moved:
+            moved = [self._run(self._primal, cost, columns), self._run(self._dual, cost, columns)]
+            if not any(moved):
                 return
             try:
-                self.rows = np.linalg.solve(self.equations[:, self.basis], self.equations)
+                self.rows = np.asarray(np.linalg.solve(self.equations[:, self.basis], self.equations), np.float64)
             except np.linalg.LinAlgError:  # all but singular: the pivots' own table is as good as any
                 return
+
+    def _run(self, choose: Choice, cost: Vector, columns: int) -> bool:
+        """Whether there was a pivot to be made, and all that follow it."""
+        # what one unit more of each variable costs, and last minus the cost of this basis
+        reduced = np.append(cost, 0.0) - cost[self.basis] @ self.rows
+        limit = PIVOTS * (len(self.basis) + columns)
+        for step in range(limit):
+            pivot = choose(reduced[:columns], 2 * step > limit)
+            if pivot is None:
+                return step > 0
+            self._pivot(*pivot)
+            reduced = reduced - reduced[pivot[1]] * self.rows[pivot[0]]
+        return True
 
     def take_out(self, variable: int) -> None:
         """Make a variable of value 0 nonbasic, by a pivot that moves nothing; it stays where no other is in its row."""
@@ -99,11 +107,7 @@ class Table:
             if others.max() > TOLERANCE:
                 self._pivot(row, int(others.argmax()))
 
-    def _reduced(self, cost: Vector) -> Vector:
-        """What one unit more of each variable costs, and last minus the cost of this basis."""
-        return np.append(cost, 0.0) - cost[self.basis] @ self.rows
-
-    def _choose(self, reduced: Vector, bland: bool) -> tuple[int, int] | None:
+    def _primal(self, reduced: Vector, bland: bool) -> tuple[int, int] | None:
         """Row and column of the next pivot; None where no variable would lower the cost."""
         entering = int((reduced < -TOLERANCE).argmax() if bland else reduced.argmin())
         if not reduced[entering] < -TOLERANCE:
@@ -116,6 +120,19 @@ class Table:
         tied = able[ratios <= ratios.min() + TOLERANCE]
         row = min(tied, key=lambda r: self.basis[r]) if bland else tied[column[tied].argmax()]
         return int(row), entering
+
+    def _dual(self, reduced: Vector, bland: bool) -> tuple[int, int] | None:
+        """Row and column of the next pivot that lets a variable leave which is below 0; None where there is none."""
+        row = int(self.rows[:, -1].argmin())
+        if not self.rows[row, -1] < -TOLERANCE:
+            return None
+        able = (self.rows[row, : len(reduced)] < -TOLERANCE).nonzero()[0]
+        if not len(able):  # cannot be but by rounding: there is a solution
+            return None
+        entries = -self.rows[row, able]
+        ratios = reduced[able].clip(min=0) / entries
+        tied = ratios <= ratios.min() + TOLERANCE
+        return row, int(able[tied][0 if bland else entries[tied].argmax()])
 
     def _pivot(self, row: int, column: int) -> None:
         """Make ``column`` basic in ``row``."""

@@ -93,12 +93,12 @@ def masked(B: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor,
 
 def _even(C: Tensor, a: Tensor, z: Tensor, settings: Settings) -> Tensor:
     """z (N, T), the weight of every row shared evenly with the copies of it (weighting/min_norm/active_set.py)."""
-    near = COPIES * settings.ridge
+    near, same = COPIES * settings.ridge, 1 - COPIES * settings.ridge
     reached = torch.bmm(C, z.unsqueeze(-1)).squeeze(-1)
     f = (z * reached).sum(-1, keepdim=True) / (a * z).sum(-1, keepdim=True)
     slack = settings.tolerance * f * a + 2 * settings.ridge * z.sum(-1, keepdim=True)
     tied = (z > 0) | (reached <= f * a + slack)
-    alike = (C > 1 - near) & ((a.unsqueeze(-1) - a.unsqueeze(-2)).abs() <= near * a.unsqueeze(-1))
+    alike = (same < C) & ((a.unsqueeze(-1) - a.unsqueeze(-2)).abs() <= near * a.unsqueeze(-1))
     shares = (alike & tied.unsqueeze(-1) & tied.unsqueeze(-2)).to(z.dtype)
     count = shares.sum(-1)
     return torch.where(count > 1, torch.bmm(shares, z.unsqueeze(-1)).squeeze(-1) / count, z)

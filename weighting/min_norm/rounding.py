@@ -1,12 +1,14 @@
 """Rounding of a Gramian: what inner products are known to in the precision they were computed in.
 
-Entry ij of B = G G^T is known to about eps |g_i| |g_j|. Whoever solves on B asks for no more than that, or finds what is
-not there: gradients whose Gramian is not definite, descent where there is none. A ridge on the cosines, just above the
-rounding, stands for it: B + ridge diag(B) is the Gramian of rows that differ from the given ones by what nobody can
-know, it is definite, and so is that of any combinations of them.
+Entry ij of B = G G^T is known to about eps |g_i| |g_j|. Whoever solves on B asks for no more than that, or finds what
+is not there: a Gramian that is not definite, constraints that contradict each other. A ridge on the cosines, just above
+the rounding, stands for it: B + ridge diag(B) is the Gramian of rows that differ from the given ones by what nobody can
+know. It is definite, and so is that of any combinations of them.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def rounding(dtype: torch.dtype, tasks: int) -> float:
     >>> rounding(torch.float64, 4), round(rounding(torch.float32, 4), 9)
     (1e-13, 4.77e-07)
     """
-    return max(LEAST, 2 * tasks**0.5 * torch.finfo(dtype).eps)
+    return max(LEAST, 2 * math.sqrt(tasks) * torch.finfo(dtype).eps)
 
 
 def definite(gramian: Tensor) -> Tensor:
