@@ -15,7 +15,7 @@ from lossrag.registry import Registry
 
 State = dict[str, Tensor]
 """Memory of a method between steps; always holds "weights" (T,), the weights of the next step. Entries (T, ...) belong
-to the tasks, entries (T, T) to their pairs: those of absent tasks stay as they are (weighting/presence.py)."""
+to the tasks, entries (T, T) to their pairs: those of absent tasks stay as they are (weighting/state/presence.py)."""
 
 ALIGNMENTS = ("rows", "mean")
 """Comparisons of gradients at the features: row by row of the representation, or as their sums over the rows."""

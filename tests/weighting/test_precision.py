@@ -211,7 +211,7 @@ def test_pareto_mtl_near_a_stationary_point():
 
 @pytest.mark.parametrize("start_steps", [0, 200])
 def test_pareto_mtl_outside_its_region_in_either_precision(start_steps):
-    """Constraints are differences of gradients: they cancel near a stationary point, and for gradients that are alike."""
+    """Constraints are differences of gradients: they cancel near a stationary point and where gradients are alike."""
     for kind in KINDS:
         if kind == "scaled":
             continue

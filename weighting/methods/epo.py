@@ -17,7 +17,8 @@ below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for po
 rounding only, and where gradients cancel that would rule MGDA's solution out: it is solved on the Gramian made definite
 (weighting/min_norm/rounding.py).
 
-A solution of a linear program is a corner: of copies of one gradient one may get all of the weight.
+A solution of a linear program is a corner: of copies of one gradient one may get all of the weight. Constraints of a
+gradient more than 1e8 times as short as the longest are below what it resolves.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 torchjd (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024) updates by sum_t v_t g_t, the step
 of this package by (1/T) sum_t w_t g_t: hence w = T v. The package is imported when a step is built, and not before.
 Methods that draw random orders (pcgrad, gradvac) use torch's global generator.
+
+Copies of one gradient weigh the same in upgrad, dualproj and imtl_g. They need not in krum, which takes the first of
+equals, in pcd, whose first task is special, after the random orders, in mgda, whose steps end early, and, where other
+gradients are dependent, in cagrad, fairgrad and aligned_mtl, whose updates are the same for many weights.
 """
 
 from __future__ import annotations
