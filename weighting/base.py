@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +14,8 @@ from lossrag.errors import ConfigError
 from lossrag.registry import Registry
 
 State = dict[str, Tensor]
-"""Memory of a method between steps; always holds "weights" (T,), the weights of the next step."""
+"""Memory of a method between steps; always holds "weights" (T,), the weights of the next step. Entries (T, ...) belong
+to the tasks, entries (T, T) to their pairs: those of absent tasks stay as they are (weighting/state/presence.py)."""
 
 ALIGNMENTS = ("rows", "mean")
 """Comparisons of gradients at the features: row by row of the representation, or as their sums over the rows."""
@@ -121,8 +124,12 @@ class Weighting:
     """Base of all methods. Subclasses are frozen dataclasses whose fields are their options.
 
     A method is stateless itself: what it remembers is a dictionary of tensors that the step carries and
-    a checkpoint stores.
+    a checkpoint stores. Where tasks are absent it is asked about those that are present alone, T being their number:
+    a method that keeps counts keeps them for each task.
     """
+
+    outer_state: ClassVar[frozenset[str]] = frozenset()
+    """Entries of the state that belong to the tasks of the outer problem, the rows of D, and not to its columns."""
 
     @property
     def needs(self) -> Needs:
@@ -138,8 +145,20 @@ class Weighting:
         return state["weights"], state
 
     def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
-        """The state after the outer step, from D (T, T); D[t, j] = d L_t^query / d w_j."""
+        """The state after the outer step, from D (T, T); D[t, j] = d L_t^query / d w_j. Where tasks are absent, D has a
+        row for each that has query losses and a column for each that has support losses."""
         raise ConfigError(f"{type(self).__name__} has no outer problem: it takes no query losses.")
+
+    def among(self, kept: Sequence[int], tasks: int) -> Weighting:
+        """The same method for these of T ``tasks``, in this order: of an option that lists an entry for each task,
+        those of the tasks that are kept. Override it where a list of T entries means something else.
+
+        >>> Weighting().among([0, 2], 3)
+        Weighting()
+        """
+        lists = {field.name: value for field in fields(self) if isinstance(value := getattr(self, field.name), list)}
+        changed = {name: [value[t] for t in kept] for name, value in lists.items() if len(value) == tasks}
+        return replace(self, **changed) if changed else self
 
 
 def state_dtype(device: torch.device) -> torch.dtype:

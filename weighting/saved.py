@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.base import State, Weighting
-from lossrag.weighting.presence import reordered
+from lossrag.weighting.state.description import describe, difference
+from lossrag.weighting.state.presence import reordered
 
 ABOUT, COUNT = "about", "count"
 OWN = (ABOUT, COUNT)
@@ -20,7 +19,7 @@ OWN = (ABOUT, COUNT)
 
 def saved_state(weighting: Weighting, tasks: Sequence[str], state: State, count: int) -> State:
     """The state of a method over named tasks after so many steps; ``about`` (B,) uint8 says of what, as JSON."""
-    told = json.dumps({"method": type(weighting).__name__, "options": _options(weighting), "tasks": list(tasks)})
+    told = json.dumps({**describe(weighting), "tasks": list(tasks)})
     return {**state, COUNT: torch.tensor(count), ABOUT: torch.tensor(list(told.encode()), dtype=torch.uint8)}
 
 
@@ -31,23 +30,14 @@ def load_state(weighting: Weighting, tasks: Sequence[str], saved: State, like: S
     """
     try:
         about = json.loads(bytes(saved[ABOUT].cpu().tolist()).decode())
-        method, options, names = about["method"], about["options"], list(about["tasks"])
-        count = int(saved[COUNT])
+        names, count = list(about["tasks"]), int(saved[COUNT])
+        other = difference(about, describe(weighting))
     except (KeyError, ValueError, TypeError, AttributeError):
         raise ConfigError(
             "MultiTaskStep: this is no state of a step: give what state_dict() of a step of this version returned."
         ) from None
-    mine = type(weighting).__name__
-    if method != mine:
-        raise ConfigError(f"MultiTaskStep: this state is of the method {method}, the step has {mine}: use that one.")
-    if options != _options(weighting):
-        own = _options(weighting)
-        lines = [
-            f"{key}={options.get(key)} (here {own.get(key)})"
-            for key in {**own, **options}
-            if options.get(key) != own.get(key)
-        ]
-        raise ConfigError(f"MultiTaskStep: this state is of {method} with other options, {', '.join(lines)}.")
+    if other:
+        raise ConfigError(f"MultiTaskStep: this state is of another method than the step has: {other}.")
     if sorted(names) != sorted(tasks):
         raise ConfigError(
             f"MultiTaskStep: this state is of the tasks {', '.join(names)}, the step has {', '.join(tasks)}."
@@ -55,12 +45,7 @@ def load_state(weighting: Weighting, tasks: Sequence[str], saved: State, like: S
     own_state = {key: value for key, value in saved.items() if key not in OWN}
     if own_state.keys() != like.keys() or any(own_state[k].shape != like[k].shape for k in like):
         got, expected = ({k: tuple(v.shape) for k, v in own.items()} for own in (own_state, like))
-        raise ConfigError(f"MultiTaskStep: the state of {method} has the entries {got}, this version keeps {expected}.")
+        raise ConfigError(f"MultiTaskStep: the state has the entries {got}, this version keeps {expected}.")
     order = [names.index(name) for name in tasks]
     moved = own_state if list(names) == list(tasks) else reordered(own_state, order)
     return count, {key: moved[key].to(value) for key, value in like.items()}
-
-
-def _options(weighting: Weighting) -> dict[str, Any]:
-    options: dict[str, Any] = json.loads(json.dumps(asdict(weighting), default=str))
-    return options

@@ -31,9 +31,9 @@ from lossrag.weighting.micro_batches import MicroBatches
 from lossrag.weighting.named import method_of, numbers_of, task_names
 from lossrag.weighting.optimizers import Optimizers
 from lossrag.weighting.parameters import Given, Trained
-from lossrag.weighting.presence import learn_present, weigh_present
 from lossrag.weighting.record import StepRecord
 from lossrag.weighting.saved import OWN, load_state, saved_state
+from lossrag.weighting.state.presence import learn_present, weigh_present
 from lossrag.weighting.statistics import Statistics
 
 MEMORY = ("rows", "low")
@@ -466,7 +466,7 @@ class MultiTaskStep:
             whole[place[:, None], place] = at_features
             at_features = whole
         signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
-        weights, self.state = weigh_present(self.weighting, self.state, signals, present)
+        weights, self.state = weigh_present(self.weighting, self.state, signals, self._mask(present))
         return weights
 
     def _learned(self, gathered: _Gathered, query: Ordered | None) -> StepRecord:
@@ -499,7 +499,9 @@ class MultiTaskStep:
         told = replace(told, query_present=self._mask(there))
         if not there:
             return told
-        self.state, outer = learn_present(self.weighting, self.state, D, there, gathered.present)
+        self.state, outer = learn_present(
+            self.weighting, self.state, D, self._mask(there), self._mask(gathered.present)
+        )
         return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
 
     def _hypergradient(

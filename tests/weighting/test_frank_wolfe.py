@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lossrag.weighting.min_norm import masked
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
+from tests.weighting.jacobians import jacobian, rounded
 from tests.weighting.min_norm_problems import KINDS, assert_on_simplex, assert_optimal, gram, rows
 
 Matrix = list[list[Fraction]]
@@ -174,6 +175,66 @@ def test_the_gap_bounds_the_error_it_reports() -> None:
     assert 0 < excess <= 2 * rough.gap * B.trace()
     q = B @ rough.weights
     torch.testing.assert_close(rough.gap, (rough.weights @ q - q.min()) / B.trace())
+
+
+# --- rounding ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("traced", [False, True])
+def test_copies_weigh_the_same(dtype: torch.dtype, traced: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last digits, alone or among others, whether these cancel or not, on either path."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: traced)
+    for kind in ("copies", "normal", "strong", "weak", "descending", "opposed", "scaled"):
+        for seed in range(10):
+            G = jacobian(kind, seed)
+            for units in (0.0, 1.0):
+                lam = frank_wolfe(rounded(torch.cat([G, G]), dtype, units, seed)).weights.view(2, -1)
+                torch.testing.assert_close(lam[0], lam[1], atol=1e-5 if dtype is torch.float32 else 1e-12, rtol=0)
+
+
+def test_two_rows_that_differ_by_rounding_share_the_weight() -> None:
+    for dtype in (torch.float32, torch.float64):
+        off = 1 + 2 * torch.finfo(dtype).eps
+        B = torch.tensor([[1.0, 1.0], [1.0, off]], dtype=dtype)
+        assert frank_wolfe(B).weights.tolist() == frank_wolfe(B.flip(0, 1)).weights.tolist() == [0.5, 0.5]
+        assert frank_wolfe(torch.stack([B, B])).weights.tolist() == [[0.5, 0.5]] * 2
+
+
+def test_a_second_row_that_all_but_ties_gets_no_negative_weight() -> None:
+    for length in (2e-10, 1e-10, 5e-10):
+        for angle in (1.5e-10, 1e-10, 4.9e-10):
+            s = torch.tensor([1.0, 1 / (1 - length), 3.0], dtype=torch.float64)
+            C = torch.full((3, 3), 0.5, dtype=torch.float64).fill_diagonal_(1)
+            C[0, 1] = C[1, 0] = 1 - angle
+            B = C * s * s[:, None]
+            lam = frank_wolfe(B).weights
+            assert_on_simplex(lam)
+            assert_optimal(B, lam)
+
+
+def test_rounding_that_the_ridge_does_not_cover() -> None:
+    """Up to a hundred units, as in products of a million numbers: the optimum as far as it can be seen."""
+    beyond = 0
+    for units in (4.0, 16.0, 100.0):
+        for kind in ("normal", "strong", "weak", "descending", "opposed", "duplicated"):
+            for seed in range(15):
+                G = jacobian(kind, seed)
+                result = frank_wolfe(rounded(G, torch.float32, units, seed))
+                lam, s, noise = result.weights.double(), G.norm(dim=1), (units + 2) * torch.finfo(torch.float32).eps
+                assert_on_simplex(result.weights)
+                f, q = (lam @ G).square().sum(), G @ (lam @ G)
+                assert (q >= f - 8 * len(G) ** 0.5 * noise * s * (s @ lam)).all(), (units, kind, seed)
+                beyond += int(result.iterations) > len(G) + 30
+    assert beyond > 50
+
+
+def test_the_precision_that_a_gramian_was_computed_in() -> None:
+    """Copies that are known to float32 only are told apart in float64, unless it is said what they are."""
+    B = rounded(jacobian("copies", 3), torch.float32, 1.0).double()
+    even = torch.full((len(B),), 1 / len(B), dtype=torch.float64)
+    torch.testing.assert_close(frank_wolfe(B, precision=torch.float32).weights, even)
+    assert (frank_wolfe(B).weights - even).abs().max() > 0.1
 
 
 # --- properties --------------------------------------------------------------------------------------------------

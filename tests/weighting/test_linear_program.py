@@ -8,6 +8,8 @@ import torch
 from scipy.optimize import linprog
 
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
+from lossrag.weighting.min_norm.rounding import definite
+from tests.weighting.jacobians import jacobian, rounded
 
 
 def problem(seed):
@@ -52,3 +54,13 @@ def test_without_constraints_the_best_vertex():
 def test_all_zero():
     x = maximise_on_simplex(torch.zeros(3), torch.zeros(2, 3), torch.zeros(2))
     assert float(x.sum()) == 1
+
+
+def test_rows_of_gramians_that_are_all_but_singular():
+    """Weights that lower all losses (EPO's descent), where hardly any do: no constraint is traded for rounding."""
+    for kind in ("strong", "weak", "duplicated", "opposed", "normal"):
+        for seed in (*range(15), 49, 96):
+            for dtype in (torch.float32, torch.float64):
+                B = definite(rounded(jacobian(kind, seed).float().double(), dtype))
+                x = maximise_on_simplex(B.sum(0), B, torch.zeros(len(B)))
+                assert ((B @ x) / B.abs().amax(1)).min() >= -1e-8, (kind, seed)

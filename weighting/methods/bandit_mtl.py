@@ -29,7 +29,7 @@ class BanditMTL(Weighting):
     eta_p: step size of p, > 0.
 
     The update of theta uses p from before the step; p starts at 1/T, hence w at 1. Sum T. It is log p that is kept: a
-    task that has all but lost its share can gain it back.
+    task that has all but lost its share can gain it back. Where tasks are absent the others share what is theirs.
 
     Raises ConfigError for options out of range.
 
@@ -53,9 +53,10 @@ class BanditMTL(Weighting):
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T p (T,) of before the step; the state holds that of after it."""
-        log_q = state["log_p"] + self.eta_p * signals.losses.to(state["log_p"].dtype)
-        log_p = project_kl_ball(log_q, self.rho)
-        return state["weights"], {"weights": len(log_p) * log_p.exp(), "log_p": log_p}
+        share = state["log_p"].logsumexp(0)  # of these tasks together, below 1 where others are absent: it stays
+        log_p = state["log_p"] - share
+        after = project_kl_ball(log_p + self.eta_p * signals.losses.to(log_p.dtype), self.rho)
+        return len(log_p) * log_p.exp(), {"weights": len(after) * after.exp(), "log_p": after + share}
 
 
 def project_kl_ball(log_q: Tensor, rho: float) -> Tensor:

@@ -53,10 +53,10 @@ class DTP(Weighting):
         check_choice(self, "scale", ("paper", "sum"))
 
     def init(self, tasks: int, device: torch.device) -> State:
-        """Weights 1, ``kappa`` (T,) 0 and ``seen`` () no batch."""
+        """Weights 1, ``kappa`` (T,) 0 and ``seen`` (T,) no batch of any task."""
         state = super().init(tasks, device)
         kappa = torch.zeros_like(state["weights"])
-        return {**state, "kappa": kappa, "seen": torch.zeros((), dtype=torch.int64, device=device)}
+        return {**state, "kappa": kappa, "seen": torch.zeros_like(kappa, dtype=torch.int64)}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """The weights (T,) with this batch in the average."""

@@ -17,11 +17,13 @@ class DWA(Weighting):
     """w = T softmax(r / temperature) (T,), r_t = L_t(e - 1) / L_t(e - 2): a task whose loss falls slowly weighs more.
 
     Source: "End-to-End Multi-Task Learning with Attention", Eq. 7. L_t(e) is the mean of the support losses over the
-    steps of epoch e; all weights are 1 in the first two epochs and change with the epoch only. Sum T.
+    steps of epoch e; all weights are 1 in the first two epochs and change with the epoch only. Sum T. Epochs are those
+    in which the task was present.
 
     temperature: > 0; the larger, the nearer to equal weights (paper: 2).
 
-    Where the paper says nothing: a task whose loss was not positive two epochs ago gets the ratio 1.
+    Where the paper says nothing: a task gets the ratio 1 whose loss was not positive two epochs ago, or which has not
+    been there for two while others have.
 
     Raises ConfigError for a temperature that is not positive.
 
@@ -41,11 +43,11 @@ class DWA(Weighting):
         check_positive(self, "temperature")
 
     def init(self, tasks: int, device: torch.device) -> State:
-        """Weights 1; ``last`` and ``before`` (T,) are the mean losses of the last two of the ``finished`` () epochs,
-        ``sums`` (T,) those of the ``steps`` () of the current ``epoch`` () added up."""
+        """Weights 1; ``last`` and ``before`` (T,) are the mean losses of the last two of the ``finished`` (T,) epochs,
+        ``sums`` (T,) those of the ``steps`` (T,) of the current ``epoch`` (T,) added up."""
         state = super().init(tasks, device)
         ones = state["weights"]
-        zero = torch.zeros((), dtype=torch.int64, device=device)
+        zero = torch.zeros_like(ones, dtype=torch.int64)
         means = {"last": ones.clone(), "before": ones.clone(), "sums": torch.zeros_like(ones)}
         return {**state, **means, "steps": zero, "epoch": zero.clone(), "finished": zero.clone()}
 
@@ -56,9 +58,10 @@ class DWA(Weighting):
         before = torch.where(new, state["last"], state["before"])
         last = torch.where(new, state["sums"] / state["steps"].clamp(min=1), state["last"])
         finished = state["finished"] + new
-        ratio = torch.where(before > 0, last / before, 1).clamp(max=torch.finfo(last.dtype).max)
+        known = finished >= 2
+        ratio = torch.where(known & (before > 0), last / before, 1).clamp(max=torch.finfo(last.dtype).max)
         slow = len(ratio) * torch.softmax(ratio / self.temperature, dim=0)
-        weights = torch.where(finished >= 2, slow, torch.ones_like(slow))
+        weights = torch.where(known.any(), slow, torch.ones_like(slow))
         return weights, {
             "weights": weights,
             "last": last,

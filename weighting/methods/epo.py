@@ -13,7 +13,12 @@ so that in balance mode a loss may rise ("controlled ascent"), and in descent mo
 
 Deviations. (1) Formulas and modes are those of the authors' code. (2) The last constraint ("restricted" descent) can
 contradict the others; that step then goes without it ("relaxed"), which always has a solution: MGDA's. (3) A share l_t
-below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for positive ones.
+below 1e-12 counts as 1e-12, and a negative loss as 0: the logarithm asks for positive ones. (4) B is known to its
+rounding only, and where gradients cancel that would rule MGDA's solution out: it is solved on the Gramian made definite
+(weighting/min_norm/rounding.py).
+
+A solution of a linear program is a corner: of copies of one gradient one may get all of the weight. Constraints of a
+gradient more than 1e8 times as short as the longest are below what it resolves.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ from torch import Tensor
 
 from lossrag.checks import check_length, check_numbers, check_positive
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
 from lossrag.weighting.min_norm.linear_program import maximise_on_simplex
+from lossrag.weighting.min_norm.rounding import definite
 
 LEAST = 1e-12
 
@@ -68,7 +75,7 @@ class EPO(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda (T,); NaN when a signal is not finite, which the check of the step's record reports."""
         assert signals.gramian is not None
-        B = signals.gramian.to("cpu", torch.float64)
+        B = definite(signals.gramian.cpu())
         losses = signals.losses.to("cpu", torch.float64)
         if torch.isfinite(B).all() and torch.isfinite(losses).all():
             weights = len(B) * self._solve(losses.clamp(min=0), B)
@@ -97,8 +104,8 @@ class EPO(Weighting):
             solution = None if self.relaxed else maximise_on_simplex(B.sum(0), restricted, torch.cat([none, least]))
             if solution is None:
                 solution = maximise_on_simplex(B.sum(0), B, none)
-        # MGDA's weights satisfy all constraints but the last of descent: only rounding can leave no solution
-        return torch.full_like(losses, 1 / len(losses)) if solution is None else solution
+        # MGDA's weights satisfy all constraints but the last of descent: only rounding can leave no other solution
+        return frank_wolfe(B).weights if solution is None else solution
 
 
 def adjustments(losses: Tensor, preference: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -31,3 +32,8 @@ class Fixed(Weighting):
         """The given weights (T,)."""
         check_length(self, "weights", self.weights, tasks)
         return {"weights": super().init(tasks, device)["weights"].new_tensor(self.weights)}
+
+    def among(self, kept: Sequence[int], tasks: int) -> Fixed:
+        """The weights of these tasks; all as they are where these weigh 0, the state has the weights of a step."""
+        weights = [self.weights[t] for t in kept]
+        return replace(self, weights=weights) if any(weights) else self

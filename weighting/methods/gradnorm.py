@@ -2,10 +2,12 @@
 
 G_t = w_t |g_t| is the norm of the weighted gradient, r_t the relative inverse training rate: L_t / L_t(first step),
 divided by its mean over the tasks. The weights descend on sum_t |G_t - mean(G) r_t^alpha|, the target held constant
-(Eq. 2), and are scaled back to sum T: a task that learns slowly gets a larger share of the gradient.
+(Eq. 2), and are scaled back to the sum they had, T at first: a task that learns slowly gets a larger share of the
+gradient.
 
 Deviations. (1) g_t is the gradient with respect to all shared parameters, in the paper to the last shared layer alone,
 which it takes for speed. (2) A weight that a step would take below 1e-6 stays there; the paper lets it turn negative.
+(3) A norm that is its target up to the rounding of the Gramian has no slope: else rounding would part equal tasks.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from lossrag.checks import check_least, check_positive
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.min_norm.rounding import COPIES, rounding
 
 LEAST = 1e-6
 
@@ -62,9 +65,12 @@ class GradNorm(Weighting):
         losses = signals.losses.to(weights.dtype)
         first = torch.where(state["first_losses"] > 0, state["first_losses"], losses)
         target = _targets(weights * lengths, losses, first, self.alpha)
-        slope = lengths * torch.sign(weights * lengths - target)
+        norms = weights * lengths
+        known = COPIES * rounding(signals.gramian.dtype, len(weights)) * (norms + target)
+        slope = torch.where((norms - target).abs() > known, lengths * torch.sign(norms - target), 0.0)
         moved = (weights - self.lr * slope).clamp(min=LEAST)
-        return weights, {"weights": moved * (len(moved) / moved.sum()), "first_losses": first}
+        # not to len(moved): where tasks are absent the others would gain or lose against them
+        return weights, {"weights": moved * (weights.sum() / moved.sum()), "first_losses": first}
 
 
 def _targets(norms: Tensor, losses: Tensor, first: Tensor, alpha: float) -> Tensor:

@@ -12,6 +12,7 @@ Deviations from the paper are options, all off by default: ``scale``, ``inner``,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,12 +30,15 @@ class MetaWeighting(Weighting):
     alpha: step size of the weights, > 0 (paper: 0.1 sentiment, 0.5 topic classification).
     scale: ``paper`` keeps eta/T in D, so with Adam at 1e-3 the weights barely leave 1; ``unit`` drops it.
     inner: ``sgd`` is Eq. 10 as written; ``adam`` differentiates through Adam's preconditioner.
-    constraint: ``none`` as written, ``nonnegative`` clips at 0, ``simplex`` projects on {w >= 0, sum w = T}.
+    constraint: ``none`` as written, ``nonnegative`` clips at 0, ``simplex`` projects on {w >= 0, sum w = T}; where
+        tasks are absent the sum of the others stays.
     parameters: ``all`` as written, or ``shared`` parameters only.
     solver: ``exact`` Frank-Wolfe, or ``paper``: ``iterations`` plain steps of Algorithm 2.
 
     Raises ConfigError for values out of range.
     """
+
+    outer_state: ClassVar = frozenset({"lam"})
 
     alpha: float = 0.1
     scale: str = "paper"
@@ -67,21 +71,19 @@ class MetaWeighting(Weighting):
         limit = self.iterations if self.solver == "paper" else None
         solution = frank_wolfe(D @ D.mT, solver=self.solver, max_iterations=limit, start=state["lam"])
         direction = solution.weights @ D
-        weights = _constrain(state["weights"] - self.alpha * direction, self.constraint)
+        weights = _constrain(state["weights"] - self.alpha * direction, self.constraint, state["weights"].sum())
         return {"weights": weights, "lam": solution.weights}, Outer(
             solution.weights, direction, solution.gap, solution.iterations
         )
 
 
-def _constrain(weights: Tensor, constraint: str) -> Tensor:
+def _constrain(weights: Tensor, constraint: str, total: Tensor) -> Tensor:
     if constraint == "nonnegative":
         return weights.clamp(min=0)
-    if constraint == "simplex":
-        return project_simplex(weights, total=float(len(weights)))
-    return weights
+    return project_simplex(weights, total) if constraint == "simplex" else weights
 
 
-def project_simplex(values: Tensor, total: float) -> Tensor:
+def project_simplex(values: Tensor, total: float | Tensor) -> Tensor:
     """Euclidean projection of (T,) on {w >= 0, sum w = total} (Duchi et al., ICML 2008, Figure 1).
 
     >>> import torch

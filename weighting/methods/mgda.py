@@ -24,7 +24,8 @@ class MGDA(Weighting):
 
     normalization: what each gradient is divided by before lambda is sought, as in the authors' code: ``none``, its
         length (``l2``), the task's loss (``loss``), or both (``loss+``). The update uses the gradients as they are. A
-        task whose divisor is not positive stays as it is.
+        task whose divisor is not positive stays as it is. Where the divided gradients cancel more than one lambda does
+        so, with another update: which it is hangs on the order of the tasks, and on rounding.
 
     Raises ConfigError for an unknown normalization.
 
@@ -49,10 +50,11 @@ class MGDA(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T lambda* (T,); the state keeps the latest weights."""
         assert signals.gramian is not None
-        B = signals.gramian
+        # in the dtype of the state: divisors that differ widely would overflow that of the Gramian
+        B = signals.gramian.to(state["weights"].dtype)
         losses, lengths, ones = signals.losses.to(B.dtype), B.diagonal().clamp(min=0).sqrt(), B.new_ones(len(B))
         divisors = {"none": ones, "l2": lengths, "loss": losses, "loss+": losses * lengths}[self.normalization]
         inverse = torch.where(divisors > 0, 1 / divisors, ones)
         B = inverse[:, None] * B * inverse
-        weights = len(B) * frank_wolfe(B).weights.to(state["weights"].dtype)
+        weights = len(B) * frank_wolfe(B, precision=signals.gramian.dtype).weights
         return weights, {"weights": weights}

@@ -68,19 +68,19 @@ class MultiDDS(Weighting):
         """The weights (T,) that the last step learned; the state holds the lengths of the gradients."""
         assert signals.gramian is not None
         lengths = signals.gramian.diagonal().to(state["weights"].dtype).clamp(min=0).sqrt()
-        return state["weights"], {**state, "lengths": lengths}
+        weights = len(lengths) * torch.softmax(state["psi"], dim=0)
+        return weights, {**state, "weights": weights, "lengths": lengths}
 
     def learn(self, state: State, hypergradient: Tensor) -> tuple[State, Outer]:
         """One step of psi from D (T, T); lam is 1/T, as the query losses are averaged, and nothing is solved for."""
         D = hypergradient.to(state["weights"].dtype)
-        tasks = len(D)
-        lam = torch.full_like(state["weights"], 1 / tasks)
+        lam = torch.full_like(D[:, 0], 1 / len(D))
         direction = lam @ D
         rewards = self._rewards(-direction, state["lengths"])
         p = torch.softmax(state["psi"], dim=0)
         slope = p * (rewards - p @ rewards) if self.update == "expected" else rewards - p * rewards.sum()
         psi = state["psi"] + self.lr * slope
-        weights = tasks * torch.softmax(psi, dim=0)
+        weights = len(psi) * torch.softmax(psi, dim=0)
         none = torch.zeros((), dtype=D.dtype, device=D.device)
         outer = Outer(lam, direction, none, none.to(torch.int64))
         return {**state, "weights": weights, "psi": psi}, outer

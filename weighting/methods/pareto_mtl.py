@@ -15,14 +15,15 @@ is replaced by the mean of those that do, which adds nothing to their hull: no b
 Deviations. (1) w is divided by sum |w| / T, as in the authors' code; it may hold negative weights: to get into its
 region, a task gets worse. (2) The losses and gradients are those of a batch, as in the authors' code, so that phase 2
 meets violated constraints too. (3) The authors' code gives phase 1 up to two epochs, here ``start_steps``. (4) The
-shortest vector is found exactly.
+shortest vector is found exactly, or as exactly as the precision of the Gramian allows: near a Pareto-stationary point
+the rows of C G are differences that cancel, and what is left of them is rounding (weighting/min_norm/rounding.py).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from torch.nn.functional import normalize
 from lossrag.checks import check_least, check_length, check_numbers, check_share, require
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
 from lossrag.weighting.min_norm.frank_wolfe import frank_wolfe
+from lossrag.weighting.min_norm.rounding import definite
 
 SPREAD = 5
 """Vectors that bound the regions of two tasks by default."""
@@ -83,7 +85,7 @@ class ParetoMTL(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """w (T,) with sum |w| = T; the state keeps it, and whether phase 1 goes on."""
         assert signals.gramian is not None
-        B = signals.gramian.to(state["weights"].dtype)
+        B = definite(signals.gramian)
         losses = normalize(signals.losses.to(B.dtype), dim=0)
         constraints = self.constraints(state["weights"])
         slack = constraints @ losses
@@ -92,10 +94,18 @@ class ParetoMTL(Weighting):
         tasks = torch.eye(len(B), dtype=B.dtype, device=B.device)
         counts = torch.cat([~starting.expand(len(B)), torch.where(starting, violated, active)])
         C = _filled(torch.cat([tasks, constraints]), counts)
-        weights = frank_wolfe(C @ B @ C.mT).weights @ C
+        weights = frank_wolfe(C @ B @ C.mT, precision=signals.gramian.dtype).weights @ C
         weights = weights * (len(B) / weights.abs().sum().clamp(min=torch.finfo(B.dtype).tiny))
         left = torch.where(starting, state["starting"] - 1, 0)
         return weights, {"weights": weights, "starting": left}
+
+    def among(self, kept: Sequence[int], tasks: int) -> ParetoMTL:
+        """Vectors of these tasks alone; one that is 0 on all of them says nothing about them and is left out."""
+        preference = [self.preference[t] for t in kept] if self.preference else []
+        others = [vector for other in self.others if any(vector := [other[t] for t in kept])]
+        if self.others and not others:
+            others = [preference if any(preference) else [1.0] * len(kept)]  # its own direction bounds nothing
+        return replace(self, preference=preference if any(preference) else [], others=others)
 
     def constraints(self, like: Tensor) -> Tensor:
         """u_j - u, one row for each other vector (J, T), all of unit length before; ``like`` (T,)."""

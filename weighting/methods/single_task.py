@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from lossrag.weighting.base import WEIGHTINGS, Needs, State, Weighting, state_dtype
+from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting, state_dtype
 
 
 @WEIGHTINGS.register("single_task")
@@ -24,4 +25,10 @@ class SingleTask(Weighting):
     needs = Needs(shares_parameters=False)
 
     def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight T."""
         return {"weights": torch.full((tasks,), float(tasks), dtype=state_dtype(device), device=device)}
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T (T,), T being the number of tasks of this step."""
+        weights = torch.full_like(state["weights"], len(state["weights"]))
+        return weights, {"weights": weights}

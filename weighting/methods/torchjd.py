@@ -3,6 +3,10 @@
 torchjd (Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization", 2024) updates by sum_t v_t g_t, the step
 of this package by (1/T) sum_t w_t g_t: hence w = T v. The package is imported when a step is built, and not before.
 Methods that draw random orders (pcgrad, gradvac) use torch's global generator.
+
+Copies of one gradient weigh the same in upgrad, dualproj and imtl_g. They need not in krum, which takes the first of
+equals, in pcd, whose first task is special, after the random orders, in mgda, whose steps end early, and, where other
+gradients are dependent, in cagrad, fairgrad and aligned_mtl, whose updates are the same for many weights.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from lossrag.checks import check_choice, check_least, check_positive, check_shar
 from lossrag.errors import ConfigError
 from lossrag.extras import load_extra
 from lossrag.weighting.base import WEIGHTINGS, Needs, Signals, State, Weighting
+from lossrag.weighting.min_norm.rounding import definite
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class TorchJD(Weighting):
     needs = Needs(gramian="shared", applies_to="shared")
     peer: ClassVar[str]
     name: ClassVar[str]
-    memory: ClassVar[Mapping[str, tuple[str, Callable[[int], Tensor]]]] = {}
-    """The tensors that torchjd's object remembers: key in the state -> its attribute, and its start for T tasks."""
+    reads_rank: ClassVar[bool] = False
+    """Whether torchjd's class tells the rank of the Gramian by the precision of its dtype, and so has to be given that
+    dtype; the others get it in float64, definite (weighting/min_norm/rounding.py)."""
 
     def __post_init__(self) -> None:
         check_least(self, 0, *(field.name for field in dataclasses.fields(self)))
@@ -43,35 +49,39 @@ class TorchJD(Weighting):
         """torchjd's object with these options, from its module ``torchjd.aggregation``."""
         return getattr(module, self.peer)(**dataclasses.asdict(self))
 
-    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """torchjd's mark of what its memory is for, T or more; without it the memory would be reset."""
-        return tasks
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The attributes that hold the memory of torchjd's object, with what the state says."""
+        return {}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The memory of torchjd's object, as entries of the state."""
+        return {}
 
     def init(self, tasks: int, device: torch.device) -> State:
-        """Every weight 1, and torchjd's own memory at its start."""
+        """Every weight 1."""
         _instance(self)
-        return {**super().init(tasks, device), **{key: start(tasks) for key, (_, start) in self.memory.items()}}
+        return super().init(tasks, device)
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """T v (T,); NaN when the Gramian is not finite, which the check of the step's record reports."""
         assert signals.gramian is not None
         B = signals.gramian
-        B = B.float() if B.dtype in (torch.bfloat16, torch.float16) else B
+        if not self.reads_rank:
+            B = definite(B)
+        elif B.dtype in (torch.bfloat16, torch.float16):
+            B = B.float()
         peer = _instance(self)
-        for key, (attribute, _) in self.memory.items():
-            setattr(peer, attribute, state[key].to(B.dtype if key == "cosines" else state[key].dtype, copy=True))
-        if self.memory:
-            peer._state_key = self.state_key(len(B), B.dtype)
         if not torch.isfinite(B).all():
             weights = torch.full_like(state["weights"], torch.nan)
             return weights, {**state, "weights": weights}
+        for attribute, value in self.remembered(state, B).items():
+            setattr(peer, attribute, value)
         try:
             v = peer(B)
         except ValueError as error:
             raise ConfigError(f"torchjd/{self.name} cannot weigh these {len(B)} tasks: {error}") from None
         weights = len(B) * v.detach().to(state["weights"])
-        kept = {key: getattr(peer, attribute).to(state[key]) for key, (attribute, _) in self.memory.items()}
-        return weights, {"weights": weights, **kept}
+        return weights, {"weights": weights, **self.kept(peer, state)}
 
 
 Adapter = TypeVar("Adapter", bound=TorchJD)
@@ -98,7 +108,10 @@ def _instance(method: TorchJD) -> Any:
 
 @dataclass(frozen=True)
 class _Projecting(TorchJD):
-    """Projection on the dual cone; norm_eps, reg_eps: torchjd's guards against zero and singular Gramians, >= 0."""
+    """Projection on the dual cone; norm_eps, reg_eps: torchjd's guards against zero and singular Gramians, >= 0.
+
+    A Gramian of trace below norm_eps counts as 0: the gradients are then averaged, whatever their directions.
+    """
 
     norm_eps: float = 1e-4
     reg_eps: float = 1e-4
@@ -146,6 +159,8 @@ class PCGrad(TorchJD):
 class IMTLG(TorchJD):
     """IMTL-G: equal projections of the update on all unit gradients (Liu et al., ICLR 2021)."""
 
+    reads_rank: ClassVar = True
+
 
 @_adapter("cagrad", "CAGradWeighting")
 @dataclass(frozen=True)
@@ -160,6 +175,8 @@ class CAGrad(TorchJD):
 @dataclass(frozen=True)
 class AlignedMTL(TorchJD):
     """Aligned-MTL (Senushkin et al., CVPR 2023); scale_mode: singular value to align to, min, median or rmse."""
+
+    reads_rank: ClassVar = True
 
     scale_mode: str = "min"
 
@@ -185,7 +202,11 @@ class FairGrad(TorchJD):
 @dataclass(frozen=True)
 class Krum(TorchJD):
     """Multi-Krum (Blanchard et al., NeurIPS 2017): the mean of the ``n_selected`` gradients nearest to the others when
-    ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks."""
+    ``n_byzantine`` of them may lie; needs n_byzantine + 3 tasks.
+
+    In a step in which fewer are present there is nothing to choose from: they weigh the same. Of gradients that are as
+    near as each other, such as two that are each other's nearest, the first is taken.
+    """
 
     n_byzantine: int = 1
     n_selected: int = 1
@@ -196,19 +217,29 @@ class Krum(TorchJD):
 
     def init(self, tasks: int, device: torch.device) -> State:
         """Every weight 1; raises ConfigError where there are too few tasks."""
-        least = max(self.n_byzantine + 3, self.n_selected)
+        least = self.least
         values = f"{{n_byzantine}}={self.n_byzantine} {{n_selected}}={self.n_selected}"
         floor = f"at least {least} tasks (n_byzantine + 3 and n_selected)"
         require(tasks >= least, self, f"{values} need {floor}, got {tasks}: lower them, or choose another weighting.")
         return super().init(tasks, device)
+
+    @property
+    def least(self) -> int:
+        """The tasks that a choice takes."""
+        return max(self.n_byzantine + 3, self.n_selected)
+
+    def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
+        """T / n_selected for the selected, 0 for the others; 1 for all where they are too few."""
+        if len(state["weights"]) >= self.least:
+            return super().weigh(state, signals)
+        weights = torch.ones_like(state["weights"])
+        return weights, {"weights": weights}
 
 
 @_adapter("gradvac", "GradVacWeighting")
 @dataclass(frozen=True)
 class GradVac(TorchJD):
     """Gradient Vaccine (Wang et al., ICLR 2021); ``beta`` in [0, 1]: decay of the mean cosines it remembers (T, T)."""
-
-    memory: ClassVar = {"cosines": ("_phi_t", lambda tasks: torch.zeros(tasks, tasks, dtype=torch.float64))}
 
     beta: float = 0.5
     eps: float = 1e-8
@@ -217,21 +248,30 @@ class GradVac(TorchJD):
         super().__post_init__()
         check_least(self, 0, "beta", most=1)
 
-    def state_key(self, tasks: int, dtype: torch.dtype) -> Any:
-        """T and the dtype."""
-        return (tasks, dtype)
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and no ``cosines`` (T, T) yet."""
+        return {**super().init(tasks, device), "cosines": torch.zeros(tasks, tasks, dtype=torch.float64)}
+
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The cosines, and torchjd's mark of what they are for, without which it would reset them."""
+        cosines = state["cosines"].to(gramian.dtype, copy=True)
+        return {"_phi_t": cosines, "_state_key": (len(cosines), gramian.dtype)}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The cosines."""
+        return {"cosines": peer._phi_t.to(state["cosines"])}
 
 
 @_adapter("pcd", "PCDWeighting")
 @dataclass(frozen=True)
 class PCD(TorchJD):
     """Priority-constrained descent (arXiv:2606.29521): the FIRST task is the primary one, the others keep a share
-    ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers."""
+    ``tau`` of their progress; ``beta``: decay of the mean squared gradient lengths it remembers.
 
-    memory: ClassVar = {  # on the CPU, where torchjd computes
-        "squares": ("_sq_norm_ema", lambda tasks: torch.zeros(tasks, dtype=torch.float64)),
-        "steps": ("_n_steps", lambda _: torch.tensor(0)),
-    }
+    Where the primary task is absent the first of those that are present takes its place.
+    """
+
+    reads_rank: ClassVar = True
 
     tau: float = 0.02
     beta: float = 0.999
@@ -241,3 +281,21 @@ class PCD(TorchJD):
         super().__post_init__()
         check_least(self, 0, "tau", most=1)
         check_share(self, "beta")
+
+    def init(self, tasks: int, device: torch.device) -> State:
+        """Every weight 1, and no mean ``squares`` (T,) after ``steps`` (T,) yet; on the CPU, where torchjd computes."""
+        memory = {"squares": torch.zeros(tasks, dtype=torch.float64), "steps": torch.zeros(tasks, dtype=torch.int64)}
+        return {**super().init(tasks, device), **memory}
+
+    def remembered(self, state: State, gramian: Tensor) -> Mapping[str, object]:
+        """The moving averages as torchjd has them, short by the factor 1 - beta^steps, of one number of steps for all;
+        a task that has been absent until now starts at its present square."""
+        steps = state["steps"].max()
+        squares = torch.where(state["steps"] > 0, state["squares"], gramian.diagonal().to(state["squares"]))
+        short = 1 - self.beta ** int(steps)
+        return {"_sq_norm_ema": squares * short, "_n_steps": steps.clone(), "_state_key": len(squares)}
+
+    def kept(self, peer: Any, state: State) -> State:
+        """The averages at their full length: those of a task that is absent do not shrink."""
+        short = 1 - self.beta ** int(peer._n_steps)
+        return {"squares": peer._sq_norm_ema / short, "steps": state["steps"] + 1}

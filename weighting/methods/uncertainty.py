@@ -56,18 +56,19 @@ class Uncertainty(Weighting):
         check_choice(self, "optimizer", ("adam", "sgd"))
 
     def init(self, tasks: int, device: torch.device) -> State:
-        """``log_variance`` (T,) 0 and Adam's moments (T,) after ``moves`` () steps."""
+        """``log_variance`` (T,) 0 and Adam's moments (T,) after ``moves`` (T,) steps."""
         if len(self.likelihood) != 1:
             check_length(self, "likelihood", self.likelihood, tasks, "name")
         zeros = torch.zeros_like(super().init(tasks, device)["weights"])
-        moments = {} if self.optimizer == "sgd" else {"mean": zeros, "square": zeros.clone(), "moves": zeros[0].clone()}
+        moments = {} if self.optimizer == "sgd" else {"mean": zeros, "square": zeros.clone(), "moves": zeros.clone()}
         return {"weights": self._weights(zeros), "log_variance": zeros.clone(), **moments}
 
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """The weights (T,) of before the step of s; the state holds those of after it."""
         weights = state["weights"]
-        gradient = (0.5 - weights * signals.losses.to(weights.dtype)) / len(weights)
-        direction, moments = (gradient, {}) if self.optimizer == "sgd" else _adam(state, gradient)
+        gradient = 0.5 - weights * signals.losses.to(weights.dtype)
+        # Adam does not care for the factor 1/T, whose changes where tasks are absent would get into the others' moments
+        direction, moments = (gradient / len(weights), {}) if self.optimizer == "sgd" else _adam(state, gradient)
         log_variance = state["log_variance"] - self.lr * direction
         return weights, {"weights": self._weights(log_variance), "log_variance": log_variance, **moments}
 

@@ -18,8 +18,12 @@ q(z) = -a^T z / 2. Rows with (C z)_i < a_i would lower q. Then
 q falls at every step, so no face comes back and the end is certain. Blocks make the number of solves 2 to 5 for
 usual problems of any T; singles keep rank-deficient ones, where plain pivoting cycles, from going astray.
 
-Where rows tie with those of the solution, such as copies of them, the weight is shared between all that tie, equally
-between equals. Where the rows cancel (f = 0) any weights that do will do.
+Where rows tie with those of the solution the weight is shared between all that tie, equally between equals; where the
+rows cancel (f = 0) any weights that do will do, but copies of one row weigh the same there too.
+
+Sums over many parameters are rounded more coarsely than their dtype says. Where the ridge does not cover that, C is not
+definite and faces come back; and close to f = 0 the way down can be long. Either shows as more than T + ``SPARE``
+solves, and frank_wolfe.py goes on with the interior point of masked.py, which is indifferent to both.
 
 Why NumPy: one problem of T = 4 is 40 calls on 16 numbers. What counts is the price of a call, and NumPy's is a third of
 PyTorch's. It also solves on the face itself, not on a masked (T, T) matrix.
@@ -32,11 +36,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lossrag.weighting.min_norm.rounding import COPIES
+
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 BLOCK = 1 / 3
-SHARING = 1e-6  # ridge that shares weight between rows that tie
+SPARE = 30
+SHARING, REPEATS = 1e-6, 5  # ridge that shares weight between rows that tie; a repetition takes off what else it does
 TIE = 1e-9  # rows whose inner products with the solution agree to this count as tied
 ZERO = 0.01  # of f: beyond this share of it rounding, ridge * (sum_i s_i lam_i)^2, says that the rows cancel
 
@@ -56,7 +63,7 @@ def one_problem(B: Matrix, start: Vector | None, limits: Limits) -> tuple[Vector
     """lam (T,) up to a factor, and the number of linear solves. All NaN if B (T, T) is seen not to be finite."""
     T = len(B)
     if T <= 2:
-        return _segment(*B.flat) if T == 2 else np.ones(1), 0
+        return _segment(B[0, 0], B[0, 1], B[1, 1], limits.ridge) if T == 2 else np.ones(1), 0
     square = B.diagonal()
     first = square.argmin()
     if square[first] <= 0:
@@ -69,58 +76,79 @@ def one_problem(B: Matrix, start: Vector | None, limits: Limits) -> tuple[Vector
         return _vertex(T, first, 1.0), 0
     s = np.sqrt(square)
     a = s[first] / s
+    z = None
     if start is None:
-        z, reached = _pair(B, s, a, first, limits.ridge)
+        z, reached, cosine = _pair(B, s, a, first, limits.ridge)
         slack = 2 * limits.ridge * np.add.reduce(z)
-        if np.minimum.reduce(reached - a * (1 - limits.tolerance)) >= -slack and (
-            limits.gap
-            or slack * np.add.reduce(z) > ZERO * (a @ z)
-            or np.count_nonzero(reached <= a * (1 + TIE) + slack) == 2
+        # of copies, or where the second row only all but ties with the first, z is rounding
+        if cosine > 1 - COPIES * limits.ridge or np.minimum.reduce(z) < 0:
+            z = None
+        elif np.minimum.reduce(reached - a * (1 - limits.tolerance)) >= -slack and (
+            limits.gap or np.count_nonzero(reached <= a * (1 + TIE) + slack) == 2
         ):
             return z * a, 0
     C = B / s[:, None] / s
-    C.flat[:: T + 1] += limits.ridge
     if not np.isfinite(np.add.reduce(C, None)):
         return np.full(T, np.nan), 0
+    np.maximum(np.minimum(C, 1, out=C), -1, out=C)
+    C.flat[:: T + 1] = 1 + limits.ridge
     face = Face(C, a, limits.solves)
-    if start is not None:
-        z = face.drop_negative(start > 0) if (start > 0).any() else _vertex(T, first, 1 / C[first, first])
+    if start is not None and (start > 0).any():
+        z = face.drop_negative(start > 0)
+    elif z is None:
+        z = _vertex(T, first, 1 / C[first, first])
     z = _descend(face, z, s, enough, limits)
-    return (z if limits.gap else _shared(face, z, limits)) * a, limits.solves - face.left
+    return (z if limits.gap else _even(face, _shared(face, z, limits), limits)) * a, limits.solves - face.left
 
 
 def _shared(face: Face, z: Vector, limits: Limits) -> Vector:
-    """The optimum z, or one that shares the weight with rows that tie with its own, such as copies of them."""
+    """The optimum z, or one that shares the weight with rows that tie with its own."""
     C, a = face.C, face.a
-    slack = 2 * limits.ridge * np.add.reduce(z)
-    rows = (C @ z <= a * (1 + TIE) + slack).nonzero()[0]
-    if slack * np.add.reduce(z) > ZERO * (a @ z) or len(rows) <= np.count_nonzero(z):
+    rows = _tied(face, z, limits).nonzero()[0]
+    if 2 * limits.ridge * np.add.reduce(z) ** 2 > ZERO * (a @ z) or len(rows) <= np.count_nonzero(z):
         return z
-    other = np.zeros(len(a))
-    while True:
-        # A ridge far above rounding shares evenly between equals; each repetition takes off what else it does.
-        part = C[rows[:, None], rows]
-        inverse = np.linalg.inv(part + max(SHARING, limits.ridge) * np.eye(len(rows)))
-        shared = inverse @ a[rows]
-        for _ in range(4):
-            shared += inverse @ (a[rows] - part @ shared)
+    # A ridge far above rounding shares evenly between equals. The inverse itself would be asymmetric by more than that.
+    ridge = max(SHARING, limits.ridge**0.5)
+    while len(rows):
+        values, vectors = np.linalg.eigh(C[rows[:, None], rows])
+        left = (ridge / (values + ridge))[:, None] ** np.arange(REPEATS)
+        shared = vectors @ (np.add.reduce(left, 1) / (values + ridge) * (a[rows] @ vectors))
         if shared.min() >= 0:
-            break
+            other = np.zeros(len(a))
+            other[rows] = shared
+            slack = 2 * limits.ridge * np.add.reduce(other)
+            return other if (C @ other >= a * (1 - limits.tolerance) - slack).all() else z
         rows = rows[shared > 0]
-    other[rows] = shared
-    slack = 2 * limits.ridge * np.add.reduce(other)
-    return other if (C @ other >= a * (1 - limits.tolerance) - slack).all() else z
+    return z
 
 
-def _pair(B: Matrix, s: Vector, a: Vector, first: np.intp, ridge: float) -> tuple[Vector, Vector]:
-    """z on the shortest row and the one that is shortest along it, in closed form; and C z."""
+def _even(face: Face, z: Vector, limits: Limits) -> Vector:
+    """z, the weight of every row shared evenly with the copies of it."""
+    near, same = COPIES * limits.ridge, 1 - COPIES * limits.ridge
+    alike = same < face.C
+    if np.count_nonzero(alike) == len(z):
+        return z
+    tied = _tied(face, z, limits) | (z > 0)
+    alike &= (np.abs(face.a[:, None] - face.a) <= near * face.a) & (tied[:, None] == tied)
+    even: Vector = alike @ z / np.add.reduce(alike, 1)
+    return even
+
+
+def _tied(face: Face, z: Vector, limits: Limits) -> NDArray[np.bool_]:
+    """The rows (T,) bool that no other is shorter along z than."""
+    tied: NDArray[np.bool_] = face.C @ z <= face.a * (1 + TIE) + 2 * limits.ridge * np.add.reduce(z)
+    return tied
+
+
+def _pair(B: Matrix, s: Vector, a: Vector, first: np.intp, ridge: float) -> tuple[Vector, Vector, float]:
+    """z on the shortest row and the one that is shortest along it, in closed form; C z; the cosine between them."""
     along = B[first] / s / s[first]
     second = (a - along).argmax()
-    cosine, one = along[second], 1 + ridge
+    cosine, one = max(along[second], -1.0), 1 + ridge
     spread = (one - cosine) * (one + cosine)
     z = _vertex(len(s), first, (one - cosine * a[second]) / spread)
     z[second] = (one * a[second] - cosine) / spread
-    return z, z[first] * along + z[second] / s[second] * (B[second] / s) + ridge * z
+    return z, z[first] * along + z[second] / s[second] * (B[second] / s) + ridge * z, cosine
 
 
 def _descend(face: Face, z: Vector, s: Vector, enough: float, limits: Limits) -> Vector:
@@ -188,7 +216,7 @@ def _vertex(T: int, row: np.intp, value: float) -> Vector:
     return z
 
 
-def _segment(b11: float, b12: float, _: float, b22: float) -> Vector:
-    """T = 2, as in frank_wolfe.py: lam ~ (b22 - b12, b11 - b12), negative parts cut off; 1/2 each for equal rows."""
+def _segment(b11: float, b12: float, b22: float, ridge: float) -> Vector:
+    """T = 2, as in frank_wolfe.py: lam ~ (b22 - b12, b11 - b12), negative parts cut off; 1/2 each for copies."""
     lam = max(b22 - b12, 0.0), max(b11 - b12, 0.0)
-    return np.array(lam if any(lam) else (1.0, 1.0))
+    return np.array((1.0, 1.0) if max(lam) <= COPIES * ridge * max(b11, b22) else lam)

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError
-from lossrag.weighting.min_norm.active_set import Limits, one_problem
+from lossrag.weighting.min_norm.active_set import SPARE, Limits, one_problem
 from lossrag.weighting.min_norm.masked import MAX_ITERATIONS, Settings, masked
+from lossrag.weighting.min_norm.rounding import COPIES, rounding
 
 PAPER_ITERATIONS = 100
 
@@ -53,6 +54,7 @@ def frank_wolfe(
     tolerance: float = 1e-9,
     gap: float = 0.0,
     start: Tensor | None = None,
+    precision: torch.dtype | None = None,
 ) -> FrankWolfeResult:
     """Weights (..., T) on the simplex that minimise lam^T B lam, for ``gram`` = B = D D^T of shape (..., T, T).
 
@@ -60,18 +62,20 @@ def frank_wolfe(
         wherever the device has it. The result carries no gradient.
     solver: ``exact``, or ``paper`` for Algorithm 2 with ``max_iterations`` plain steps (100 by default).
     max_iterations: of ``exact`` a cap on its linear solves. Most problems need 1 to 5 of them, whatever T; rank-
-        deficient ones up to about T on the CPU, which by default gets 5 T + 50, and 25
-        elsewhere, where it is 42. A problem that meets the cap keeps its last point and says so through its gap.
+        deficient ones up to about T on the CPU, and 25 elsewhere. By default the cap is 42 elsewhere, and on the CPU
+        what is not solved after T + 30 gets 42 more. A problem that meets the cap keeps its last point and says so
+        through its gap.
     tolerance: of ``exact``: (B lam)_i may fall short of lam^T B lam by this fraction of it (and by rounding).
     gap: of ``exact`` on the CPU: stop early, as soon as the gap below is at most this. It is relative
         to trace(B), so that large rows can hide what happens to small ones: 0, to solve exactly, is the default.
     start: lam of an earlier, similar problem, (..., T). Its support is the first guess of ``exact``: a good one saves
         steps, a bad one costs some, the answer is the same. ``paper`` ignores it: it starts from 1/T.
+    precision: the dtype that ``gram`` was computed in, where it has been converted since: no answer is finer than it.
 
     Rows of D that are zero have the optimum for themselves and share the weight equally; for B = 0 that makes 1/T.
-    When B is singular the minimiser may not be unique: any one is returned, and which one may hang on rounding. A
-    problem with NaN or infinite entries keeps finite weights on the simplex, but its gap is NaN or infinite: the fault
-    is seen, and no other problem of the batch suffers.
+    ``exact`` gives copies of one row the same weight. When B is singular the minimiser may otherwise not be unique: any
+    one is returned, and which one may hang on rounding. A problem with NaN or infinite entries keeps finite weights on
+    the simplex, but its gap is NaN or infinite: the fault is seen, and no other problem of the batch suffers.
 
     On the CPU the problems of a batch are solved one by one. Elsewhere all take a fixed number of masked steps side by
     side, without synchronising host and device.
@@ -83,18 +87,19 @@ def frank_wolfe(
     """
     _check(gram, solver, max_iterations, tolerance, gap, start)
     T = gram.shape[-1]
-    # Just above the rounding of B, in the dtype it came in.
-    ridge = max(1e-13, 2 * T**0.5 * torch.finfo(gram.dtype).eps)
+    ridge = rounding(precision or gram.dtype, T)
     # A FakeTensor, or one that is being traced, has no data to look at, whatever its device.
     seen = gram.device.type == "cpu" and type(gram) is Tensor and not torch.compiler.is_compiling()
     if solver == "exact" and seen and len(gram):
-        limits = Limits(ridge, tolerance, gap, max_iterations or 5 * T + 50)
         if gram.ndim == 2:
-            return _one(gram.detach(), None if start is None else start.detach(), limits)
+            limits = Limits(ridge, tolerance, gap, max_iterations or T + SPARE)
+            return _one(gram.detach(), None if start is None else start.detach(), limits, max_iterations is not None)
         # one by one: a batch gets the answers of its problems alone
         starts = [None] * len(gram) if start is None else list(start)
         parts = [
-            frank_wolfe(B, max_iterations=max_iterations, tolerance=tolerance, gap=gap, start=start)
+            frank_wolfe(
+                B, max_iterations=max_iterations, tolerance=tolerance, gap=gap, start=start, precision=precision
+            )
             for B, start in zip(gram, starts, strict=True)
         ]
         columns = ([part.weights for part in parts], [part.gap for part in parts], [part.iterations for part in parts])
@@ -108,7 +113,7 @@ def frank_wolfe(
         elif T == 1:
             lam = torch.ones_like(B).squeeze(-1)
         elif T == 2:
-            lam = _segment(B)
+            lam = _segment(B, ridge)
         else:
             lam, iterations = masked(B, start, Settings(ridge, tolerance, max_iterations or MAX_ITERATIONS))
         total = lam.sum(-1, keepdim=True)
@@ -120,11 +125,18 @@ def frank_wolfe(
     return FrankWolfeResult(lam.reshape(gram.shape[:-1]), reached.reshape(batch), iterations.reshape(batch))
 
 
-def _one(gram: Tensor, start: Tensor | None, limits: Limits) -> FrankWolfeResult:
-    """The exact solver for a single problem in NumPy: it is mostly calls, and PyTorch's cost three times as much."""
+def _one(gram: Tensor, start: Tensor | None, limits: Limits, capped: bool) -> FrankWolfeResult:
+    """The exact solver for a single problem in NumPy: it is mostly calls, and PyTorch's cost three times as much.
+
+    capped: whether the caller limited the solves; else a problem that meets their number is solved by masked.py.
+    """
     B = gram.numpy() if gram.dtype is torch.float64 else gram.to(torch.float64).numpy()
     with np.errstate(all="ignore"):  # NaN and infinity are answered for by the gap
         lam, solves = one_problem(B, None if start is None else start.to(torch.float64).numpy(), limits)
+        if solves >= limits.solves and not capped:
+            settings = Settings(limits.ridge, limits.tolerance, MAX_ITERATIONS)
+            found, steps = masked(torch.from_numpy(B)[None], None, settings)
+            lam, solves = found[0].numpy(), solves + int(steps)
         total = np.add.reduce(lam)
         lam = lam / total if 0 < total < np.inf else np.full(len(lam), 1 / len(lam))
         weights = torch.from_numpy(lam)
@@ -156,14 +168,16 @@ def _algorithm_2(B: Tensor, steps: int) -> Tensor:
     return lam
 
 
-def _segment(B: Tensor) -> Tensor:
-    """T = 2 in closed form: lam ~ (B_22 - B_12, B_11 - B_12), negative parts cut off; 0 when both rows are equal.
+def _segment(B: Tensor, ridge: float) -> Tensor:
+    """T = 2 in closed form: lam ~ (B_22 - B_12, B_11 - B_12), negative parts cut off; 1/2 each for copies of one row.
 
     The parabola of Algorithm 2 from e_2 towards e_1 and back; Sener and Koltun, NeurIPS 2018, Algorithm 1.
     """
-    lam = (B.diagonal(dim1=-2, dim2=-1).flip(-1) - B.select(-1, 0).narrow(-1, 1, 1)).clamp(min=0)
-    # Equal rows leave 0 / 0; any weights will do, and 1/2 each is the one that favours no row.
-    return torch.where((lam == 0).all(-1, keepdim=True), 1.0, lam)
+    square = B.diagonal(dim1=-2, dim2=-1)
+    lam = (square.flip(-1) - B.select(-1, 0).narrow(-1, 1, 1)).clamp(min=0)
+    # Copies leave 0 / 0 or rounding; any weights will do, and 1/2 each is the one that favours no row.
+    copies = lam.amax(-1, keepdim=True) <= COPIES * ridge * square.amax(-1, keepdim=True)
+    return torch.where(copies, 1.0, lam)
 
 
 def _gap(B: Tensor, lam: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lossrag.weighting.min_norm.rounding import COPIES
+
 PIVOTS = 12
 INTERIOR = 30
 MAX_ITERATIONS = PIVOTS + INTERIOR
@@ -85,7 +87,21 @@ def masked(B: Tensor, start: Tensor | None, settings: Settings) -> tuple[Tensor,
         state = _pivot(state, settings)
     if settings.steps > pivots:
         state = _interior_phase(state, settings.steps - pivots, settings)
-    return torch.where(any_zero.unsqueeze(-1), zero, state.z.clamp(min=0) * a), state.iterations
+    z = _even(C, a, state.z.clamp(min=0), settings)
+    return torch.where(any_zero.unsqueeze(-1), zero, z * a), state.iterations
+
+
+def _even(C: Tensor, a: Tensor, z: Tensor, settings: Settings) -> Tensor:
+    """z (N, T), the weight of every row shared evenly with the copies of it (weighting/min_norm/active_set.py)."""
+    near, same = COPIES * settings.ridge, 1 - COPIES * settings.ridge
+    reached = torch.bmm(C, z.unsqueeze(-1)).squeeze(-1)
+    f = (z * reached).sum(-1, keepdim=True) / (a * z).sum(-1, keepdim=True)
+    slack = settings.tolerance * f * a + 2 * settings.ridge * z.sum(-1, keepdim=True)
+    tied = (z > 0) | (reached <= f * a + slack)
+    alike = (same < C) & ((a.unsqueeze(-1) - a.unsqueeze(-2)).abs() <= near * a.unsqueeze(-1))
+    shares = (alike & tied.unsqueeze(-1) & tied.unsqueeze(-2)).to(z.dtype)
+    count = shares.sum(-1)
+    return torch.where(count > 1, torch.bmm(shares, z.unsqueeze(-1)).squeeze(-1) / count, z)
 
 
 def _pivot(state: Iterate, settings: Settings) -> Iterate:
