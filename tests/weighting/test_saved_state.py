@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_refused():
 
     with pytest.raises(ConfigError, match="the method is 'metaweighting' there, 'uniform' here"):
         into(Uniform(), ["a", "b", "c"])
-    with pytest.raises(ConfigError, match="alpha is 0.1 there, 0.5 here"):
+    with pytest.raises(ConfigError, match=r"alpha is 0.1 there, 0.5 here"):
         into(MetaWeighting(alpha=0.5), ["a", "b", "c"])
     with pytest.raises(ConfigError, match="of the tasks a, b, c, the step has a, b, d"):
         into(MetaWeighting(), ["a", "b", "d"])

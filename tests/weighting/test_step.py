@@ -137,7 +137,7 @@ class TestMemory:
         with pytest.raises(ConfigError, match="the method is 'metaweighting' there, 'uniform' here"):
             step.load_state_dict(other.state_dict())
         _, mine, _ = quadratic(MetaWeighting(alpha=0.1))
-        with pytest.raises(ConfigError, match="alpha is 0.2 there, 0.1 here"):
+        with pytest.raises(ConfigError, match=r"alpha is 0.2 there, 0.1 here"):
             mine.load_state_dict(other.state_dict())
 
     def test_rows_are_reused(self):
