@@ -135,7 +135,7 @@ def test_pairs_of_samples_are_taken_where_they_are_named():
 
 def test_uniform_is_brought_to_one_size():
     learner = Composer([spec()], ComposerConfig(policy="uniform", candidates=("cross_entropy", "mae")))
-    learner.measure([seen()])
+    learner.measure([seen()], 1)
     assert learner.compositions() == {"only": {"cross_entropy": 0.5, "mae": 0.5}}
     task, (mixture,) = seen(), learner.mixtures()
     sizes, _ = gradient_sizes(task.support, mixture.losses, task.per_feature)
