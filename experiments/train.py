@@ -40,7 +40,7 @@ from lossrag.experiments.run.contexts import ContextRecorder
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.refit import refit
-from lossrag.experiments.run.step import BatchStep
+from lossrag.experiments.run.step import BatchStep, check_step
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -175,7 +175,12 @@ class Training:
     def _one_step(self, index: tuple[Tensor, ...]) -> None:
         if self.contexts:
             self.contexts.observe(self.step.count)
-        outcome = self.batch_step(index, self.progress.epoch)
+        try:
+            outcome = self.batch_step(index, self.progress.epoch)
+        except DivergedError:
+            self.compositions.observe(self.step.count)  # what was decided until then
+            self._flush()  # what ends here may have begun in a step before
+            raise
         record = outcome.record
         self.compositions.observe(record.step)
         self._add("weights", record.weights)
@@ -194,7 +199,7 @@ class Training:
         """Check every pending record, log the last one: the only place where a step's values are read."""
         for epoch, outcome in self.pending:
             record = outcome.record
-            record.check()
+            check_step(record, self.learned)
             if record.step % self.config.log.every_steps == 0:
                 self.latest = step_values(outcome, self.suite.tasks, self.step.optimizer)
                 self.latest |= self.compositions.values(record.step)

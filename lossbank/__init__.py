@@ -26,7 +26,7 @@ from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, cont
 from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.library.batched import gradient_sizes
 from lossrag.lossbank.library.contract import Loss, LossFunction
-from lossrag.lossbank.library.inputs import Labelled, LossInputs
+from lossrag.lossbank.library.inputs import LossInputs
 from lossrag.lossbank.library.labels import labelled, labelled_mean
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
@@ -49,7 +49,6 @@ __all__ = [
     "EvidenceOptions",
     "Gain",
     "HeadView",
-    "Labelled",
     "LearnedLosses",
     "LookAhead",
     "LookAheadOptions",

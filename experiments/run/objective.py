@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lossrag.experiments.run.task_groups import segment_means
-from lossrag.lossbank import Labelled, Mixture, joined_mixture, labelled, labelled_mean
+from lossrag.lossbank import Mixture, joined_mixture, labelled, labelled_mean
+from lossrag.lossbank.library.inputs import Labelled
 from lossrag.models import Outputs
 from lossrag.tasks import Task
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lossrag.errors import DivergedError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.series import StepOutcome
 from lossrag.experiments.run.build import build_step, passes_route
@@ -16,7 +17,7 @@ from lossrag.experiments.run.schedule import Schedule
 from lossrag.lossbank import LearnedLosses
 from lossrag.streams import step_seed
 from lossrag.tasks import epoch_plan, query_index
-from lossrag.weighting import MultiTaskStep
+from lossrag.weighting import MultiTaskStep, StepRecord
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,29 @@ class BatchStep:
         if learned:
             kept = query_batch if record.query_gradient is not None else None
             shown = replace(shown, step=record.step, batch=kept)
-            learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
+            try:
+                learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
+            except DivergedError:
+                check_step(record, learned)  # the step itself comes first
+                raise
         terms = problem.adversary.measured() if problem.adversary else {}
         return StepOutcome(record, batch.scores(), query_batch.scores() if query_batch else None, terms)
+
+
+def check_step(record: StepRecord, learned: LearnedLosses | None) -> None:
+    """Raise DivergedError, naming the tasks, when a loss or a weight is not finite (reads the device); and the losses
+    that such a task is made of, one of which it may be."""
+    try:
+        record.check()
+    except DivergedError as error:
+        bad = {record.tasks[t] for t in (~record.support_losses.isfinite()).nonzero().flatten().tolist()}
+        made = learned.composer.compositions() if learned else {}
+        mixed = [
+            f"{task} was trained with {', '.join(shares)}"
+            for task, shares in made.items()
+            if task in bad and len(shares) > 1
+        ]
+        raise DivergedError(f"{error} {'; '.join(mixed)}." if mixed else str(error)) from None
 
 
 def _plan(config: Config, problem: Problem, epoch: int) -> list[tuple[Tensor, ...]]:

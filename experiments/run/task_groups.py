@@ -114,7 +114,7 @@ def joint_losses(model: MultiTaskModel, inputs: Sequence[Tensor], objective: Obj
 
 def segment_means(values: Tensor, sizes: Sequence[int], known: Tensor | None = None) -> Tensor:
     """Means (r,) of consecutive segments of ``values`` (sum of sizes,); of the ``known`` among them alone, booleans,
-    where these are given and the others are 0.
+    where these are given.
 
     >>> segment_means(torch.tensor([1.0, 3.0, 5.0]), [2, 1]).tolist()
     [2.0, 5.0]

@@ -56,7 +56,8 @@ class Composer:
     A task without a label among the rows that are looked at is left as it is.
 
     Raises ConfigError for names that are unknown or do not fit a task, and for a policy that goes with no evidence, or
-    with none at all. Whatever looks at rows raises DivergedError where a task's reference is no finite number there.
+    with none at all. Whatever looks at rows raises DivergedError where a task's outputs or reference are no finite
+    numbers there.
     """
 
     def __init__(
@@ -189,13 +190,13 @@ class Composer:
 
     def measure(self, tasks: Sequence[TaskMoment], step: int) -> None:
         """Bring the losses of every task to the gradient size of its reference, seen on these rows after ``step``."""
-        for t in _present(tasks):
+        for t in self._present(tasks, step):
             self._measure_sizes(t, tasks[t], self._concerned(t), SELDOM, step)
 
     def observe(self, moment: Moment, step: int) -> None:
         """Measure what losses contribute at ``step``, move the shares, and review them when it is time."""
         assert self.evidence is not None
-        present = _present(moment.tasks)
+        present = self._present(moment.tasks, step)
         for t in present:
             self._measure_sizes(t, moment.tasks[t], self._concerned(t), MEMORY, step)
         measured: list[list[int]] = [[] for _ in self.tasks]
@@ -219,6 +220,20 @@ class Composer:
                 self._switch_off(t, step)
                 self._retry(t, step)
                 self._active[t] = self.state.listed(t)
+
+    def _present(self, tasks: Sequence[TaskMoment], step: int) -> list[int]:
+        """Numbers of the tasks that have labels where they were looked at, and outputs that are finite numbers; without
+        these a training that has begun ends here, and one that has not in its first step."""
+        seen = torch.stack([torch.stack([task.present, task.finite]) for task in tasks]).tolist()
+        lost = [task.name for task, (_, finite) in zip(self.tasks, seen, strict=True) if not finite]
+        if lost and step:
+            made = [f"{task} with {', '.join(shares)}" for task, shares in self.compositions().items()]
+            raise DivergedError(
+                f"Step {step}: what the model puts out for {', '.join(lost)} is no finite number. Lower the learning "
+                "rate, look for bad inputs, or for a loss that is none where others are: the tasks were trained, "
+                f"{'; '.join(made)}."
+            )
+        return [t for t, (present, finite) in enumerate(seen) if present and finite]
 
     def _concerned(self, t: int) -> list[int]:
         """The losses of a task that are active, those that evidence has switched off, and the reference."""
@@ -245,8 +260,8 @@ class Composer:
             if i == self.reference[t]:
                 raise DivergedError(
                     f"Step {step}: the loss {name} of the task {task}, its reference, or a gradient of it is no finite "
-                    "number on the rows that losses are compared on. Look for bad inputs or targets of that task, or "
-                    "lower the learning rate."
+                    "number on the rows that losses are compared on. Look for bad targets of that task, or lower the "
+                    "learning rate."
                 )
             self.broken[t, i] = True
             self.state = self.state.removed(t, i)
@@ -336,8 +351,3 @@ class Composer:
         self.broken = state["broken"].to(self.broken)
         for t in range(len(self.tasks)):
             self._forget_broken(t)
-
-
-def _present(tasks: Sequence[TaskMoment]) -> list[int]:
-    """Numbers of the tasks that have labels where they were looked at."""
-    return torch.stack([task.present for task in tasks]).nonzero().flatten().tolist()

@@ -95,8 +95,17 @@ class TaskMoment:
     @property
     def present(self) -> Tensor:
         """True () where it has a label on every side that was looked at."""
-        sides = [self.support] if self.query is None else [self.support, self.query]
-        return torch.stack([rows.present_rows().any() for rows in sides]).all()
+        return torch.stack([rows.present_rows().any() for rows in self._sides]).all()
+
+    @property
+    def finite(self) -> Tensor:
+        """True () where the outputs for rows with a label are finite numbers."""
+        known = [rows.logits.isfinite().all(dim=1) | ~rows.present_rows() for rows in self._sides]
+        return torch.stack([rows.all() for rows in known]).all()
+
+    @property
+    def _sides(self) -> list[LossInputs]:
+        return [self.support] if self.query is None else [self.support, self.query]
 
 
 def observed(

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.function import BackwardCFunction
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -45,9 +46,9 @@ class PushForward:
                     layer = _layer_without(model, point, direction, function)
                     raise ConfigError(
                         f"Evidence one step ahead: {layer} can be differentiated neither forwards nor backwards twice "
-                        f"({str(error).splitlines()[0]}). Give its torch.autograd.Function a jvp, or a backward of "
-                        f"torch operations alone (without once_differentiable), or look ahead with the heads, which "
-                        f"needs neither: LookAhead, loss.evidence=look_ahead."
+                        f"({str(error).splitlines()[0]}). Write it with other operations (a torch.autograd.Function "
+                        f"with a jvp, or with a backward of torch operations and no once_differentiable), or look "
+                        f"ahead with the heads, which needs neither: LookAhead, loss.evidence=look_ahead."
                     ) from error
                 del self._ways[0]
 
@@ -106,12 +107,16 @@ def _double_backward(model: nn.Module, point: Point, direction: Point, function:
         values = _computed(model, held, function)
         moving = [value for value in values if value.requires_grad]
         pulls = [torch.zeros_like(value, requires_grad=True) for value in moving]
+        broken: list[str] = []
+        with _watched(moving, broken):
+            back = torch.autograd.grad(moving, list(held.values()), pulls, create_graph=True, allow_unused=True)
+        if broken:
+            raise NotImplementedError(f"the backward of {broken[0]} has no derivative")
+        pairs = [(at, direction[name]) for name, at in zip(held, back, strict=True) if at is not None]
+        products, along = zip(*pairs, strict=True) if pairs else ((), ())
         try:
-            back = torch.autograd.grad(moving, list(held.values()), pulls, create_graph=True, materialize_grads=True)
-            pairs = [(at, direction[name]) for name, at in zip(held, back, strict=True) if at.requires_grad]
-            products, along = zip(*pairs, strict=True) if pairs else ((), ())
             tangents = torch.autograd.grad(products, pulls, along, materialize_grads=True) if pairs else pulls
-        except RuntimeError as error:  # what autograd says of a backward that has no derivative
+        except RuntimeError as error:  # what autograd says of a kernel whose backward has no derivative
             raise NotImplementedError(str(error)) from error
     found = iter(tangents)
     still = torch.zeros_like
@@ -119,14 +124,40 @@ def _double_backward(model: nn.Module, point: Point, direction: Point, function:
 
 
 @contextmanager
+def _watched(values: Sequence[Tensor], broken: list[str]) -> Iterator[None]:
+    """Names the functions of one's own behind ``values`` that pass a gradient back without its graph.
+
+    Autograd would take what lies behind them for constant, without a word.
+    """
+
+    def watch(name: str, back: Sequence[Tensor | None], ahead: Sequence[Tensor | None]) -> None:
+        if any(gradient is not None and gradient.requires_grad for gradient in ahead):
+            cut = [g for g in back if g is not None and (g.grad_fn is None or g.grad_fn.name().endswith("Error"))]
+            broken.extend(name for _ in cut)
+
+    seen: set[object] = set()
+    nodes = [value.grad_fn for value in values]
+    with ExitStack() as hooks:
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+            if isinstance(node, BackwardCFunction):
+                hooks.callback(node.register_hook(partial(watch, node.name())).remove)
+        yield
+
+
+@contextmanager
 def _separate_kernels() -> Iterator[None]:
     """Attention and recurrent layers as the operations that they are made of."""
-    fused = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        for backend in (torch.backends.mkldnn, torch.backends.cudnn):
+            stack.callback(setattr, backend, "enabled", backend.enabled)
+            setattr(backend, "enabled", False)  # noqa: B010 - a property that the types do not tell of
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         yield
 

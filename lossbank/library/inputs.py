@@ -140,14 +140,13 @@ def wide(tensor: Tensor) -> Tensor:
 
 def _values(logits: Tensor, targets: Tensor, who: str) -> Tensor:
     """Targets (B, K) of a regression."""
-    if targets.ndim == 1 and logits.shape[1] == 1:
-        targets = targets[:, None]
-    if targets.shape != logits.shape:
+    column = targets[:, None] if targets.ndim == 1 and logits.shape[1] == 1 else targets
+    if column.shape != logits.shape:
         raise ConfigError(
             f"{who}: outputs {tuple(logits.shape)} and targets {tuple(targets.shape)} do not fit: a regression takes "
             "targets (B, K) beside outputs (B, K), or (B,) beside (B, 1)."
         )
-    return wide(targets) if targets.is_floating_point() else targets.to(logits.dtype)
+    return wide(column) if column.is_floating_point() else column.to(logits.dtype)
 
 
 def _classes(logits: Tensor, targets: Tensor, who: str) -> Tensor:

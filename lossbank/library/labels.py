@@ -36,13 +36,13 @@ def unlabelled(targets: Tensor) -> Tensor:
 
 
 def labelled_mean(values: Tensor, rows: Tensor) -> Tensor:
-    """Mean () over the labelled of some rows (B,), booleans, of values (B,) that are 0 at the others.
+    """Mean () of values (B,) over the rows (B,), booleans, that have a label.
 
-    Without a labelled row it is 0, with a gradient of 0.
+    Where there is none it is 0, with a gradient of 0.
 
-    >>> float(labelled_mean(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([True, False, True])))
+    >>> float(labelled_mean(torch.tensor([1.0, 7.0, 3.0]), torch.tensor([True, False, True])))
     2.0
     """
     # a sum of halves leaves their range long before the mean does
     wide = values.dtype if values.dtype.itemsize > 2 else torch.float32
-    return (values.sum(dtype=wide) / rows.sum().clamp(min=1)).to(values.dtype)
+    return (values.masked_fill(~rows, 0).sum(dtype=wide) / rows.sum().clamp(min=1)).to(values.dtype)

@@ -95,8 +95,9 @@ def _finite_gradients(loss: Loss, probe: LossInputs, where: str = "") -> list[Te
     try:
         received = torch.autograd.grad(values.sum(), inputs, allow_unused=True) if values.requires_grad else ()
     except Exception as error:  # whatever its own backward pass, or autograd, may object to
+        said = str(error).split(" Hint:")[0].rstrip(".")
         raise ConfigError(
-            f"Loss {loss.name!r}: autograd cannot follow it back, {type(error).__name__}: {error}. Leave tensors as "
+            f"Loss {loss.name!r}: autograd cannot follow it back, {type(error).__name__}: {said}. Leave tensors as "
             f"they are once they were computed: p = p - 1, not p -= 1 or p[i] -= 1."
         ) from error
     gradients = [gradient for gradient in received if gradient is not None]
