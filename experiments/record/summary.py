@@ -113,7 +113,7 @@ def composition_summary(composer: Composer, answers: Mapping[str, Event], source
         task.name: [
             name
             for i, name in enumerate(composer.names)
-            if composer.broken[t, i] or (until[t][i] > composer.reviews and shares[t][i] == 0)
+            if i in composer.broken[t] or (until[t][i] > composer.reviews and shares[t][i] == 0)
         ]
         for t, task in enumerate(composer.tasks)
     }

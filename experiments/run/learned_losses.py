@@ -155,4 +155,8 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
 def _judged(objective: BatchObjective, outputs: Callable[[], list[Outputs]]) -> Batch:
     # the scores of the step's own batch are not to be overwritten
     apart = replace(objective, keep_features=False, _scores={}, _features={})
-    return Batch(outputs, objective.targets, lambda t, logits, features: apart.one(t, Outputs(logits, features)))
+
+    def loss(t: int, logits: Tensor, features: Tensor) -> Tensor:
+        return apart.one(t, Outputs(logits, features))
+
+    return Batch(outputs, objective.targets, loss, objective.complete)

@@ -85,8 +85,8 @@ class Composer:
             [i for i, loss in enumerate(self.losses) if suits(loss, task, named) or loss.name == task.reference]
             for task in self.tasks
         ]
-        # losses (T, L) that were no finite number once
-        self.broken = torch.zeros(len(self.tasks), len(self.names), dtype=torch.bool)
+        # of every task, by number, the losses that were no finite number once
+        self.broken: list[set[int]] = [set() for _ in self.tasks]
         self.state = ShareState.start(self._first(device))
         self.measurements = self.reviews = 0
         self.contributions = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
@@ -209,7 +209,7 @@ class Composer:
         self.contributions = torch.zeros_like(self.contributions)
         for t in present:
             self._drop(t, measured[t], known[t], step)
-            losses = [i for i in measured[t] if not self.broken[t, i]]
+            losses = [i for i in measured[t] if i not in self.broken[t]]
             self.contributions[t, losses] = new = contributions[t][known[t]]
             read = self.evidence.read(self.state, t, losses, new)
             self.state = self.evidence.moved(self.state, t, losses, read)
@@ -247,7 +247,7 @@ class Composer:
         sizes, coverage = gradient_sizes(task.support, losses, task.per_feature)
         known = sizes[:-1].isfinite()
         self._drop(t, wanted, known, step)
-        left = [i for i in wanted if not self.broken[t, i]]
+        left = [i for i in wanted if i not in self.broken[t]]
         beside = coverage[:-1] / coverage[-1].clamp(min=1e-12)
         self.state = self.state.observe_sizes(t, left, sizes[:-1][known], sizes[-1], beside[known], memory)
 
@@ -263,7 +263,7 @@ class Composer:
                     "number on the rows that losses are compared on. Look for bad targets of that task, or lower the "
                     "learning rate."
                 )
-            self.broken[t, i] = True
+            self.broken[t].add(i)
             self.state = self.state.removed(t, i)
             reason = f"its values or gradients are no finite numbers at step {step}: it is out of this task for good"
             self._tell(step, t, i, "off", reason)
@@ -271,7 +271,7 @@ class Composer:
             self._forget_broken(t)
 
     def _forget_broken(self, t: int) -> None:
-        self.fitting[t] = [i for i in self.fitting[t] if not self.broken[t, i]]
+        self.fitting[t] = [i for i in self.fitting[t] if i not in self.broken[t]]
         if not self.state.listed(t):
             self.state = self.state.switched(t, self.reference[t], True)
         self._active[t] = self.state.listed(t)
@@ -338,7 +338,8 @@ class Composer:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""
         counts = {"measurements": torch.tensor(self.measurements), "reviews": torch.tensor(self.reviews)}
-        return {**self.state.state_dict(), **counts, "contributions": self.contributions, "broken": self.broken}
+        broken = torch.tensor([[i in own for i in range(len(self.names))] for own in self.broken])
+        return {**self.state.state_dict(), **counts, "contributions": self.contributions, "broken": broken}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or another library."""
@@ -348,6 +349,6 @@ class Composer:
         self.measurements, self.reviews = int(state["measurements"]), int(state["reviews"])
         tensors = {name: state[name].to(own[name]) for name in self.state.state_dict()}
         self.state, self.contributions = ShareState(**tensors), state["contributions"].to(self.contributions)
-        self.broken = state["broken"].to(self.broken)
+        self.broken = [set(own.nonzero().flatten().tolist()) for own in state["broken"]]
         for t in range(len(self.tasks)):
             self._forget_broken(t)

@@ -59,11 +59,13 @@ class Batch:
     targets: (B,) classes or (B, K) values of every task; (B,) values beside one output. Rows without a label do not
         count.
     loss: outer loss () of a task, by its number, from its logits and features; the mean of its reference without one.
+    complete: all rows are known to have a label, so that nobody has to look.
     """
 
     outputs: Callable[[], Sequence[tuple[Tensor, Tensor]]]
     targets: Sequence[Tensor]
     loss: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    complete: bool = False
 
     def outer_loss(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> Tensor:
         """Outer loss () of task t on these rows."""
@@ -77,7 +79,7 @@ class Batch:
         targets = self.targets[t]
         if task.target_kind == "regression" and targets.ndim == 1:
             targets = targets[:, None]
-        return LossInputs(logits, targets, features, task.class_counts)
+        return LossInputs(logits, targets, features, task.class_counts, True if self.complete else None)
 
 
 @dataclass(frozen=True)

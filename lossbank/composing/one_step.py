@@ -25,7 +25,7 @@ from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.composing.tangents import PushForward
 from lossrag.lossbank.library.batched import loss_values
 from lossrag.lossbank.library.contract import Loss
-from lossrag.lossbank.library.inputs import LossInputs
+from lossrag.lossbank.library.inputs import LossInputs, joined_rows
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
@@ -160,6 +160,8 @@ class Tangent:
 
     def present(self) -> Tangent:
         """The same, with zeros for rows without a label, none of which counts."""
+        if self.inputs.labelled is True:
+            return self
         missing = ~self.inputs.present_rows()[:, None]
         logits, features = (part.masked_fill(missing, 0) for part in (self.logits, self.features))
         assert self.inputs.features is not None
@@ -192,9 +194,7 @@ def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[L
                 continue
             place = {loss: i for i, loss in enumerate(union)}
             inputs = [sides[t].inputs for t in tasks]
-            columns = ([getattr(i, part) for i in inputs] for part in ("logits", "targets", "labelled"))
-            logits, targets, known = (torch.cat(column) for column in columns)
-            values = loss_values(union, LossInputs(logits, targets, labelled=known))
+            values = loss_values(union, joined_rows(inputs))
             for t, part in zip(tasks, torch.split(values, [len(i.logits) for i in inputs], dim=1), strict=True):
                 result[t][by_row[t]] = _difference(part, sides[t])[[place[losses[t][i]] for i in by_row[t]]]
         for t, side in enumerate(sides):
@@ -243,10 +243,10 @@ def _sides(tangent: Tangent) -> _Sides:
     h = STEP * size / speed.clamp(min=torch.finfo(torch.float64).tiny)
     h = torch.where(speed > 0, h, torch.ones_like(h))
     targets = inputs.targets.double() if inputs.targets.is_floating_point() else inputs.targets
-    logits, features = torch.cat([z + h * u, z - h * u]), torch.cat([f + h * uf, f - h * uf])
-    known = inputs.present_rows()
-    both = LossInputs(logits, torch.cat([targets, targets]), features, inputs.class_counts, torch.cat([known, known]))
-    return _Sides(both, h, speed > 0, known.sum().clamp(min=1))
+    features = torch.cat([f + h * uf, f - h * uf])
+    ahead, behind = (replace(inputs, logits=logits, targets=targets) for logits in (z + h * u, z - h * u))
+    both = replace(joined_rows([ahead, behind]), features=features, class_counts=inputs.class_counts)
+    return _Sides(both, h, speed > 0, inputs.present_rows().sum().clamp(min=1))
 
 
 def cosines(tangent: Tangent, products: Tensor, sizes: Tensor) -> Tensor:

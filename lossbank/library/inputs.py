@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,6 +94,14 @@ class LossInputs:
                 "features (B, F) of the same B samples."
             )
         return wide(self.features)
+
+
+def joined_rows(parts: Sequence[LossInputs]) -> LossInputs:
+    """The rows of several batches, one after the other, for losses that work row by row."""
+    complete = all(part.labelled is True for part in parts)
+    known: Labelled = True if complete else torch.cat([part.present_rows() for part in parts])
+    logits, targets = torch.cat([part.logits for part in parts]), torch.cat([part.targets for part in parts])
+    return LossInputs(logits, targets, labelled=known)
 
 
 @dataclass(frozen=True)
