@@ -181,6 +181,7 @@ class Training:
         try:
             outcome = self.batch_step(index, self.progress.epoch)
         except DivergedError as error:
+            self.compositions.observe(self.step.count)  # what was decided until then
             raise DivergedError(f"{error} The last good checkpoint was kept.") from None
         record = outcome.record
         self.compositions.observe(record.step)

@@ -16,15 +16,18 @@ from lossrag.lossbank.composing.look_ahead import (
     look_ahead,
     savings,
 )
-from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines, push_forward
+from lossrag.lossbank.composing.one_step import OneStep, OneStepOptions, Tangent, contributions, cosines
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, Policy
 from lossrag.lossbank.composing.retrieval import Adviser, Gain
 from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.composing.tangents import push_forward
 from lossrag.lossbank.experience.bank import LossBank
 from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
 from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.library.batched import gradient_sizes
-from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
+from lossrag.lossbank.library.contract import Loss, LossFunction
+from lossrag.lossbank.library.inputs import LossInputs
+from lossrag.lossbank.library.labels import labelled, labelled_mean
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
 from lossrag.lossbank.library.registration import LOSSES, register_loss
@@ -73,6 +76,8 @@ __all__ = [
     "gradient_curve",
     "gradient_sizes",
     "joined_mixture",
+    "labelled",
+    "labelled_mean",
     "look_ahead",
     "losses",
     "push_forward",

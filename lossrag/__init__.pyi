@@ -49,6 +49,8 @@ from .lossbank import from_metric_learning as from_metric_learning
 from .lossbank import gradient_curve as gradient_curve
 from .lossbank import gradient_sizes as gradient_sizes
 from .lossbank import joined_mixture as joined_mixture
+from .lossbank import labelled as labelled
+from .lossbank import labelled_mean as labelled_mean
 from .lossbank import look_ahead as look_ahead
 from .lossbank import push_forward as push_forward
 from .lossbank import register_loss as register_loss

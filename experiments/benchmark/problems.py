@@ -61,7 +61,7 @@ class TextBatch:
     def objective(self) -> BatchObjective:
         """The losses and scores that a run computes."""
         names = [Task(f"task {t}", "classification", CLASSES) for t in range(len(self.words))]
-        return BatchObjective(names, [Mixture((LOSSES["cross_entropy"],))] * len(names), self.labels)
+        return BatchObjective(names, [Mixture((LOSSES["cross_entropy"],))] * len(names), self.labels, complete=True)
 
 
 def text_model(options: TextOptions, tasks: int, dropout: float = 0.5) -> MultiTaskModel:

@@ -111,7 +111,9 @@ def composition_summary(composer: Composer, answers: Mapping[str, Event], source
     shares, until = composer.state.shares.tolist(), composer.state.off_until.tolist()
     off = {
         task.name: [
-            composer.names[i] for i in composer.fitting[t] if until[t][i] > composer.reviews and shares[t][i] == 0
+            name
+            for i, name in enumerate(composer.names)
+            if i in composer.broken[t] or (until[t][i] > composer.reviews and shares[t][i] == 0)
         ]
         for t, task in enumerate(composer.tasks)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -154,5 +154,9 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
 
 def _judged(objective: BatchObjective, outputs: Callable[[], list[Outputs]]) -> Batch:
     # the scores of the step's own batch are not to be overwritten
-    apart = BatchObjective(objective.tasks, objective.mixtures, objective.targets, objective.by_class)
-    return Batch(outputs, objective.targets, lambda t, logits, features: apart.one(t, Outputs(logits, features)))
+    apart = replace(objective, keep_features=False, _scores={}, _features={})
+
+    def loss(t: int, logits: Tensor, features: Tensor) -> Tensor:
+        return apart.one(t, Outputs(logits, features))
+
+    return Batch(outputs, objective.targets, loss, objective.complete)

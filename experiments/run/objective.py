@@ -9,30 +9,50 @@ import torch
 from torch import Tensor
 
 from lossrag.experiments.run.task_groups import segment_means
-from lossrag.lossbank import Mixture, joined_mixture
+from lossrag.lossbank import Mixture, joined_mixture, labelled, labelled_mean
+from lossrag.lossbank.library.inputs import Labelled
 from lossrag.models import Outputs
 from lossrag.tasks import Task
 
 
-def score(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar."""
+def score(task: Task, logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
+    """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar. ``known``: (B,) booleans, the rows that have a label, None for
+    all; where there is none the score is 0."""
     if task.kind == "classification":
-        return macro_accuracy(logits, targets) if task.macro else hits(logits, targets).mean()
+        if task.macro:
+            return macro_accuracy(logits, targets, known)
+        return hits(logits, targets).mean() if known is None else labelled_mean(hits(logits, targets), known)
+    if known is None:
+        mean = targets.mean(dim=0)
+    else:
+        rows = known[:, None]
+        mean = targets.masked_fill(~rows, 0).sum(dim=0) / known.sum().clamp(min=1)
+        # a row without a label is right, and like the mean
+        logits, targets = torch.where(rows, logits, mean), torch.where(rows, targets, mean)
     residual = (logits - targets).double().square().sum()
-    spread = (targets - targets.mean(dim=0)).double().square().sum()
-    return 1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)
+    spread = (targets - mean).double().square().sum()
+    value = 1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)
+    return value if known is None else value * known.any()
 
 
-def macro_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+def macro_accuracy(logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
     """The mean over the classes that occur of the accuracy on each: rare classes count as much as frequent ones.
 
     >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     >>> float(macro_accuracy(logits, torch.tensor([0, 0, 1, 1])))  # class 0: 1, class 1: 1/2
     0.75
     """
-    counts = torch.bincount(targets, minlength=logits.shape[1])
-    right = torch.bincount(targets, weights=hits(logits, targets), minlength=logits.shape[1])
-    return (right / counts.clamp(min=1)).sum() / (counts > 0).sum()
+    counts, places = class_samples(targets, logits.shape[1], known)
+    right = torch.bincount(places, weights=hits(logits, targets), minlength=logits.shape[1])
+    return (right / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
+
+
+def class_samples(targets: Tensor, classes: int, known: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows (K,) of every class that have a label, and the class (B,) of each row, 0 for one that has none."""
+    if known is None:
+        return torch.bincount(targets, minlength=classes), targets
+    places = targets.masked_fill(~known, 0)
+    return torch.bincount(places, weights=known.double(), minlength=classes), places
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,6 +66,7 @@ class BatchObjective:
 
     by_class: the loss of a task is the mean over the classes of its batch of the mean of each, not that over samples.
     keep_features: remember the features with their graph, for :meth:`representation`.
+    complete: all rows are known to have a label; else the losses and scores are over those that do.
     """
 
     tasks: Sequence[Task]
@@ -53,22 +74,28 @@ class BatchObjective:
     targets: Sequence[Tensor]
     by_class: bool = False
     keep_features: bool = False
+    complete: bool = False
     _scores: dict[int, Tensor] = field(default_factory=dict)
     _features: dict[int, Tensor] = field(default_factory=dict)
 
     def one(self, task: int, outputs: Outputs) -> Tensor:
         """The scalar loss of a task from its outputs for B rows."""
         targets = self.targets[task]
+        known = None if self.complete else labelled(targets)
         self._keep(range(task, task + 1), outputs)
         with torch.no_grad():
-            self._scores[task] = score(self.tasks[task], outputs.logits, targets).view(1)
-        return self._mean(task, self.mixtures[task](outputs.logits, targets, outputs.features))
+            self._scores[task] = score(self.tasks[task], outputs.logits, targets, known).view(1)
+        return self._mean(task, self.mixtures[task](outputs.logits, targets, outputs.features, self._told), known)
 
-    def _mean(self, task: int, values: Tensor) -> Tensor:
+    @property
+    def _told(self) -> Labelled:
+        return True if self.complete else None
+
+    def _mean(self, task: int, values: Tensor, known: Tensor | None) -> Tensor:
         if not self.by_class or self.tasks[task].kind != "classification":
-            return values.mean()
-        counts = torch.bincount(self.targets[task], minlength=self.tasks[task].outputs)
-        share = 1 / counts.clamp(min=1)[self.targets[task]] / (counts > 0).sum()
+            return values.mean() if known is None else labelled_mean(values, known)
+        counts, places = class_samples(self.targets[task], self.tasks[task].outputs, known)
+        share = 1 / counts.clamp(min=1)[places] / (counts > 0).sum().clamp(min=1)
         return (values * share.to(values.dtype)).sum()
 
     def alike(self, tasks: range) -> bool:
@@ -79,18 +106,23 @@ class BatchObjective:
     def many(self, tasks: range, outputs: Outputs, sizes: Sequence[int]) -> Tensor:
         """The losses (r,) of tasks that are alike, from the outputs for all their rows, task after task."""
         logits, targets = outputs.logits, torch.cat([self.targets[t] for t in tasks])
+        known = None if self.complete else labelled(targets)
         self._keep(tasks, outputs)
         with torch.no_grad():
             if all(self.tasks[t].metric == "accuracy" for t in tasks):
-                self._scores[tasks.start] = segment_means(hits(logits, targets), sizes)
+                self._scores[tasks.start] = segment_means(hits(logits, targets), sizes, known)
             else:
                 parts = torch.split(logits, list(sizes))
-                scores = [score(self.tasks[t], part, self.targets[t]) for t, part in zip(tasks, parts, strict=True)]
+                rows = [None] * len(parts) if known is None else torch.split(known, list(sizes))
+                scores = [
+                    score(self.tasks[t], part, self.targets[t], own)
+                    for t, part, own in zip(tasks, parts, rows, strict=True)
+                ]
                 self._scores[tasks.start] = torch.stack(scores)
         lengths = torch.tensor(list(sizes), device=logits.device)
         task = torch.arange(len(sizes), device=logits.device).repeat_interleave(lengths, output_size=len(logits))
-        values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task)
-        return segment_means(values, sizes)
+        values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task, self._told)
+        return segment_means(values, sizes, known)
 
     def _keep(self, tasks: range, outputs: Outputs) -> None:
         if self.keep_features:

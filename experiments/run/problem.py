@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.adversarial import Adversary
 from lossrag.experiments.run.objective import BatchObjective, score
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
-from lossrag.lossbank import LOSSES, Mixture
+from lossrag.lossbank import LOSSES, Mixture, labelled, labelled_mean
 from lossrag.models import MultiTaskModel
 from lossrag.tasks import Suite, ordered_batches
 from lossrag.weighting import Losses
@@ -68,6 +68,11 @@ class Problem:
             adversary,
         )
 
+    @cached_property
+    def complete(self) -> bool:
+        """True where every row of the suite has a label, so that no step has to look."""
+        return all(bool(labelled(e.targets).all()) for split in self.suite.splits.values() for e in split)
+
     def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
         """The rows of a trained word table that a support batch reads; None where there is no such table."""
         if self.suite.shared_input:
@@ -118,7 +123,8 @@ class Problem:
         examples = self.suite.splits[split]
         targets = [e.targets[i].to(self.device) for e, i in zip(examples, index, strict=True)]
         losses = mixtures or (self.outer if query else self.inner)
-        objective = BatchObjective(self.suite.tasks, losses, targets, query and self.by_class, keep_features)
+        by_class = query and self.by_class
+        objective = BatchObjective(self.suite.tasks, losses, targets, by_class, keep_features, self.complete)
         read = list(zip(examples, index, strict=True))
         inputs = [e.inputs.gather(i).to(self.device) for e, i in (read[:1] if self.suite.shared_input else read)]
         return inputs, objective
@@ -140,8 +146,10 @@ class Problem:
         parts = [self.model.outputs(examples.inputs.gather(rows).to(self.device), t) for rows in batches]
         logits, features = torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts])
         targets = examples.targets[torch.cat(batches)].to(self.device)
-        loss = self.inner[t](logits, targets, features).double().mean()
-        return loss.cpu(), score(self.suite.tasks[t], logits, targets).cpu()
+        known = None if self.complete else labelled(targets)
+        values = self.inner[t](logits, targets, features, True if self.complete else None).double()
+        loss = values.mean() if known is None else labelled_mean(values, known)
+        return loss.cpu(), score(self.suite.tasks[t], logits, targets, known).cpu()
 
 
 def check_task_losses(suite: Suite, losses: Mapping[str, str]) -> None:
@@ -165,5 +173,6 @@ def class_counts(suite: Suite, t: int, device: torch.device) -> Tensor | None:
     task = suite.tasks[t]
     if task.kind != "classification":
         return None
-    counts = torch.bincount(suite.splits["support"][t].targets, minlength=task.outputs)
+    targets = suite.splits["support"][t].targets
+    counts = torch.bincount(targets[labelled(targets)], minlength=task.outputs)
     return counts.clamp(min=1).to(device, torch.float32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lossrag.errors import DivergedError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.series import StepOutcome
 from lossrag.experiments.run.build import build_step, passes_route
@@ -65,7 +67,10 @@ class BatchStep:
             query, query_batch = problem.batch_losses(
                 "query", query_rows, route=route, rows=rows, keep_features=learned is not None
             )
-        record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
+        try:
+            record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
+        except DivergedError as error:
+            raise made_of(error, learned) from None
         # what a step that was left out has seen moves no composition; a question is asked all the same
         if learned and (record.skipped is None or record.step in learned.looks):
             kept = query_batch if record.query_gradient is not None else None
@@ -75,6 +80,18 @@ class BatchStep:
         return StepOutcome(
             record, batch.scores(), query_batch.scores() if query_batch else None, terms, self.step.skipped
         )
+
+
+def made_of(error: DivergedError, learned: LearnedLosses | None) -> DivergedError:
+    """The error of a step, with the losses that the tasks it names are made of, one of which it may be."""
+    made = learned.composer.compositions() if learned else {}
+    words = set(re.findall(r"[^\s,:;()]+", str(error)))
+    mixed = [
+        f"{task} was trained with {', '.join(shares)}"
+        for task, shares in made.items()
+        if task in words and len(shares) > 1
+    ]
+    return DivergedError(f"{error} {'; '.join(mixed)}." if mixed else str(error))
 
 
 def _plan(config: Config, problem: Problem, epoch: int) -> list[tuple[Tensor, ...]]:

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from lossrag.lossbank import labelled_mean
 from lossrag.models import MultiTaskModel, Outputs, row_lookup
 from lossrag.weighting import Closure, JointClosure, TableRows, TaskGroup
 
@@ -111,12 +112,16 @@ def joint_losses(model: MultiTaskModel, inputs: Sequence[Tensor], objective: Obj
     return compute
 
 
-def segment_means(values: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Means (r,) of consecutive segments of ``values`` (sum of sizes,).
+def segment_means(values: Tensor, sizes: Sequence[int], known: Tensor | None = None) -> Tensor:
+    """Means (r,) of consecutive segments of ``values`` (sum of sizes,); of the ``known`` among them alone, booleans,
+    where these are given.
 
     >>> segment_means(torch.tensor([1.0, 3.0, 5.0]), [2, 1]).tolist()
     [2.0, 5.0]
     """
+    if known is not None:
+        parts = zip(torch.split(values, list(sizes)), torch.split(known, list(sizes)), strict=True)
+        return torch.stack([labelled_mean(part, rows) for part, rows in parts])
     if len(set(sizes)) == 1:
         return values.view(len(sizes), -1).mean(dim=1)
     return torch.stack([part.mean() for part in torch.split(values, list(sizes))])

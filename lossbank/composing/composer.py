@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossrag.checks import require
-from lossrag.errors import ConfigError
+from lossrag.errors import ConfigError, DivergedError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
 from lossrag.lossbank.composing.retrieval import Adviser, Gain, explained, gains, ranked, shares_of
@@ -31,7 +31,8 @@ class Event:
     """A decision about a task at a step, and why.
 
     what: ``composed`` (its losses have changed) or ``kept`` after a question to the bank, ``silent`` where the bank
-        knows nothing like it, ``ranked``; ``off`` and ``retry`` for a loss that evidence has switched off or let back.
+        knows nothing like it, ``ranked``; ``off`` and ``retry`` for a loss that evidence has switched off or let back,
+        ``off`` also for one whose values or gradients are no finite numbers, which never comes back.
     loss: the one it is about, or the largest of the composition.
     neighbours: the cases of the bank that decided, nearest first, with what is known of each.
     shares: what the task is made of after a question, largest share first.
@@ -52,8 +53,11 @@ class Composer:
     evidence: options of the evidence that moves the shares, which say how far to trust it; None for none.
     bank: what is asked where the policy retrieves. encoder: kind of the model's encoder, for the bank.
 
+    A task without a label among the rows that are looked at is left as it is.
+
     Raises ConfigError for names that are unknown or do not fit a task, and for a policy that goes with no evidence, or
-    with none at all.
+    with none at all. Whatever looks at rows raises DivergedError where a task's outputs or reference are no finite
+    numbers there.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Composer:
             [i for i, loss in enumerate(self.losses) if suits(loss, task, named) or loss.name == task.reference]
             for task in self.tasks
         ]
+        # of every task, by number, the losses that were no finite number once
+        self.broken: list[set[int]] = [set() for _ in self.tasks]
         self.state = ShareState.start(self._first(device))
         self.measurements = self.reviews = 0
         self.contributions = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
@@ -182,26 +188,30 @@ class Composer:
         shown = self._running(t)
         self._tell(step, t, next(iter(shown)), "silent", f"{why} {what}", cases, shown)
 
-    def measure(self, tasks: Sequence[TaskMoment]) -> None:
-        """Bring the losses of every task to the gradient size of its reference, as it is on these rows."""
-        for t, task in enumerate(tasks):
-            self._measure_sizes(t, task, self._concerned(t), SELDOM)
+    def measure(self, tasks: Sequence[TaskMoment], step: int) -> None:
+        """Bring the losses of every task to the gradient size of its reference, seen on these rows after ``step``."""
+        for t in self._present(tasks, step):
+            self._measure_sizes(t, tasks[t], self._concerned(t), SELDOM, step)
 
     def observe(self, moment: Moment, step: int) -> None:
         """Measure what losses contribute at ``step``, move the shares, and review them when it is time."""
         assert self.evidence is not None
-        measured = [
-            [i for i in self._concerned(t) if self.evidence.judges(self.losses[i], i in self._active[t])]
-            for t in range(len(self.tasks))
-        ]
-        for t, task in enumerate(moment.tasks):
-            self._measure_sizes(t, task, self._concerned(t), MEMORY)
+        present = self._present(moment.tasks, step)
+        for t in present:
+            self._measure_sizes(t, moment.tasks[t], self._concerned(t), MEMORY, step)
+        measured: list[list[int]] = [[] for _ in self.tasks]
+        for t in present:
+            judged = [self.evidence.judges(self.losses[i], i in self._active[t]) for i in self._concerned(t)]
+            measured[t] = [i for i, known in zip(self._concerned(t), judged, strict=True) if known]
         sizes = [self.state.sizes[t, losses] for t, losses in enumerate(measured)]
         contributions = moment.contributions([[self.losses[i] for i in losses] for losses in measured], sizes)
-        for t, losses in enumerate(measured):
-            self.contributions[t] = 0
-            self.contributions[t, losses] = contributions[t]
-            read = self.evidence.read(self.state, t, losses, contributions[t])
+        known = torch.split(torch.cat(contributions).isfinite(), [len(losses) for losses in measured])
+        self.contributions = torch.zeros_like(self.contributions)
+        for t in present:
+            self._drop(t, measured[t], known[t], step)
+            losses = [i for i in measured[t] if i not in self.broken[t]]
+            self.contributions[t, losses] = new = contributions[t][known[t]]
+            read = self.evidence.read(self.state, t, losses, new)
             self.state = self.evidence.moved(self.state, t, losses, read)
         self.measurements += 1
         if self._review_due(self.evidence.review):
@@ -211,18 +221,60 @@ class Composer:
                 self._retry(t, step)
                 self._active[t] = self.state.listed(t)
 
+    def _present(self, tasks: Sequence[TaskMoment], step: int) -> list[int]:
+        """Numbers of the tasks that have labels where they were looked at, and outputs that are finite numbers; without
+        these a training that has begun ends here, and one that has not in its first step."""
+        seen = torch.stack([torch.stack([task.present, task.finite]) for task in tasks]).tolist()
+        lost = [task.name for task, (_, finite) in zip(self.tasks, seen, strict=True) if not finite]
+        if lost and step:
+            made = [f"{task} with {', '.join(shares)}" for task, shares in self.compositions().items()]
+            raise DivergedError(
+                f"Step {step}: what the model puts out for {', '.join(lost)} is no finite number. Lower the learning "
+                "rate, look for bad inputs, or for a loss that is none where others are: the tasks were trained, "
+                f"{'; '.join(made)}."
+            )
+        return [t for t, (present, finite) in enumerate(seen) if present and finite]
+
     def _concerned(self, t: int) -> list[int]:
         """The losses of a task that are active, those that evidence has switched off, and the reference."""
         off = (self.state.off_until[t] > 0).nonzero().flatten().tolist()
         return sorted({*self._active[t], *off, self.reference[t]})
 
-    def _measure_sizes(self, t: int, task: TaskMoment, wanted: list[int], memory: float) -> None:
+    def _measure_sizes(self, t: int, task: TaskMoment, wanted: list[int], memory: float, step: int) -> None:
         if wanted == [self.reference[t]]:
             return
         losses = [self.losses[i] for i in [*wanted, self.reference[t]]]
         sizes, coverage = gradient_sizes(task.support, losses, task.per_feature)
+        known = sizes[:-1].isfinite()
+        self._drop(t, wanted, known, step)
+        left = [i for i in wanted if i not in self.broken[t]]
         beside = coverage[:-1] / coverage[-1].clamp(min=1e-12)
-        self.state = self.state.observe_sizes(t, wanted, sizes[:-1], sizes[-1], beside, memory)
+        self.state = self.state.observe_sizes(t, left, sizes[:-1][known], sizes[-1], beside[known], memory)
+
+    def _drop(self, t: int, losses: Sequence[int], known: Tensor, step: int) -> None:
+        """Take the losses of a task that are not ``known`` (n,), booleans, as finite numbers at a step out of it for
+        good; its reference, alone where nothing else is left, cannot be one of them."""
+        broken = [i for i, fine in zip(losses, known.tolist(), strict=True) if not fine]
+        for i in broken:
+            name, task = self.names[i], self.tasks[t].name
+            if i == self.reference[t]:
+                raise DivergedError(
+                    f"Step {step}: the loss {name} of the task {task}, its reference, or a gradient of it is no finite "
+                    "number on the rows that losses are compared on. Look for bad targets of that task, or lower the "
+                    "learning rate."
+                )
+            self.broken[t].add(i)
+            self.state = self.state.removed(t, i)
+            reason = f"its values or gradients are no finite numbers at step {step}: it is out of this task for good"
+            self._tell(step, t, i, "off", reason)
+        if broken:
+            self._forget_broken(t)
+
+    def _forget_broken(self, t: int) -> None:
+        self.fitting[t] = [i for i in self.fitting[t] if i not in self.broken[t]]
+        if not self.state.listed(t):
+            self.state = self.state.switched(t, self.reference[t], True)
+        self._active[t] = self.state.listed(t)
 
     def _review_due(self, every: int) -> bool:
         """After every so many measurements, and after 4, 8 and 16 too: a run begins with a guess."""
@@ -286,7 +338,8 @@ class Composer:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything but the bank, as tensors."""
         counts = {"measurements": torch.tensor(self.measurements), "reviews": torch.tensor(self.reviews)}
-        return {**self.state.state_dict(), **counts, "contributions": self.contributions}
+        broken = torch.tensor([[i in own for i in range(len(self.names))] for own in self.broken])
+        return {**self.state.state_dict(), **counts, "contributions": self.contributions, "broken": broken}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or another library."""
@@ -296,4 +349,6 @@ class Composer:
         self.measurements, self.reviews = int(state["measurements"]), int(state["reviews"])
         tensors = {name: state[name].to(own[name]) for name in self.state.state_dict()}
         self.state, self.contributions = ShareState(**tensors), state["contributions"].to(self.contributions)
-        self._active = [self.state.listed(t) for t in range(len(self.tasks))]
+        self.broken = [set(own.nonzero().flatten().tolist()) for own in state["broken"]]
+        for t in range(len(self.tasks)):
+            self._forget_broken(t)

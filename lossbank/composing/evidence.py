@@ -13,16 +13,22 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lossrag.checks import require
 from lossrag.lossbank.composing.shares import ShareState
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.inputs import LossInputs
+from lossrag.lossbank.library.labels import labelled_mean
 from lossrag.lossbank.library.registration import LOSSES
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task as its losses see it: ``reference`` is the loss that gives the scale, ``class_counts`` (K,).
+    """A task as its losses see it: ``reference`` is the loss that gives the scale; ``class_counts`` (K,) its training
+    samples per class, without which no loss that asks for them is offered.
 
     by_class: it is judged by the mean over its classes, as the outcomes of the bank that ships are; not over its rows.
+
+    Raises OptionError for counts that are none, and for a reference that needs some where there are none.
     """
 
     name: str
@@ -31,26 +37,49 @@ class TaskSpec:
     class_counts: Tensor | None = None
     by_class: bool = True
 
+    def __post_init__(self) -> None:
+        counts = self.class_counts
+        if counts is None:
+            needy = "class_counts" in LOSSES[self.reference].needs
+            require(not needy, self, f"{{reference}}={self.reference} needs {{class_counts}} (K,), got none.")
+            return
+        require(
+            counts.ndim == 1, self, f"{{class_counts}} are (K,), a number for each class, got {tuple(counts.shape)}."
+        )
+        if not counts.is_meta:
+            fit = bool((counts.isfinite() & (counts >= 0)).all())
+            require(fit, self, f"{{class_counts}} are numbers of samples, 0 or more, got {counts.tolist()}.")
+
 
 @dataclass(frozen=True)
 class Batch:
     """Rows of T tasks, for evidence to look at.
 
     outputs: runs the model on them; logits (B, K) and features (B, F), what the head reads, of every task.
-    targets: (B,) classes or (B, K) values of every task.
+    targets: (B,) classes or (B, K) values of every task; (B,) values beside one output. Rows without a label do not
+        count.
     loss: outer loss () of a task, by its number, from its logits and features; the mean of its reference without one.
+    complete: all rows are known to have a label, so that nobody has to look.
     """
 
     outputs: Callable[[], Sequence[tuple[Tensor, Tensor]]]
     targets: Sequence[Tensor]
     loss: Callable[[int, Tensor, Tensor], Tensor] | None = None
+    complete: bool = False
 
     def outer_loss(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> Tensor:
         """Outer loss () of task t on these rows."""
         if self.loss is not None:
             return self.loss(t, logits, features)
-        values = LOSSES[task.reference](logits, self.targets[t], features=features, class_counts=task.class_counts)
-        return values.mean()
+        rows = self.inputs(t, task, logits, features)
+        return labelled_mean(LOSSES[task.reference](**vars(rows)), rows.present_rows())
+
+    def inputs(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> LossInputs:
+        """What losses of task t may read on these rows."""
+        targets = self.targets[t]
+        if task.target_kind == "regression" and targets.ndim == 1:
+            targets = targets[:, None]
+        return LossInputs(logits, targets, features, task.class_counts, True if self.complete else None)
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,21 @@ class TaskMoment:
     query: LossInputs | None
     per_feature: Tensor
 
+    @property
+    def present(self) -> Tensor:
+        """True () where it has a label on every side that was looked at."""
+        return torch.stack([rows.present_rows().any() for rows in self._sides]).all()
+
+    @property
+    def finite(self) -> Tensor:
+        """True () where the outputs for rows with a label are finite numbers."""
+        known = [rows.logits.isfinite().all(dim=1) | ~rows.present_rows() for rows in self._sides]
+        return torch.stack([rows.all() for rows in known]).all()
+
+    @property
+    def _sides(self) -> list[LossInputs]:
+        return [self.support] if self.query is None else [self.support, self.query]
+
 
 def observed(
     model: nn.Module, tasks: Sequence[TaskSpec], support: Batch, query: Batch | None, features: bool = False
@@ -78,8 +122,8 @@ def observed(
     model.eval()
     with torch.no_grad():
         moments = [
-            TaskMoment(LossInputs(logits, targets, read, task.class_counts), None, logits.new_ones(()))
-            for task, (logits, read), targets in zip(tasks, support.outputs(), support.targets, strict=True)
+            TaskMoment(support.inputs(t, task, logits, read), None, logits.new_ones(()))
+            for t, (task, (logits, read)) in enumerate(zip(tasks, support.outputs(), strict=True))
         ]
     if query is not None:
         with torch.set_grad_enabled(features):
@@ -89,7 +133,7 @@ def observed(
                 if features and f.requires_grad:  # what a frozen encoder gives moves with nothing
                     at = torch.autograd.grad(query.outer_loss(t, task, z, f), [z, f], materialize_grads=True)
                     ratio = at[0].norm() / at[1].norm().clamp(min=1e-12)
-                rows = LossInputs(z.detach(), query.targets[t], f.detach(), task.class_counts)
+                rows = query.inputs(t, task, z.detach(), f.detach())
                 moments[t] = replace(moments[t], query=rows, per_feature=ratio)
     model.train(training)
     return moments
@@ -100,7 +144,8 @@ class Moment:
     """T tasks at a moment, and what losses contribute to them there.
 
     contributions: of the losses (L_t,) of every task, given the sizes (L_t,) of their gradients: (L_t,) in [-1, 1],
-        float64, positive where a loss helps.
+        float64, positive where a loss helps; NaN for one whose values or gradients are no finite numbers. None are
+        asked of a task that is not :attr:`TaskMoment.present`.
     """
 
     tasks: Sequence[TaskMoment]

@@ -104,7 +104,7 @@ class LearnedLosses:
         if not self._look(step, rows) and self._sizes(step):
             held_out = rows("query", FEW) if self._reads_features() else None
             seen = observed(self.model, composer.tasks, rows("support", FEW), held_out, self._reads_features())
-            composer.measure(seen)
+            composer.measure(seen, step)
         if evidence is not None and self._measures(step):
             support, query = (rows(split, evidence.rows) for split in ("support", "query"))
             composer.observe(evidence.moment(composer.tasks, support, query, lam), step)
@@ -121,12 +121,12 @@ class LearnedLosses:
             assert own.query is not None
             before = None if self.before[t].isnan().any() else self.before[t]
             shot = snapshot(LOSSES[REFERENCES[task.target_kind]], own.support, own.query, progress, before)
-            self.before[t] = shot.losses
+            self.before[t] = torch.where(shot.losses.isfinite(), shot.losses, self.before[t])
             contexts.append(shot.context if composer.alone(t) else torch.full_like(shot.context, float("nan")))
         self.contexts[self.looks.index(step)] = torch.stack(contexts)
         if step in self.questions:
             composer.ask(contexts, step, progress, step == self.questions[-1])
-        composer.measure(seen)
+        composer.measure(seen, step)
         return True
 
     def _reads_features(self) -> bool:

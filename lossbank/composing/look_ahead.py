@@ -21,6 +21,7 @@ from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskSpec, observed
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.inputs import wide
 from lossrag.weighting.adam import adam_direction
 
 RATE = 0.003
@@ -105,42 +106,51 @@ class LookAhead:
     def moment(self, tasks: Sequence[TaskSpec], support: Batch, query: Batch, lam: Tensor | None) -> Moment:
         """See :meth:`Evidence.moment`; the model runs in evaluation mode."""
         moments = observed(self.model, tasks, support, query)
+        looked = torch.stack([seen.present for seen in moments]).nonzero().flatten().tolist()
         views = []
-        for t, (task, seen) in enumerate(zip(tasks, moments, strict=True)):
+        for t in looked:
+            task, seen = tasks[t], moments[t]
             assert seen.query is not None
-            fits, held_out = seen.support.features, seen.query.features
-            assert fits is not None
+            fits, held_out = seen.support.present(), seen.query.features
+            assert fits.features is not None
             assert held_out is not None
-            weight, bias = self.heads[t].weight.detach(), self.heads[t].bias.detach()
-            leaf = seen.query.logits.clone().requires_grad_()
+            known = seen.query.present_rows()
+            held_out = wide(held_out).masked_fill(~known[:, None], 0)
+            weight, bias = (wide(part.detach()) for part in (self.heads[t].weight, self.heads[t].bias))
+            leaf = wide(seen.query.logits).clone().requires_grad_()
             with torch.enable_grad():
                 loss = query.outer_loss(t, task, leaf, held_out)
             (at,) = torch.autograd.grad(loss, leaf)
             moments[t] = replace(seen, per_feature=at.norm() / (at @ weight).norm().clamp(min=1e-12))
             views.append(
                 HeadView(
-                    *(weight, bias, fits, seen.support.targets, held_out),
-                    self._judge(t, task, query, held_out),
+                    *(weight, bias, wide(fits.features), fits.targets, held_out),
+                    self._judge(t, task, query, held_out, known),
                     task.class_counts,
                 )
             )
 
         def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
-            outer = look_ahead(views, chosen, self.options.horizon)
-            names = [[loss.name for loss in losses] for losses in chosen]
-            places = [own.index(task.reference) for own, task in zip(names, tasks, strict=True)]
-            return [savings(*own) for own in zip(views, outer, places, strict=True)]
+            outer = look_ahead(views, [chosen[t] for t in looked], self.options.horizon)
+            found = [size.new_zeros(len(size)) for size in sizes]
+            for t, view, lost in zip(looked, views, outer, strict=True):
+                place = [loss.name for loss in chosen[t]].index(tasks[t].reference)
+                saved = savings(view, lost, place)
+                found[t] = torch.where(lost.isinf(), torch.full_like(saved, float("nan")), saved)
+            return found
 
         return Moment(moments, measured)
 
-    def _judge(self, t: int, task: TaskSpec, query: Batch, features: Tensor) -> Callable[[Tensor], Tensor]:
+    def _judge(
+        self, t: int, task: TaskSpec, query: Batch, features: Tensor, known: Tensor
+    ) -> Callable[[Tensor], Tensor]:
         if task.target_kind != "classification":
             return lambda logits: torch.stack([query.outer_loss(t, task, head, features) for head in logits])
-        targets = query.targets[t]
-        weights = torch.full((len(targets),), 1 / len(targets), dtype=torch.float64, device=targets.device)
+        targets = query.targets[t].masked_fill(~known, 0)
+        weights = known.double() / known.sum()
         if self.by_class:
-            counts = torch.bincount(targets)
-            weights = 1 / counts[targets].double() / (counts > 0).sum()
+            counts = torch.bincount(targets, weights=known.double())
+            weights = known / counts.clamp(min=1)[targets] / (counts > 0).sum()
         return partial(calibrated, targets=targets, weights=weights)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,7 +165,7 @@ class LookAhead:
 class HeadView:
     """A task's linear head, weight (K, F) and bias (K,), and the rows that copies of it are trained and judged on.
 
-    features (R, F), targets (R,) or (R, K) of support rows; query_features (Q, F).
+    features (R, F), targets (R,) or (R, K) of support rows, all with a label; query_features (Q, F).
     judge: what logits (n, Q, K) for the query rows lose (n,), the less the better; see :func:`calibrated`.
     """
 
@@ -201,7 +211,8 @@ def look_ahead(
     views: Sequence[HeadView], losses: Sequence[Sequence[Loss]], steps: int, rate: float = RATE
 ) -> list[Tensor]:
     """Outer loss (L_t,), float64, of every task's head after ``steps`` with each of ``losses[t]``; not a number where
-    a loss has nothing to say to the head (it works on features, or on pairs of samples).
+    a loss has nothing to say to the head (it works on features, or on pairs of samples), infinite where the loss's
+    gradient, or what became of the head, is no finite number.
 
     All heads take their steps side by side: Adam on features brought to mean 0 and spread 1, the second half of the
     iterates averaged. Raises ConfigError for less than one step.
@@ -209,6 +220,8 @@ def look_ahead(
     if steps < 1:
         raise ConfigError(f"A look ahead takes one step or more, got {steps}.")
     runs = [_Run(view, own, rate) for view, own in zip(views, losses, strict=True)]
+    if not runs:
+        return []
     for step in range(1, steps + 1):
         logits = [run.logits().requires_grad_() for run in runs]
         for run, gradient in zip(runs, torch.autograd.grad(_total(runs, logits), logits), strict=True):
@@ -230,7 +243,8 @@ def _total(runs: Sequence[_Run], logits: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([logits[r][place] for r, place in where])
         views = [runs[r].view for r, _ in where]
         targets = torch.cat([view.targets for view in views])
-        values = loss(rows, targets, features=views[0].features, class_counts=views[0].class_counts)
+        own = {"features": views[0].features, "class_counts": views[0].class_counts}
+        values = loss(rows, targets, **own, labelled=True)
         weights = torch.cat([values.new_full((len(view.targets),), 1 / len(view.targets)) for view in views])
         total = total + (values * weights).sum()
     return total
@@ -251,6 +265,7 @@ class _Run:
         self.sums = [torch.zeros_like(parameter) for parameter in self.heads]
         self.averaged = 0
         self.moved = torch.zeros(n, dtype=torch.bool, device=view.weight.device)
+        self.lost = self.moved.clone()
 
     def logits(self) -> Tensor:
         """(L, R, K)."""
@@ -266,7 +281,9 @@ class _Run:
         n, R, K = gradient.shape
         at_weight = (gradient.transpose(1, 2).reshape(n * K, R) @ self.inputs).view(n, K, -1)
         gradients = (at_weight, gradient.sum(dim=1))
-        self.moved |= gradient.flatten(1).abs().amax(dim=1) > 0
+        largest = gradient.flatten(1).abs().amax(dim=1)
+        self.moved |= largest > 0
+        self.lost |= ~largest.isfinite()
         for parameter, g, (first, second) in zip(self.heads, gradients, self.moments, strict=True):
             first.lerp_(g, 0.1)
             second.lerp_(g.square(), 0.01)
@@ -281,4 +298,5 @@ class _Run:
         logits = self._of(inputs, *(total / self.averaged for total in self.sums))
         with torch.no_grad():
             lost = self.view.judge(logits).double()
-        return torch.where(self.moved, lost, torch.full_like(lost, float("nan")))
+        judged = torch.where(self.moved, lost, torch.full_like(lost, float("nan")))
+        return judged.masked_fill(self.lost | (self.moved & ~lost.isfinite()), float("inf"))

@@ -13,19 +13,19 @@ converted by what the outer loss shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
 
 from lossrag.checks import check_choice, check_least, check_share
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.composing.tangents import PushForward
 from lossrag.lossbank.library.batched import loss_values
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.inputs import LossInputs, joined_rows
 
 STEP = 1e-6
 """Of the difference, relative to the outputs' own size over that of their tangent."""
@@ -81,6 +81,8 @@ class OneStepOptions:
 class OneStep:
     """Evidence by the hypergradient of ``model``, whose outputs a :class:`Batch` gives.
 
+    Layers without a forward derivative are differentiated in other ways, see :mod:`.tangents`.
+
     The direction v is a running mean of query gradients, up to a factor: a batch has too few rows to judge losses by,
     and the gradient on all of them moves slowly.
     """
@@ -94,6 +96,7 @@ class OneStep:
         self.direction = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
         self._old: dict[str, Tensor] = {}
         self._followed = False
+        self._push_forward = PushForward()
 
     def begin(self, step: int) -> None:
         """Copies the parameters when ``step`` is due."""
@@ -121,15 +124,15 @@ class OneStep:
             total = (losses * weights.to(losses.dtype)).sum()
             gradient = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
             self.follow([None if g is None else (g.to_dense() if g.is_sparse else g) for g in gradient])
-        moved = push_forward(
+        moved = self._push_forward(
             self.model, self._old, self.direction, lambda: [part for task in support.outputs() for part in task]
         )
         tangents, moments = [], []
         for t, task in enumerate(tasks):
             (z, u), (f, uf) = moved[2 * t], moved[2 * t + 1]
-            tangents.append(Tangent(LossInputs(z, support.targets[t], f, task.class_counts), u, uf))
+            tangents.append(Tangent(support.inputs(t, task, z, f), u, uf))
             ratio = (at[t].norm() / at[T + t].norm().clamp(min=1e-12)).detach()
-            held_out = LossInputs(logits[t].detach(), query.targets[t], features[t].detach(), task.class_counts)
+            held_out = query.inputs(t, task, logits[t].detach(), features[t].detach())
             moments.append(TaskMoment(tangents[t].inputs, held_out, ratio))
 
         def measured(chosen: Sequence[Sequence[Loss]], sizes: Sequence[Tensor]) -> list[Tensor]:
@@ -155,6 +158,16 @@ class Tangent:
     logits: Tensor
     features: Tensor
 
+    def present(self) -> Tangent:
+        """The same, with zeros for rows without a label, none of which counts."""
+        if self.inputs.labelled is True:
+            return self
+        missing = ~self.inputs.present_rows()[:, None]
+        logits, features = (part.masked_fill(missing, 0) for part in (self.logits, self.features))
+        assert self.inputs.features is not None
+        z, f = (part.masked_fill(missing, 0) for part in (self.inputs.logits, self.inputs.features))
+        return Tangent(replace(self.inputs, logits=z, features=f), logits, features)
+
 
 def contributions(tangent: Tangent, losses: Sequence[Loss]) -> Tensor:
     """<v, grad of the mean of each loss> (L,), float64: positive where descending on the loss lowers the outer one."""
@@ -168,7 +181,7 @@ def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[L
     What works row by row is computed for all tasks of one shape in one call: a small loss costs what launching its
     operations costs, however many rows it gets.
     """
-    sides = [_sides(tangent) for tangent in tangents]
+    sides = [_sides(tangent.present()) for tangent in tangents]
     result = [side.h.new_empty(len(own)) for side, own in zip(sides, losses, strict=True)]
     by_row = [[i for i, loss in enumerate(own) if loss.row_by_row] for own in losses]
     alike: dict[tuple[int, bool], list[int]] = {}
@@ -181,34 +194,37 @@ def joint_contributions(tangents: Sequence[Tangent], losses: Sequence[Sequence[L
                 continue
             place = {loss: i for i, loss in enumerate(union)}
             inputs = [sides[t].inputs for t in tasks]
-            joint = LossInputs(torch.cat([i.logits for i in inputs]), torch.cat([i.targets for i in inputs]))
-            values = loss_values(union, joint)
+            values = loss_values(union, joined_rows(inputs))
             for t, part in zip(tasks, torch.split(values, [len(i.logits) for i in inputs], dim=1), strict=True):
-                result[t][by_row[t]] = _difference(part)[[place[losses[t][i]] for i in by_row[t]]]
+                result[t][by_row[t]] = _difference(part, sides[t])[[place[losses[t][i]] for i in by_row[t]]]
         for t, side in enumerate(sides):
             for relational, batches in ((False, [side.inputs]), (True, side.apart)):
                 own = [i for i, loss in enumerate(losses[t]) if not loss.row_by_row and loss.relational == relational]
                 if own:
                     parts = [loss_values([losses[t][i] for i in own], batch) for batch in batches]
-                    result[t][own] = _difference(torch.cat(parts, dim=1))
+                    result[t][own] = _difference(torch.cat(parts, dim=1), side)
             values = result[t] / (2 * side.h)
             result[t] = torch.where(side.moves, values, torch.zeros_like(values))
     return result
 
 
-def _difference(values: Tensor) -> Tensor:
-    """Mean (L,) over the samples of what values (L, 2 B) are ahead, less behind."""
+def _difference(values: Tensor, side: _Sides) -> Tensor:
+    """Mean (L,) over the samples with a label of what values (L, 2 B) are ahead, less behind."""
     ahead, behind = values.chunk(2, dim=1)
-    return (ahead - behind).mean(dim=1)
+    return (ahead - behind).sum(dim=1) / side.number
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """The outputs a step ``h`` ahead and one behind along their tangent, one after the other (2 B, ...), in float64."""
+    """The outputs a step ``h`` ahead and one behind along their tangent, one after the other (2 B, ...), in float64.
+
+    number: samples that have a label, 1 at least.
+    """
 
     inputs: LossInputs
     h: Tensor
     moves: Tensor
+    number: Tensor
 
     @property
     def apart(self) -> list[LossInputs]:
@@ -227,55 +243,14 @@ def _sides(tangent: Tangent) -> _Sides:
     h = STEP * size / speed.clamp(min=torch.finfo(torch.float64).tiny)
     h = torch.where(speed > 0, h, torch.ones_like(h))
     targets = inputs.targets.double() if inputs.targets.is_floating_point() else inputs.targets
-    counts = None if inputs.class_counts is None else inputs.class_counts.double()
-    logits, features = torch.cat([z + h * u, z - h * u]), torch.cat([f + h * uf, f - h * uf])
-    return _Sides(LossInputs(logits, torch.cat([targets, targets]), features, counts), h, speed > 0)
+    features = torch.cat([f + h * uf, f - h * uf])
+    ahead, behind = (replace(inputs, logits=logits, targets=targets) for logits in (z + h * u, z - h * u))
+    both = replace(joined_rows([ahead, behind]), features=features, class_counts=inputs.class_counts)
+    return _Sides(both, h, speed > 0, inputs.present_rows().sum().clamp(min=1))
 
 
 def cosines(tangent: Tangent, products: Tensor, sizes: Tensor) -> Tensor:
     """:func:`contributions` (L,) per unit of :func:`gradient_sizes` and of tangent, in [-1, 1]: at most the cosine
     between gradient and tangent; 0 where there is no gradient."""
-    reach = tangent.logits.double().norm() * sizes
+    reach = tangent.present().logits.double().norm() * sizes
     return torch.where(reach > 0, products / reach, torch.zeros_like(products)).clamp(-1, 1)
-
-
-class _Call(nn.Module):
-    """A function that reads the model, as a module, which functional_call can lend other parameters."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, function: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
-        return function()
-
-
-def push_forward(
-    model: nn.Module,
-    point: Mapping[str, Tensor],
-    direction: Mapping[str, Tensor],
-    function: Callable[[], Sequence[Tensor]],
-) -> list[tuple[Tensor, Tensor]]:
-    """(value, tangent) of every tensor that ``function`` computes with ``model`` at the parameters ``point``.
-
-    point, direction: by name of the parameter, those that move; the others of the model stay as they are.
-    The tangent is J direction, with J the Jacobian of the value with respect to the parameters at ``point``; zeros
-    where the value does not depend on them. No graph is built.
-
-    >>> layer = nn.Linear(2, 1, bias=False)
-    >>> at, along = {"weight": torch.ones(1, 2)}, {"weight": torch.tensor([[1.0, 2.0]])}
-    >>> [(value, tangent)] = push_forward(layer, at, along, lambda: [layer(torch.tensor([[3.0, 4.0]]))])
-    >>> value.item(), tangent.item()
-    (7.0, 11.0)
-    """
-    with torch.no_grad(), forward_ad.dual_level():
-        duals = {
-            f"model.{name}": forward_ad.make_dual(value, direction[name])  # type: ignore[no-untyped-call]
-            for name, value in point.items()
-        }
-        return [_parts(value) for value in functional_call(_Call(model), duals, (function,))]
-
-
-def _parts(dual: Tensor) -> tuple[Tensor, Tensor]:
-    value, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
-    return value.clone(), torch.zeros_like(value) if tangent is None else tangent.clone()

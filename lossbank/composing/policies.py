@@ -95,7 +95,8 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
     Losses on pairs of samples, which cost a batch squared, are offered where they are named, and where a bank is asked
     that may know them.
 
-    Raises ConfigError for a reference that is for other targets, or a loss that the evidence cannot compare.
+    Raises ConfigError for a reference that is for other targets, a loss that the evidence cannot compare, or one that
+    is named and needs what a task has not.
     """
     kinds = {task.target_kind for task in tasks}
     candidates = POLICIES[config.policy].candidates
@@ -109,6 +110,8 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
                 f"Task {task.name!r}: its loss {task.reference!r} is for {reference.target_kind}, not "
                 f"{task.target_kind}."
             )
+        if candidates != "reference":
+            _check_needs(task, config)
     references = [task.reference for task in tasks]
     names = sorted({*(() if candidates == "reference" else offered), *references})
     for name in [*references, *(config.candidates or ())]:
@@ -121,9 +124,20 @@ def library(tasks: Sequence[TaskSpec], config: ComposerConfig, evidence: Evidenc
     return names
 
 
+def _check_needs(task: TaskSpec, config: ComposerConfig) -> None:
+    """Raise OptionError where a loss that is named needs class counts, and the task has none."""
+    for name in config.candidates or ():
+        lacks = "class_counts" in LOSSES[name].needs and task.class_counts is None
+        text = (
+            f"{{candidates}} names {name}, which needs class counts, and the task {task.name!r} has none: give its "
+            f"TaskSpec class_counts (K,), its training samples per class, or leave {name} out."
+        )
+        require(not (lacks and LOSSES[name].target_kind == task.target_kind), config, text)
+
+
 def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
-    """True for a loss that is offered to a task: of its target kind, and no correction of priors that are even anyway
-    or that nobody asks for.
+    """True for a loss that is offered to a task: of its target kind, with all that it needs, and no correction of
+    priors that are even anyway or that nobody asks for.
 
     Where classes are about as frequent, what a loss makes of their counts is chance, which the small query split shares
     and rewards; where rows count alike, frequent classes are to be preferred. ``named``: the losses were chosen by
@@ -135,7 +149,11 @@ def suits(loss: Loss, task: TaskSpec, named: bool) -> bool:
     """
     if loss.target_kind != task.target_kind:
         return False
-    if named or task.class_counts is None or "class_counts" not in loss.needs:
+    if "class_counts" not in loss.needs:
+        return True
+    if task.class_counts is None:
+        return False
+    if named:
         return True
     return task.by_class and bool(task.class_counts.max() >= BALANCED * task.class_counts.min())
 

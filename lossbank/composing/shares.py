@@ -67,6 +67,12 @@ class ShareState:
         table[task, loss] = active
         return replace(self, active=table)
 
+    def removed(self, task: int, loss: int) -> ShareState:
+        """Without a loss in a task's mixture, and without any review of it."""
+        off = self.off_until.clone()
+        off[task, loss] = 0
+        return replace(self.switched(task, loss, False), off_until=off)
+
     def composed(self, task: int, shares: Mapping[int, float]) -> ShareState:
         """With these losses in a task's mixture and no other, at these shares as far as evidence says nothing."""
         active, prior, off = self.active.clone(), self.prior.clone(), self.off_until.clone()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lossrag.lossbank.experience.context import TaskSignals, context_vector
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
+from lossrag.lossbank.library.contract import Loss
+from lossrag.lossbank.library.inputs import LossInputs
 
 REFERENCES: Mapping[str, str] = {"classification": "cross_entropy", "regression": "squared_error"}
 """By kind of target the loss that all others are compared with."""
@@ -44,7 +45,12 @@ def moments_of(steps: int) -> dict[int, float]:
 def snapshot(
     reference: Loss, support: LossInputs, query: LossInputs, progress: float, before: Tensor | None = None
 ) -> Snapshot:
-    """The task as its rows show it in evaluation mode; ``before``: the losses of the snapshot before, if any."""
+    """The task as its rows that have a label show it in evaluation mode; ``before``: the losses of the snapshot before,
+    if any. No numbers where either side has none."""
+    support, query = support.present(), query.present()
+    if not len(support.logits) or not len(query.logits):
+        unknown = support.logits.new_full((2 + len(CONTEXT_NAMES),), float("nan"))
+        return Snapshot(unknown[2:], unknown[:2])
     losses = torch.stack([reference(**vars(rows)).mean() for rows in (support, query)])
     signals = TaskSignals(
         support.logits,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from lossrag.lossbank.library.contract import Loss, LossFunction, LossInputs
+from lossrag.lossbank.library.contract import Loss, LossFunction, read_labels
+from lossrag.lossbank.library.inputs import LabelledInputs, LossInputs
 from lossrag.lossbank.library.probe import probes
 
 AT_ONCE = 2**20
@@ -32,16 +33,23 @@ Groups = Sequence[Sequence[int]]
 
 
 def loss_values(losses: Sequence[Loss], inputs: LossInputs, groups: Groups | None = None) -> Tensor:
-    """Per-sample values (L, B) of ``losses`` (L, one or more); they differ from those of each loss by rounding."""
-    groups = groups or _groups(losses, inputs)
+    """Per-sample values (L, B) of ``losses`` (L, one or more), 0 for rows without a label; they differ from those of
+    each loss by rounding."""
+    rows = read_labels(inputs, losses)
+    return rows.finished(values_of(losses, rows, groups))
+
+
+def values_of(losses: Sequence[Loss], rows: LabelledInputs, groups: Groups | None = None) -> Tensor:
+    """:func:`loss_values` before they are :meth:`LabelledInputs.finished`."""
+    groups = groups or _groups(losses, rows)
     parts = []
     for group in groups:
         members = [losses[i] for i in group]
-        stacked = _stacks(members, inputs.logits)
+        stacked = _stacks(members, rows.logits)
         if stacked:
-            parts.append(vmap(partial(_chosen, members[0], inputs))(stacked))
+            parts.append(vmap(partial(members[0].of, rows))(stacked))
         else:
-            parts.append(members[0](**vars(inputs))[None].expand(len(members), -1))
+            parts.append(members[0].of(rows)[None].expand(len(members), -1))
     return _in_order(torch.cat(parts), groups)
 
 
@@ -49,21 +57,30 @@ def loss_gradients(
     losses: Sequence[Loss], inputs: LossInputs, groups: Groups | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of the summed values of each loss: on the logits (L, B, K), and on the features (L, B, F) where
-    ``inputs`` has any and a loss reads them."""
-    groups = groups or _groups(losses, inputs)
-    leaves = [inputs.logits]
-    if inputs.features is not None and any("features" in loss.needs for loss in losses):
-        leaves.append(inputs.features)
+    ``inputs`` has any and a loss reads them. Those of half precision are float32."""
+    _, on_logits, on_features = _pulls(losses, read_labels(inputs, losses), groups)
+    return on_logits, on_features
+
+
+def _pulls(
+    losses: Sequence[Loss], rows: LabelledInputs, groups: Groups | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Summed values (L,), and their gradients."""
+    groups = groups or _groups(losses, rows)
+    leaves = [rows.logits] if rows.features is None else [rows.logits, rows.features]
     wanted = [leaf.detach().expand(len(losses), *leaf.shape).requires_grad_() for leaf in leaves]
     total: list[Tensor] = []
     with torch.enable_grad():
         # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
         parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
         for number, group in enumerate(groups):
-            total.append(_summed([losses[i] for i in group], inputs, *(part[number] for part in parts)))
-        gradients = torch.autograd.grad(torch.stack(total).sum(), wanted, materialize_grads=True)
-    on_logits, *rest = [_in_order(gradient, groups) for gradient in gradients]
-    return on_logits, rest[0] if rest else None
+            total.append(_sums([losses[i] for i in group], rows, *(part[number] for part in parts)))
+        sums = torch.cat(total)
+        gradients = list(torch.autograd.grad(sums.sum(), wanted, materialize_grads=True))
+    if rows.missing is not None:  # what stands in for a row without a label pulls at nothing
+        gradients = [gradient.masked_fill(rows.missing[:, None], 0) for gradient in gradients]
+    values, on_logits, *rest = [_in_order(part, groups) for part in (sums.detach(), *gradients)]
+    return values, on_logits, rest[0] if rest else None
 
 
 def gradient_sizes(inputs: LossInputs, losses: Sequence[Loss], per_feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,15 +92,19 @@ def gradient_sizes(inputs: LossInputs, losses: Sequence[Loss], per_feature: Tens
     features counts, in units of one on the logits.
 
     And the share of the samples that each acts on (L,), (sum |g_i|)^2 / (B sum |g_i|^2), in [0, 1]; 0 without gradient.
+    Samples are those that have a label. The size of a loss with a value or a gradient that is no finite number is NaN.
     """
-    on_logits, on_features = loss_gradients(losses, inputs)
+    rows = read_labels(inputs, losses)
+    values, on_logits, on_features = _pulls(losses, rows)
+    number = rows.labelled.sum().clamp(min=1)
     pull = on_logits.norm(dim=2)
     if on_features is not None:
         pull = torch.hypot(pull, on_features.norm(dim=2) * per_feature)
-    pull = pull.to(inputs.logits.dtype).double() / pull.shape[1]
+    pull = pull.to(rows.logits.dtype).double() / number
     total, squares = pull.sum(dim=1), pull.square().sum(dim=1)
-    sizes = torch.where(total > 0, squares / total, total) * pull.shape[1] ** 0.5
-    return sizes, torch.where(squares > 0, total.square() / squares, total) / pull.shape[1]
+    sizes = torch.where(total > 0, squares / total, total) * number.double().sqrt()
+    coverage = torch.where(squares > 0, total.square() / squares, total) / number
+    return torch.where(values.isfinite() & sizes.isfinite(), sizes, float("nan")), coverage
 
 
 def stackable(loss: Loss) -> frozenset[str]:
@@ -107,7 +128,7 @@ def stackable(loss: Loss) -> frozenset[str]:
     return known
 
 
-def _groups(losses: Sequence[Loss], inputs: LossInputs) -> Groups:
+def _groups(losses: Sequence[Loss], rows: LabelledInputs) -> Groups:
     alike: dict[object, list[int]] = {}
     by_function = Counter(loss.function for loss in losses)
     for i, loss in enumerate(losses):
@@ -117,7 +138,7 @@ def _groups(losses: Sequence[Loss], inputs: LossInputs) -> Groups:
         may = stackable(loss)
         rest = tuple(sorted((name, value) for name, value in loss.hyperparameters.items() if name not in may))
         alike.setdefault((loss.function, rest), []).append(i)
-    B, K = inputs.logits.shape
+    B, K = rows.logits.shape
     groups = []
     for group in alike.values():
         most = max(1, AT_ONCE // max(B * max(K, B if losses[group[0]].relational else 1), 1))
@@ -132,20 +153,19 @@ def _stacks(members: Sequence[Loss], like: Tensor) -> dict[str, Tensor]:
     return {name: like.new_tensor([loss.hyperparameters[name] for loss in members]) for name in differ}
 
 
-def _chosen(loss: Loss, inputs: LossInputs, chosen: dict[str, Tensor]) -> Tensor:
-    return loss(**vars(inputs), chosen=chosen)
-
-
-def _summed(members: Sequence[Loss], inputs: LossInputs, logits: Tensor, features: Tensor | None = None) -> Tensor:
-    """The sum () over all values of V losses of one group, each with logits (V, B, K) and features of its own."""
+def _sums(members: Sequence[Loss], rows: LabelledInputs, logits: Tensor, features: Tensor | None = None) -> Tensor:
+    """The summed values (V,) of losses of one group, each with logits (V, B, K) and features of its own."""
     stacked = _stacks(members, logits)
 
     def one(chosen: dict[str, Tensor], z: Tensor, f: Tensor | None) -> Tensor:
-        return members[0](z, inputs.targets, features=f, class_counts=inputs.class_counts, chosen=chosen)
+        own = LabelledInputs(z, rows.targets, f, rows.class_counts, rows.missing)
+        values = members[0].of(own, chosen)
+        # a row without a label would pull at others
+        return (own.finished(values) if members[0].relational else values).sum()
 
     if len(members) == 1:
-        return one({}, logits[0], None if features is None else features[0]).sum()
-    return vmap(one, in_dims=(0, 0, None if features is None else 0))(stacked, logits, features).sum()
+        return one({}, logits[0], None if features is None else features[0])[None]
+    return vmap(one, in_dims=(0, 0, None if features is None else 0))(stacked, logits, features)
 
 
 def _in_order(values: Tensor, groups: Groups) -> Tensor:

@@ -22,9 +22,10 @@ def from_metric_learning(
 ) -> Loss:
     """Register a loss of pytorch-metric-learning, such as ``losses.TripletMarginLoss()``, under ``name``.
 
-    It works on the features and leaves the logits alone. Its reducer is replaced: losses of pairs and triplets are
-    averaged for each anchor, so that every sample gets its own value; a sample that is no anchor gets 0. ``miner`` is
-    an optional miner of that package. Both are copied.
+    It works on the features and leaves the logits alone. Its reducer is replaced: losses of pairs and triplets, of
+    whichever form, are averaged for each anchor, so that every sample gets its own value; a sample that is no anchor
+    gets 0. ``miner`` is an optional miner of that package. Both are copied. Samples without a label are not shown to
+    them.
 
     Raises ConfigError when the package is not installed, when the loss holds trainable parameters (no optimiser of a
     run would see them), and when it only gives one number per batch.
@@ -72,7 +73,14 @@ def _per_anchor(name: str, part: dict[str, Any], like: Tensor) -> Tensor:
             f"Loss {name!r} gives one number per batch ({kind}), which cannot be shared out among samples. "
             f"Choose a loss of elements, pairs or triplets."
         )
+    # some come as columns (n, 1)
+    if losses.numel() != len(anchors):
+        raise ConfigError(
+            f"Loss {name!r} gives partial losses {tuple(losses.shape)} for {len(anchors)} anchors ({kind}): choose a "
+            f"loss with one for each element, pair or triplet."
+        )
+    losses = losses.reshape(-1).to(like.dtype)
     zeros = torch.zeros_like(like)
-    total = zeros.index_add(0, anchors, losses.to(like.dtype))
-    count = zeros.index_add(0, anchors, torch.ones_like(losses, dtype=like.dtype))
+    total = zeros.index_add(0, anchors, losses)
+    count = zeros.index_add(0, anchors, torch.ones_like(losses))
     return total / count.clamp(min=1)

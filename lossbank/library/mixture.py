@@ -6,29 +6,40 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lossrag.lossbank.library.batched import loss_values
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.checks import require
+from lossrag.lossbank.library.batched import values_of
+from lossrag.lossbank.library.contract import Loss, read_labels
+from lossrag.lossbank.library.inputs import Labelled, LossInputs
 
 
 @dataclass(frozen=True)
 class Mixture:
     """sum_k coefficients[k] * losses[k].
 
-    coefficients: (k,), or None for a single loss as it is.
+    coefficients: (k,), or None for a single loss as it is; they follow the logits to their device.
     class_counts: (K,) training samples per class of the task, for the losses that ask for them.
+
+    Raises OptionError when a loss asks for class counts and there are none.
     """
 
     losses: tuple[Loss, ...]
     coefficients: Tensor | None = None
     class_counts: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        asking = next((loss.name for loss in self.losses if "class_counts" in loss.needs), None)
+        text = f"{{losses}} holds {asking!r}, which needs {{class_counts}}, and there are none: give those of the task."
+        require(asking is None or self.class_counts is not None, self, text)
+
     @property
     def row_by_row(self) -> bool:
         """True where all of its losses are: see :attr:`Loss.row_by_row`."""
         return all(loss.row_by_row for loss in self.losses)
 
-    def __call__(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
-        """Per-sample losses (B,).
+    def __call__(
+        self, logits: Tensor, targets: Tensor, features: Tensor | None = None, labelled: Labelled = None
+    ) -> Tensor:
+        """Per-sample losses (B,), 0 for a row without a label: see :meth:`Loss.__call__`.
 
         >>> import torch
         >>> from lossrag.lossbank import LOSSES
@@ -36,24 +47,29 @@ class Mixture:
         >>> mixed(torch.zeros(1, 4), torch.tensor([2])).tolist()  # mae is 1.5, one_minus_p 0.75
         [2.25]
         """
-        inputs = LossInputs(logits, targets, features, self.class_counts)
+        rows = read_labels(LossInputs(logits, targets, features, self.class_counts, labelled), self.losses)
         if self.coefficients is None:
-            return self.losses[0](**vars(inputs))
-        values = loss_values(self.losses, inputs)
-        return (self.coefficients.to(values.dtype)[:, None] * values).sum(dim=0)
+            return rows.finished(self.losses[0].of(rows))
+        values = values_of(self.losses, rows)
+        return rows.finished((self.coefficients.to(values)[:, None] * values).sum(dim=0))
 
 
-def joined_mixture(mixtures: list[Mixture], logits: Tensor, targets: Tensor, task: Tensor) -> Tensor:
+def joined_mixture(
+    mixtures: list[Mixture], logits: Tensor, targets: Tensor, task: Tensor, labelled: Labelled = None
+) -> Tensor:
     """Per-sample losses (N,) of the joined rows of several tasks whose mixtures work row by row.
 
-    task: (N,) int64, which of the mixtures a row belongs to.
+    task: (N,) int64, which of the mixtures a row belongs to. labelled: see :meth:`Loss.__call__`.
     """
     first = mixtures[0]
     if all(m.losses == first.losses and m.coefficients is None for m in mixtures):
-        return first(logits, targets)
+        return first(logits, targets, labelled=labelled)
     union = list(dict.fromkeys(loss for mixture in mixtures for loss in mixture.losses))
-    table = logits.new_zeros(len(mixtures), len(union))
+    rows = read_labels(LossInputs(logits, targets, labelled=labelled), union)
+    table = rows.logits.new_zeros(len(mixtures), len(union))
     for row, mixture in enumerate(mixtures):
         places = [union.index(loss) for loss in mixture.losses]
-        table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table.dtype)
-    return (table[task].T * loss_values(union, LossInputs(logits, targets))).sum(dim=0)
+        table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table)
+    weights = table[task].T
+    # what a loss makes of the rows of other tasks is none of theirs, were it not a number
+    return rows.finished((weights * values_of(union, rows)).masked_fill(weights == 0, 0).sum(dim=0))

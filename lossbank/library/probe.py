@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossrag.errors import ConfigError
-from lossrag.lossbank.library.contract import Loss, LossInputs
+from lossrag.lossbank.library.contract import Loss, read_labels
+from lossrag.lossbank.library.inputs import LossInputs
 
 BATCH = 6
 FEATURES = 7
@@ -45,10 +46,12 @@ def check_loss(loss: Loss) -> None:
                     f"them."
                 )
             moved |= any(bool(gradient.any()) for gradient in gradients)
+            _check_inputs_are_left_alone(loss, probe)
             if loss.relational:
                 _finite_gradients(loss, probe.rows(0, 1), " in a batch of one sample")
                 alike = replace(probe, targets=probe.targets[:1].expand_as(probe.targets).clone())
                 _finite_gradients(loss, alike, " in a batch where all targets are the same")
+                _check_labels(loss, probe)
             else:
                 _check_pointwise(loss, probe)
     if not moved:
@@ -64,7 +67,7 @@ def _receivers(loss: Loss) -> str:
 def _values(loss: Loss, probe: LossInputs) -> Tensor:
     samples, K = probe.logits.shape
     try:
-        values = loss(**vars(probe))
+        values = loss.of(read_labels(probe, [loss]))
     except ConfigError:  # it explains itself
         raise
     except Exception as error:
@@ -85,13 +88,69 @@ def _values(loss: Loss, probe: LossInputs) -> Tensor:
 
 def _finite_gradients(loss: Loss, probe: LossInputs, where: str = "") -> list[Tensor]:
     """Gradients of the summed values with respect to whatever they depend on; refuses what is not finite."""
-    inputs = [leaf.requires_grad_() for leaf in (probe.logits, probe.features) if leaf is not None]
-    values = _values(loss, probe)
-    received = torch.autograd.grad(values.sum(), inputs, allow_unused=True) if values.requires_grad else ()
+    assert probe.features is not None
+    inputs = [leaf.detach().clone().requires_grad_() for leaf in (probe.logits, probe.features)]
+    values = _values(loss, replace(probe, logits=inputs[0], features=inputs[1]))
+    _check_it_learns_nothing(loss, values, inputs)
+    try:
+        received = torch.autograd.grad(values.sum(), inputs, allow_unused=True) if values.requires_grad else ()
+    except Exception as error:  # whatever its own backward pass, or autograd, may object to
+        said = str(error).split(" Hint:")[0].rstrip(".")
+        raise ConfigError(
+            f"Loss {loss.name!r}: autograd cannot follow it back, {type(error).__name__}: {said}. Leave tensors as "
+            f"they are once they were computed: p = p - 1, not p -= 1 or p[i] -= 1."
+        ) from error
     gradients = [gradient for gradient in received if gradient is not None]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in [values, *gradients]):
         raise ConfigError(f"Loss {loss.name!r} is not finite, or its gradient is not, on ordinary logits{where}.")
     return gradients
+
+
+def _check_it_learns_nothing(loss: Loss, values: Tensor, inputs: list[Tensor]) -> None:
+    """Refuses a module with trainable parameters, and a function that reads some from elsewhere."""
+    module = loss.function if isinstance(loss.function, nn.Module) else None
+    named = {} if module is None else {name: p for name, p in module.named_parameters() if p.requires_grad}
+    own = list(named)
+    seen, ahead = set(), [values.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        ahead += [before for before, _ in node.next_functions]
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not any(leaf is one for one in [*inputs, *named.values()]):
+            own.append(f"a tensor {tuple(leaf.shape)}")
+    if own:
+        raise ConfigError(
+            f"Loss {loss.name!r} holds trainable parameters ({', '.join(own)}), which no optimiser of a run would "
+            f"train. Make them numbers, hyperparameters of the loss, or call requires_grad_(False) on them."
+        )
+
+
+def _check_inputs_are_left_alone(loss: Loss, probe: LossInputs) -> None:
+    rows = read_labels(probe, [loss])
+    given = {name: part for name, part in vars(rows).items() if isinstance(part, Tensor)}
+    before = {name: part.clone() for name, part in given.items()}
+    loss.of(rows)
+    changed = [name for name, part in given.items() if not torch.equal(part, before[name])]
+    if changed:
+        raise ConfigError(
+            f"Loss {loss.name!r} writes into its {' and '.join(changed)}, which other losses read after it: work on a "
+            f"copy, or with operations that are not in place."
+        )
+
+
+def _check_labels(loss: Loss, probe: LossInputs) -> None:
+    """Refuses a loss that compares samples with some that have no label."""
+    known = torch.ones(BATCH, dtype=torch.bool)
+    known[[1, 4]] = False
+    rows = replace(probe, labelled=known)
+    if not torch.allclose(_values(loss, rows)[known], _values(loss, rows.present()), rtol=1e-4, atol=1e-5):
+        raise ConfigError(
+            f"Loss {loss.name!r} asks for labelled, yet its values change with samples that are not: leave these out "
+            f"of every comparison."
+        )
 
 
 def _check_pointwise(loss: Loss, probe: LossInputs) -> None:

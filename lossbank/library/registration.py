@@ -38,9 +38,12 @@ def register_loss(
 
     - it asks for something that nobody can give, or a variant sets a hyperparameter that it does not have;
     - it raises an error itself, or its shape is not (B,);
+    - it holds trainable parameters, which no optimiser of a run would see;
+    - it writes into what it is given, or autograd cannot follow it back (an operation in place, say);
     - a value or a gradient is not finite (for a relational loss also in a batch of one sample or one class);
     - no gradient reaches the logits (for a loss that needs features: neither logits nor features);
     - it is said not to be relational, yet its values change when the batch is split;
+    - it asks for ``labelled``, yet compares samples with some that have no label;
     - the name is taken.
 
     >>> import torch

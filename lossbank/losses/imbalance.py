@@ -36,7 +36,7 @@ def class_balanced_ce(logits: Tensor, targets: Tensor, *, class_counts: Tensor, 
     >>> round(float(value) / math.log(2), 4)
     1.2
     """
-    weights = _effective_number_weights(class_counts, beta).to(logits)
+    weights = _effective_number_weights(class_counts, beta)
     return weights[targets] * F.cross_entropy(logits, targets, reduction="none")
 
 
@@ -60,7 +60,7 @@ def class_balanced_focal(
     >>> round(float(value) / math.log(2), 4)
     0.6
     """
-    weights = _effective_number_weights(class_counts, beta).to(logits)
+    weights = _effective_number_weights(class_counts, beta)
     return weights[targets] * focal(logits, targets, gamma=gamma)
 
 
@@ -82,7 +82,7 @@ def inverse_frequency_ce(logits: Tensor, targets: Tensor, *, class_counts: Tenso
     1.5
     """
     weights = class_counts.reciprocal()
-    weights = (weights / weights.mean()).to(logits)
+    weights = weights / weights.mean()
     return weights[targets] * F.cross_entropy(logits, targets, reduction="none")
 
 
@@ -106,7 +106,7 @@ def logit_adjusted(logits: Tensor, targets: Tensor, *, class_counts: Tensor, tau
     0.2877
     """
     prior = (class_counts / class_counts.sum()).log()
-    return F.cross_entropy(logits + tau * prior.to(logits), targets, reduction="none")
+    return F.cross_entropy(logits + tau * prior, targets, reduction="none")
 
 
 @register_loss(
@@ -130,4 +130,4 @@ def vector_scaling(
     """
     scale = (class_counts / class_counts.max()).pow(gamma)
     prior = (class_counts / class_counts.sum()).log()
-    return F.cross_entropy(scale.to(logits) * logits + tau * prior.to(logits), targets, reduction="none")
+    return F.cross_entropy(scale * logits + tau * prior, targets, reduction="none")

@@ -89,5 +89,5 @@ def ldam(
     >>> round(float(ldam(logits, torch.tensor([0]), class_counts=counts)), 4)
     0.6931
     """
-    margins = max_margin * (class_counts.min() / class_counts).pow(0.25).to(logits)
+    margins = max_margin * (class_counts.min() / class_counts).pow(0.25)
     return F.cross_entropy(scale * (logits - margins * is_class(logits, targets)), targets, reduction="none")

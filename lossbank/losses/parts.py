@@ -11,7 +11,8 @@ EPSILON = 1e-8
 
 def is_class(logits: Tensor, targets: Tensor) -> Tensor:
     """(B, K) booleans, True at each sample's class."""
-    return targets[:, None] == torch.arange(logits.shape[1], device=targets.device)
+    # not by comparison, which takes a class that there is no logit for without a word
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, targets[:, None], True)
 
 
 def of_class(values: Tensor, targets: Tensor) -> Tensor:
@@ -38,7 +39,10 @@ def unit_rows(features: Tensor) -> Tensor:
     return features * (features.square().sum(dim=1, keepdim=True) + EPSILON).rsqrt()
 
 
-def same_class(targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, B) booleans: pairs of two samples of one class, and pairs of two samples, of any class."""
+def same_class(targets: Tensor, labelled: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(B, B) booleans: pairs of two samples of one class, and pairs of two samples, of any class; none with a sample
+    that is not ``labelled`` (B,) as the second."""
     others = ~torch.eye(targets.shape[0], dtype=torch.bool, device=targets.device)
+    if labelled is not None:
+        others = others & labelled
     return (targets[:, None] == targets) & others, others

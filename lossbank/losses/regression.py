@@ -52,7 +52,9 @@ def huber(logits: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
     # Not torch's own huber_loss, whose gradient has no forward mode.
     error = logits - targets
     size = error.abs()
-    return torch.where(size < delta, error.square() / 2, delta * (size - delta / 2)).mean(dim=1)
+    # clamped where it is not taken: the square of a large error is infinite, and its gradient 0 times that
+    small = error.clamp(-delta, delta).square() / 2
+    return torch.where(size < delta, small, delta * (size - delta / 2)).mean(dim=1)
 
 
 @register_loss(
@@ -155,12 +157,13 @@ def tukey(logits: Tensor, targets: Tensor, *, c: float = 4.685) -> Tensor:
     formula="mean_k (e_k^2 / v_k + log v_k) / 2, v_k = 1e-6 + the batch's mean of e_k^2",
     relational=True,
 )
-def gaussian_profiled(logits: Tensor, targets: Tensor) -> Tensor:
+def gaussian_profiled(logits: Tensor, targets: Tensor, *, labelled: Tensor | None = None) -> Tensor:
     """Gaussian negative log-likelihood at the variance that fits the batch best, in (-7, inf).
 
     A heteroscedastic likelihood predicts a variance per sample with a second output. There is none here, so each output
     has one variance per batch, which the gradient passes through. The mean over a batch is log(v) / 2 + 1/2: the
-    gradient no longer depends on the unit of the target. Without the constant log(2 pi) / 2.
+    gradient no longer depends on the unit of the target. Without the constant log(2 pi) / 2. Rows that are not
+    ``labelled`` (B,), booleans, have no share in the variance.
 
     Errors 1 and 2 have v = 5/2: (1 / 2.5 + log(2.5)) / 2 and (4 / 2.5 + log(2.5)) / 2.
 
@@ -169,5 +172,7 @@ def gaussian_profiled(logits: Tensor, targets: Tensor) -> Tensor:
     [0.6581, 1.2581]
     """
     square = (logits - targets).square()
-    variance = square.mean(dim=0) + 1e-6
+    known = square if labelled is None else square.masked_fill(~labelled[:, None], 0)
+    number = len(square) if labelled is None else labelled.sum().clamp(min=1)
+    variance = known.sum(dim=0) / number + 1e-6
     return (square / variance + variance.log()).mean(dim=1) / 2

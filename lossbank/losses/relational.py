@@ -1,6 +1,7 @@
 """Relational losses: contrasts on the cosines between the features of a batch; class-mates are the positives.
 
 Each sample is an anchor. One without a class-mate in the batch costs nothing, so a batch of one sample costs nothing.
+Samples that are not ``labelled`` (B,), booleans, are compared with none.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     relational=True,
     variants={f"supervised_contrastive_{t}": {"temperature": t} for t in TEMPERATURES},
 )
-def supervised_contrastive(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: float = 0.1) -> Tensor:
+def supervised_contrastive(
+    logits: Tensor, targets: Tensor, *, features: Tensor, labelled: Tensor | None = None, temperature: float = 0.1
+) -> Tensor:
     """Unlikeliness of drawing a class-mate among all others, in [0, inf). The logits play no part.
 
     With two equal features of one class and an orthogonal one: log(1 + 1/e).
@@ -45,7 +48,7 @@ def supervised_contrastive(logits: Tensor, targets: Tensor, *, features: Tensor,
     """
     unit = unit_rows(features.to(logits.dtype))
     similarity = unit @ unit.T / temperature
-    positives, others = same_class(targets)
+    positives, others = same_class(targets, labelled)
     return _mean(_log_sum_exp(similarity, others) - similarity, positives)
 
 
@@ -59,7 +62,9 @@ def supervised_contrastive(logits: Tensor, targets: Tensor, *, features: Tensor,
     relational=True,
     variants={f"nt_xent_{t}": {"temperature": t} for t in TEMPERATURES},
 )
-def nt_xent(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: float = 0.1) -> Tensor:
+def nt_xent(
+    logits: Tensor, targets: Tensor, *, features: Tensor, labelled: Tensor | None = None, temperature: float = 0.1
+) -> Tensor:
     """Unlikeliness of each class-mate against the samples of other classes only, in [0, inf).
 
     SimCLR has one positive, the other view of the same sample. Here each class-mate is one in turn, and class-mates
@@ -74,7 +79,7 @@ def nt_xent(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: f
     """
     unit = unit_rows(features.to(logits.dtype))
     similarity = unit @ unit.T / temperature
-    positives, others = same_class(targets)
+    positives, others = same_class(targets, labelled)
     negative = _log_sum_exp(similarity, others & ~positives)
     return _mean(torch.logaddexp(similarity, negative) - similarity, positives)
 
@@ -88,7 +93,9 @@ def nt_xent(logits: Tensor, targets: Tensor, *, features: Tensor, temperature: f
     relational=True,
     variants={f"triplet_{margin}": {"margin": margin} for margin in (0.2, 0.5)},
 )
-def triplet(logits: Tensor, targets: Tensor, *, features: Tensor, margin: float = 0.2) -> Tensor:
+def triplet(
+    logits: Tensor, targets: Tensor, *, features: Tensor, labelled: Tensor | None = None, margin: float = 0.2
+) -> Tensor:
     """Distance of the farthest class-mate from being closer than the closest stranger, in [0, 2 + margin].
 
     A sample without a class-mate or without a stranger in the batch costs nothing; the paper's batches have no such
@@ -105,7 +112,7 @@ def triplet(logits: Tensor, targets: Tensor, *, features: Tensor, margin: float 
     square = unit.square().sum(dim=1)
     # Rounding may take the square of a short distance below 0; the root needs more than 0 for a finite gradient.
     distance = ((square[:, None] + square - 2 * unit @ unit.T).clamp(min=0) + EPSILON).sqrt()
-    positives, others = same_class(targets)
+    positives, others = same_class(targets, labelled)
     negatives = others & ~positives
     farthest = distance.masked_fill(~positives, 0).amax(dim=1)
     closest = distance.masked_fill(~negatives, torch.finfo(distance.dtype).max).amin(dim=1)
@@ -120,7 +127,7 @@ def triplet(logits: Tensor, targets: Tensor, *, features: Tensor, margin: float 
     formula="1/2 |f_i - mean_{a: y_a = y} f_a|^2, f on the unit sphere",
     relational=True,
 )
-def centre(logits: Tensor, targets: Tensor, *, features: Tensor) -> Tensor:
+def centre(logits: Tensor, targets: Tensor, *, features: Tensor, labelled: Tensor | None = None) -> Tensor:
     """Half the squared distance to the mean of the batch's samples of the class, in [0, 2).
 
     The paper learns one centre per class over the whole run, for unnormalised features; this one keeps no state, so the
@@ -133,6 +140,7 @@ def centre(logits: Tensor, targets: Tensor, *, features: Tensor) -> Tensor:
     [0.25, 0.25, 0.0]
     """
     unit = unit_rows(features.to(logits.dtype))
-    mates = (targets[:, None] == targets).to(unit.dtype)
-    means = mates @ unit / mates.sum(dim=1, keepdim=True)
+    mates = targets[:, None] == targets
+    mates = (mates if labelled is None else mates & labelled).to(unit.dtype)
+    means = mates @ unit / mates.sum(dim=1, keepdim=True).clamp(min=1)
     return (unit - means).square().sum(dim=1) / 2

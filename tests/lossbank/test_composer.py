@@ -26,6 +26,7 @@ from lossrag.lossbank import (
 )
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from tests.lossbank.advisers import Adviser
+from tests.lossbank.oracles import built_in
 
 REFERENCE = "cross_entropy"
 COUNTS = (10.0, 5.0, 2.0)
@@ -135,7 +136,7 @@ def test_pairs_of_samples_are_taken_where_they_are_named():
 
 def test_uniform_is_brought_to_one_size():
     learner = Composer([spec()], ComposerConfig(policy="uniform", candidates=("cross_entropy", "mae")))
-    learner.measure([seen()])
+    learner.measure([seen()], 1)
     assert learner.compositions() == {"only": {"cross_entropy": 0.5, "mae": 0.5}}
     task, (mixture,) = seen(), learner.mixtures()
     sizes, _ = gradient_sizes(task.support, mixture.losses, task.per_feature)
@@ -320,6 +321,54 @@ def test_state_round_trip():
     assert [m.losses for m in first.mixtures()] == [m.losses for m in second.mixtures()]
     with pytest.raises(ConfigError, match="another library"):
         composer("gradient", candidates=("mae",)).load_state_dict(first.state_dict())
+
+
+NEEDY = {name for name in built_in() if "class_counts" in LOSSES[name].needs}
+
+
+@pytest.mark.parametrize("policy", ["uniform", "random", "gradient"])
+def test_what_a_task_cannot_give_is_not_offered(policy):
+    """Losses on class counts, in a library of which nothing was named."""
+    evidence = OneStepOptions() if policy == "gradient" else None
+    learner = Composer([spec(None)], ComposerConfig(policy=policy, k=99), evidence)
+    (mixture,) = learner.mixtures()
+    names = {loss.name for loss in mixture.losses}
+    assert {"cross_entropy", "mae", "multiclass_hinge"} <= names
+    assert not names & NEEDY
+    inputs = seen().support
+    assert mixture(inputs.logits, inputs.targets, inputs.features).isfinite().all()
+
+
+def test_a_bank_offers_it_neither():
+    bank = Adviser({"ldam_1": (0.1, 0.01, 9), **ROBUST})
+    learner = Composer([spec(None)], ComposerConfig(temperature=0.01), None, bank, encoder="textcnn")
+    learner.ask([CONTEXT], 15, 0.05)
+    assert not set(bank.asked[0].losses) & NEEDY
+    assert set(learner.compositions()["only"]) == {"mae", "brier", "cross_entropy"}
+
+
+@pytest.mark.parametrize("name", ["ldam_30", "logit_adjusted_1"])
+def test_named_it_is_refused_by_class_and_field(name):
+    config = ComposerConfig(policy="uniform", candidates=("cross_entropy", name))
+    message = (
+        f"ComposerConfig: candidates names {name}, which needs class counts, and the task 'only' has none: give its"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Composer([replace(spec(), name="other"), spec(None)], config)
+    regression = TaskSpec("values", "regression", "l1")
+    assert Composer([spec(), regression], config).names == sorted(["cross_entropy", name, "l1"])
+    Composer([spec(None)], replace(config, policy="fixed"))
+
+
+def test_specs():
+    with pytest.raises(ConfigError, match="TaskSpec: reference=ldam_1 needs class_counts"):
+        spec(None, "ldam_1")
+    with pytest.raises(ConfigError, match=r"TaskSpec: class_counts are \(K,\), a number for each class, got \(1, 3\)"):
+        spec((COUNTS,))
+    for wrong in ((1.0, -1.0), (1.0, float("nan")), (1.0, float("inf"))):
+        with pytest.raises(ConfigError, match="TaskSpec: class_counts are numbers of samples, 0 or more, got"):
+            spec(wrong)
+    assert spec((4.0, 0.0)).class_counts.tolist() == [4.0, 0.0]
 
 
 def test_mistakes():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 
-from lossrag.lossbank import LOSSES
+from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, Mixture
 from tests.lossbank.oracles import COUNTS, assert_formula, built_in, cross_entropy, normal, softmax
 
 
@@ -78,3 +80,31 @@ def test_counts_of_a_million_stay_exact():
     )
     expected = [2 * w / sum(raw) * math.log(2) for w in raw]
     assert value.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+NEEDY = [name for name in built_in() if "class_counts" in LOSSES[name].needs]
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_a_class_without_samples_counts_as_one_of_a_single_sample(name):
+    """In the value, and in the gradient, also at rows of that class, which query rows may have."""
+    logits, targets = normal(6, 3).requires_grad_(), torch.tensor([0, 1, 2, 0, 1, 2])
+    none, one = ([50.0, 3.0, least] for least in (0.0, 1.0))
+    found = LOSSES[name](logits, targets, class_counts=torch.tensor(none))
+    expected = LOSSES[name](logits, targets, class_counts=torch.tensor(one))
+    assert torch.equal(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NEEDY)
+@pytest.mark.parametrize("counts", [(2,), (4,), (1, 3), ()])
+def test_counts_of_other_classes_are_refused(name, counts):
+    message = re.escape(f"Loss {name!r}: class_counts {counts} and logits (6, 3) do not fit")
+    with pytest.raises(ConfigError, match=message):
+        LOSSES[name](normal(6, 3), torch.tensor([0, 1, 2, 0, 1, 2]), class_counts=torch.ones(counts))
+
+
+def test_a_mixture_without_the_counts_that_it_needs_is_refused_when_it_is_made():
+    with pytest.raises(ConfigError, match="Mixture: losses holds 'ldam_30', which needs class_counts"):
+        Mixture((LOSSES["mae"], LOSSES["ldam_30"]), torch.ones(2))

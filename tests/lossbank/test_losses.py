@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossrag import ConfigError
 from lossrag.lossbank import LOSSES
 from tests.lossbank.oracles import batch_for, built_in, normal
 
@@ -98,15 +100,57 @@ def test_extreme_logits_stay_finite(name, dtype):
     assert torch.isfinite(gradient_of(name, batch)).all()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].target_kind == "classification"])
-def test_a_single_class_is_right(name):
-    """Finite, without a pull on the logits: there is nothing to choose from."""
-    logits = torch.zeros(4, 1, requires_grad=True)
-    features = normal(4, 3, seed=1).requires_grad_()
-    values = LOSSES[name](logits, torch.zeros(4, dtype=torch.int64), features=features, class_counts=torch.ones(1))
+OF_CLASSES = [name for name in NAMES if LOSSES[name].target_kind == "classification"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [1.0, 0.0])
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_a_single_class_is_right(name, count, dtype):
+    """Without a cost or a pull on the logits: there is nothing to choose from. But for a loss on the logit itself."""
+    logits = torch.tensor([[0.0], [3.0], [-2.0], [50.0]], dtype=dtype, requires_grad=True)
+    features = normal(4, 3, seed=1).to(dtype).requires_grad_()
+    counts = torch.full((1,), count)
+    values = LOSSES[name](logits, torch.zeros(4, dtype=torch.int64), features=features, class_counts=counts)
+    on_logits, on_features = torch.autograd.grad(values.sum(), [logits, features], materialize_grads=True)
     assert values.isfinite().all()
-    for gradient in torch.autograd.grad(values.sum(), [logits, features], allow_unused=True, materialize_grads=True):
-        assert gradient.isfinite().all()
+    assert on_features.isfinite().all()
+    if name == "logit_squared_error":
+        assert values.tolist() == torch.tensor([1.0, 4.0, 9.0, 2401.0]).to(dtype).tolist()
+        return
+    assert not on_logits.any()
+    if not LOSSES[name].relational:
+        assert values.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+@pytest.mark.parametrize(
+    "targets",
+    [torch.zeros(4), torch.zeros(4, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), torch.zeros(4, 3)],
+)
+def test_classes_of_another_form_are_refused(name, targets):
+    message = re.escape(
+        f"Loss {name!r}: logits (4, 3) and targets {tuple(targets.shape)} of {targets.dtype} do not fit"
+    )
+    with pytest.raises(ConfigError, match=message):
+        LOSSES[name](torch.zeros(4, 3), targets, features=torch.zeros(4, 2), class_counts=torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.bool])
+def test_classes_are_whole_numbers_of_any_size(dtype):
+    logits, targets = normal(4, 2), torch.tensor([0, 1, 1, 0])
+    for name in OF_CLASSES:
+        given = {"features": normal(4, 3, seed=1), "class_counts": torch.tensor([3.0, 1.0])}
+        found = LOSSES[name](logits, targets.to(dtype), **given)
+        assert torch.equal(found, LOSSES[name](logits, targets, **given))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "features" in LOSSES[name].needs])
+@pytest.mark.parametrize("shape", [(3, 2), (4,), (4, 2, 2)])
+def test_features_of_other_samples_are_refused(name, shape):
+    message = re.escape(f"Loss {name!r}: features {shape} and logits (4, 3) do not fit")
+    with pytest.raises(ConfigError, match=message):
+        LOSSES[name](torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64), features=torch.zeros(shape))
 
 
 @pytest.mark.parametrize("name", NAMES)

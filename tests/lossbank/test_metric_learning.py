@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 import torch
-from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning import losses, miners, reducers
 
 from lossrag import ConfigError
 from lossrag.lossbank import LOSSES, from_metric_learning
@@ -56,6 +57,78 @@ def test_pairs_are_averaged_for_each_anchor():
         strangers = [max(0.0, 1 - d) for a, d in enumerate(distance) if batch.targets[a] != y]
         expected.append(sum(mates) / max(1, len(mates)) + sum(strangers) / len(strangers))
     assert batch.values("my_pml").tolist() == pytest.approx(expected, rel=1e-6)
+
+
+TAKEN = {
+    "AngularLoss": "pos_pair",
+    "CircleLoss": "element",
+    "ContrastiveLoss": "pairs",
+    "FastAPLoss": "element",
+    "GeneralizedLiftedStructureLoss": "element",
+    "InstanceLoss": "element",
+    "IntraPairVarianceLoss": "pairs",
+    "LiftedStructureLoss": "pos_pair",
+    "MarginLoss": "triplet",
+    "MultiSimilarityLoss": "element",
+    "NCALoss": "element",
+    "NPairsLoss": "element",
+    "NTXentLoss": "pos_pair",
+    "SignalToNoiseRatioContrastiveLoss": "pairs",
+    "SupConLoss": "element",
+    "TripletMarginLoss": "triplet",
+    "TupletMarginLoss": "pos_pair",
+}
+"""Every loss of the package on elements, pairs or tuples that has no parameters, and what its partial losses are of.
+Some give them as columns (n, 1)."""
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_losses_of_elements_pairs_and_tuples_are_taken(name):
+    """Their values, by a plain loop over the partial losses that the package gives."""
+    from_metric_learning("my_pml", getattr(losses, name)())
+    batch = batch_for("my_pml")
+    theirs = getattr(losses, name)()
+    theirs.reducer = reducers.DoNothingReducer()
+    expected = [0.0] * 8
+    for part in theirs(batch.features, batch.targets).values():
+        if not torch.is_tensor(part["losses"]):
+            continue
+        indices = part["indices"]
+        anchors = (indices if torch.is_tensor(indices) else indices[0]).tolist()
+        for i in range(8):
+            own = [float(value) for anchor, value in zip(anchors, part["losses"], strict=True) if anchor == i]
+            expected[i] += sum(own) / max(len(own), 1)
+    assert batch.values("my_pml").tolist() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    halves = batch.to(torch.float16).values("my_pml")
+    assert halves.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityLoss", "TripletMarginLoss", "SupConLoss"])
+def test_samples_without_a_label_are_not_shown(name):
+    loss = from_metric_learning("my_pml", getattr(losses, name)())
+    batch = batch_for("my_pml")
+    gaps = torch.tensor([False, True, False, False, True, False, False, False])
+    values = loss(batch.logits, batch.targets.masked_fill(gaps, -100), features=batch.features)
+    assert values[gaps].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(values[~gaps], batch[~gaps].values("my_pml"))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (6, 2)])
+def test_refuses_partial_losses_that_are_not_one_for_each(shape):
+    class Odd(losses.BaseMetricLossFunction):
+        def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+            values = embeddings.sum() * torch.ones(shape)
+            return {"loss": {"losses": values, "indices": torch.arange(6), "reduction_type": "element"}}
+
+    message = re.escape(f"'my_pml' gives partial losses {shape} for 6 anchors (element)")
+    with pytest.raises(ConfigError, match=message):
+        from_metric_learning("my_pml", Odd())
+
+
+@pytest.mark.parametrize("name", ["DynamicSoftMarginLoss", "PNPLoss", "SmoothAPLoss", "VICRegLoss"])
+def test_others_are_refused_with_a_reason(name):
+    with pytest.raises(ConfigError, match=r"Loss 'my_pml' (gives one number per batch|raised ValueError: )"):
+        from_metric_learning("my_pml", getattr(losses, name)())
 
 
 def test_a_batch_without_pairs_costs_nothing():

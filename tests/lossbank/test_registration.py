@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from lossrag import ConfigError
 from lossrag.lossbank import LOSSES, register_loss
@@ -42,9 +44,68 @@ def stateful():
     return function
 
 
+class Learned(nn.Module):
+    """Holds a temperature that nobody would train."""
+
+    def __init__(self, trained=True):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.5), requires_grad=trained)
+
+    def forward(self, logits, targets, *, power=2.0):
+        return (logits * self.scale).softmax(1).pow(power).sum(1)
+
+
+class Elsewhere:
+    """A function that reads a parameter that it was not given."""
+
+    def __init__(self):
+        self.scale = nn.Parameter(torch.ones(1, 1))
+
+    def __call__(self, logits, targets):
+        return (logits * self.scale).sum(1)
+
+
+def into(place):
+    """Works in place on what it computed itself, in a way that autograd notices, or on what it was given."""
+
+    def function(logits, targets, *, features, class_counts):
+        own = logits.softmax(1)
+        value = own.square().sum(1) + features.sum(1) * class_counts.sum()
+        given = {"logits": logits, "targets": targets, "features": features, "class_counts": class_counts}
+        {"own": own, **given}[place].add_(1)
+        return value
+
+    return function
+
+
+class WithoutBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits):
+        return logits.square().sum(1)
+
+    @classmethod
+    def of(cls, logits, targets):
+        return cls.apply(logits)
+
+
+def in_numpy(logits, targets):
+    return torch.from_numpy(logits.numpy() ** 2).sum(1)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (Learned(), r"holds trainable parameters \(scale\), which no optimiser of a run would train"),
+        (Learned().forward, r"holds trainable parameters \(a tensor \(\)\)"),
+        (partial(Learned()), r"holds trainable parameters \(a tensor \(\)\)"),
+        (Elsewhere(), r"holds trainable parameters \(a tensor \(1, 1\)\)"),
+        (into("own"), "autograd cannot follow it back, RuntimeError: one of the variables.*not p -= 1"),
+        (into("logits"), "writes into its logits, which other losses read after it"),
+        (into("targets"), "writes into its targets"),
+        (into("features"), "(writes into its features|autograd cannot follow it back)"),
+        (into("class_counts"), "writes into its class_counts"),
+        (WithoutBackward.of, "autograd cannot follow it back, NotImplementedError"),
+        (in_numpy, "raised RuntimeError: Can't call numpy"),
         (lambda logits, targets: logits.sum(), r"one value per sample, shape \(6,\) for 6 samples, got \(\)"),
         (lambda logits, targets: logits, r"shape \(6,\) for 6 samples, got \(6, 2\)"),
         (lambda logits, targets: 1.0, "must return a tensor, got float"),
@@ -89,6 +150,30 @@ def breaks_on_one_class(logits, targets, *, features):
 def test_refuses_a_relational_loss_that_breaks_on_odd_batches(function, where):
     with pytest.raises(ConfigError, match=f"'my_bad' is not finite.*in a batch.*{where}"):
         register(function, relational=True)
+
+
+def test_a_module_without_trainable_parameters_is_a_loss():
+    """Its hyperparameters are those of ``forward``."""
+    register(Learned(trained=False), "my_module")
+    loss = LOSSES["my_module"]
+    assert loss.hyperparameters == {"power": 2.0}
+    assert loss(torch.zeros(1, 2), torch.tensor([0])).tolist() == [0.5]
+
+
+def test_refuses_a_loss_on_pairs_that_asks_for_labels_and_does_not_heed_them():
+    def heeds(logits, targets, *, features, labelled):
+        mean = (features * labelled[:, None]).sum(0) / labelled.sum().clamp(min=1)
+        return (features - mean).square().sum(1)
+
+    def ignores(logits, targets, *, features, labelled):
+        return pull(features, targets)
+
+    register(heeds, "my_heeding", relational=True)
+    assert LOSSES["my_heeding"].needs == {"features", "labelled"}
+    with pytest.raises(
+        ConfigError, match="'my_bad' asks for labelled, yet its values change with samples that are not"
+    ):
+        register(ignores, relational=True)
 
 
 def test_the_cause_is_kept():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossrag.lossbank import LOSSES
+from lossrag import ConfigError
+from lossrag.lossbank import LOSSES, Mixture
 from tests.lossbank.oracles import assert_formula, batch_for, built_in, normal
 
 
@@ -95,3 +97,51 @@ def test_non_negative_and_never_lower_farther_away(name, error, farther):
     errors = torch.tensor([[0.0], [error], [farther * error]], dtype=torch.float64)
     at_target, near, far = LOSSES[name](errors, torch.zeros(3, 1, dtype=torch.float64)).tolist()
     assert at_target == 0 <= near <= far * (1 + 1e-12)
+
+
+MIXED = Mixture(tuple(LOSSES[name] for name in FORMULAS), torch.linspace(0.1, 1, len(FORMULAS)))
+ENTRIES = {name: LOSSES[name] for name in built_in("regression")} | {
+    "a mixture": MIXED,
+    "one alone": Mixture(MIXED.losses[:1]),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_targets_in_a_column_or_not(name):
+    """(B,) beside outputs (B, 1) are (B, 1): never (B, B)."""
+    outputs, targets = normal(5, 1), normal(5, seed=1)
+    column = ENTRIES[name](outputs, targets[:, None])
+    assert torch.equal(ENTRIES[name](outputs, targets), column)
+    assert column.shape == (5,)
+    exact = ENTRIES[name](targets[:, None], targets)
+    torch.testing.assert_close(exact, ENTRIES[name](torch.zeros(5, 1).double(), torch.zeros(5)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        ((4, 1), (1, 4)),
+        ((4, 1), (4, 2)),
+        ((4, 2), (4, 1)),
+        ((4, 2), (4,)),
+        ((4, 1), (3,)),
+        ((4, 2), (2,)),
+        ((4, 1), ()),
+    ],
+)
+def test_other_shapes_are_refused_by_both(name, outputs, targets):
+    """Most of them would be broadcast."""
+    message = re.escape(f"outputs {outputs} and targets {targets} do not fit")
+    with pytest.raises(ConfigError, match=f"Loss.*'(squared_error|{name})'.*{message}"):
+        ENTRIES[name](torch.zeros(outputs), torch.zeros(targets))
+
+
+@pytest.mark.parametrize("outputs", [(4,), (4, 1, 1), ()])
+def test_outputs_have_two_dimensions(outputs):
+    with pytest.raises(ConfigError, match=re.escape(f"logits are (B, K), one row a sample, got {outputs}")):
+        LOSSES["l1"](torch.zeros(outputs), torch.zeros(outputs))
+
+
+def test_whole_numbers_are_values_too():
+    assert LOSSES["l1"](torch.tensor([[0.5], [1.0]]), torch.tensor([2, -100])).tolist() == [1.5, 101.0]

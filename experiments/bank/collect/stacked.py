@@ -135,7 +135,10 @@ def train(
         batch = targets[rows].flatten(0, 1)
         # losses work row by row, so that the repeats are rows of one batch
         by_loss = logits.transpose(0, 1).flatten(1, 2).unbind(0)
-        values = [loss(own, batch, class_counts=counts).sum() for loss, own in zip(losses, by_loss, strict=True)]
+        values = [
+            loss(own, batch, class_counts=counts, labelled=True).sum()
+            for loss, own in zip(losses, by_loss, strict=True)
+        ]
         optimizer.zero_grad()
         (torch.stack(values).sum() / size).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
