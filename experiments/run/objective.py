@@ -60,6 +60,11 @@ def hits(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == targets).to(torch.float64)
 
 
+def _of_labelled(losses: Tensor, there: Tensor) -> Tensor:
+    """Losses, no numbers and without a gradient where no row had a label: such a task sits its step out."""
+    return torch.where(there, losses, float("nan"))
+
+
 @dataclass(frozen=True)
 class BatchObjective:
     """``mixtures[t]`` of task t on ``targets[t]`` (B_t, ...); collects the tasks' scores without reading the device.
@@ -93,10 +98,11 @@ class BatchObjective:
 
     def _mean(self, task: int, values: Tensor, known: Tensor | None) -> Tensor:
         if not self.by_class or self.tasks[task].kind != "classification":
-            return values.mean() if known is None else labelled_mean(values, known)
+            return values.mean() if known is None else _of_labelled(labelled_mean(values, known), known.any())
         counts, places = class_samples(self.targets[task], self.tasks[task].outputs, known)
         share = 1 / counts.clamp(min=1)[places] / (counts > 0).sum().clamp(min=1)
-        return (values * share.to(values.dtype)).sum()
+        total = (values * share.to(values.dtype)).sum()
+        return total if known is None else _of_labelled(total, known.any())
 
     def alike(self, tasks: range) -> bool:
         """True where they have the same kind and number of outputs, and losses that work row by row."""
@@ -122,7 +128,11 @@ class BatchObjective:
         lengths = torch.tensor(list(sizes), device=logits.device)
         task = torch.arange(len(sizes), device=logits.device).repeat_interleave(lengths, output_size=len(logits))
         values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task, self._told)
-        return segment_means(values, sizes, known)
+        means = segment_means(values, sizes, known)
+        if known is None:
+            return means
+        counts = torch.zeros(len(sizes), device=logits.device).index_add_(0, task, known.float())
+        return _of_labelled(means, counts > 0)
 
     def _keep(self, tasks: range, outputs: Outputs) -> None:
         if self.keep_features:
