@@ -7,7 +7,7 @@ The data flow (Algorithm 1): support losses -> weights -> update of theta -> que
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,53 +15,30 @@ from torch import Tensor, nn
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError, DivergedError
-from lossrag.weighting.base import HypergradientSpec, Needs, Signals, State, Weighting
+from lossrag.weighting.base import HypergradientSpec, Needs, State, Weighting
 from lossrag.weighting.closures import Losses, Ordered, Value, ordered
-from lossrag.weighting.data_parallel import refuse_wrapped, wrapped_refused
-from lossrag.weighting.finite import POLICIES, finite
 from lossrag.weighting.gradients.engine import Engine
-from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
-from lossrag.weighting.gradients.replay import Replay, replayed_hypergradient
+from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
-from lossrag.weighting.judge import Judge, SkippedStep
-from lossrag.weighting.micro_batches import MicroBatches
-from lossrag.weighting.named import method_of, numbers_of, task_names
-from lossrag.weighting.optimizers import Optimizers
-from lossrag.weighting.parameters import Given, Trained
 from lossrag.weighting.record import StepRecord
-from lossrag.weighting.saved import OWN, load_state, saved_state
-from lossrag.weighting.state.presence import learn_present, weigh_present
-from lossrag.weighting.statistics import Statistics
+from lossrag.weighting.state.presence import learn_present
+from lossrag.weighting.state.saved import OWN, load_state, saved_state
+from lossrag.weighting.training.data_parallel import refuse_wrapped, wrapped_refused
+from lossrag.weighting.training.named import method_of, numbers_of, task_names
+from lossrag.weighting.training.optimizers import Optimizers
+from lossrag.weighting.training.parameters import Given, Trained
+from lossrag.weighting.training.statistics import Statistics
+from lossrag.weighting.update.finite import POLICIES
+from lossrag.weighting.update.judge import Judge, SkippedStep
+from lossrag.weighting.update.support import OVERFLOW, Features, Gathered, Inputs, SupportSide
 
 MEMORY = ("rows", "low")
-OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
-Features = Callable[[], Sequence[Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Gathered:
-    """The support side of a step: losses (T,), weights (T,), and which tasks were there; replay: to see it again."""
-
-    losses: Tensor
-    weights: Tensor
-    present: tuple[int, ...]
-    skipped: str | None = None
-    replay: Replay | None = None
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a loop gives a step beside its losses."""
-
-    epoch: int | None
-    scores: Callable[[], Tensor] | None
-    representation: Features | None
-
-
-class MultiTaskStep:
+class MultiTaskStep(SupportSide):
     """A step over T tasks: call it with the support losses, and the query losses if the method learns on them.
 
     parameters: those whose gradients are compared, a list, ``model.parameters()`` or the model. What the optimiser
@@ -122,55 +99,46 @@ class MultiTaskStep:
         one_of("MultiTaskStep: nonfinite", nonfinite, POLICIES)
         if every < 1:
             raise ConfigError(f"MultiTaskStep: every must be 1 or more, got {every}.")
-        self.tasks = task_names(tasks)
-        self.outer = numbers_of(outer, self.tasks)
+        names, method = task_names(tasks), method_of(weighting)
+        if memory == "low" and method.needs.hypergradient is not None:
+            _check_low(type(method).__name__, method.needs)
+        self.outer = numbers_of(outer, names)
         self.optimizers = Optimizers(optimizer)
         self.optimizer = self.optimizers.every[0]
         self.trained = Trained(parameters, self.optimizers)
-        self.weighting = weighting = method_of(weighting)
-        self.needs = weighting.needs
-        self.memory, self.every, self.nonfinite, self.query_statistics = memory, every, nonfinite, query_statistics
-        if memory == "low" and self.needs.hypergradient is not None:
-            _check_low(type(weighting).__name__, self.needs)
+        self.every, self.nonfinite, self.query_statistics = every, nonfinite, query_statistics
         self.model = parameters if model is None and isinstance(parameters, nn.Module) else model
         if self.model is not None:
             refuse_wrapped(self.model)
         self._declared = shared, private
-        self._engine = self._made()
-        self.state: State = weighting.init(len(self.tasks), self.device)
-        self.count = self.skipped = 0
+        super().__init__(method, names, self._made(names), memory)
         taken = sorted(set(OWN) & set(self.state))
         if taken:
             raise ConfigError(
-                f"MultiTaskStep: the state of {type(weighting).__name__} must not have the key {taken[0]!r}, under "
+                f"MultiTaskStep: the state of {type(method).__name__} must not have the key {taken[0]!r}, under "
                 "which the step stores its own: use another name."
             )
+        self.skipped = 0
         self.keep_query_gradient = False
         if self.needs.hypergradient is not None:
             check_inner(self.optimizers, self.needs.hypergradient)
-        self._waiting: _Gathered | None = None
+        self._waiting: Gathered | None = None
         self._lying = Lying.of(self.optimizers.parameters())
-        self._micro = MicroBatches(len(self.tasks))
 
     @property
     def parameters(self) -> list[Tensor]:
         """Those of the last step: first the ones that are compared, then those that are trained beside them."""
-        return self._engine.parameters
+        return self.engine.parameters
 
     @property
     def device(self) -> torch.device:
         """Device of the weights, that of the first parameter."""
-        return self._engine.parameters[0].device
-
-    @property
-    def task_weights(self) -> Tensor:
-        """The weights (T,) of the next step."""
-        return self.state["weights"]
+        return self.engine.parameters[0].device
 
     @property
     def nbytes(self) -> int:
         """Bytes that the step holds beyond the optimiser: the support gradient rows."""
-        return self._engine.rows.nbytes
+        return self.engine.rows.nbytes
 
     @property
     def learns_next(self) -> bool:
@@ -200,8 +168,8 @@ class MultiTaskStep:
         """
         self._check_query(query)
         held_out = None if query is None else self._query(query)
-        self._engine.scale(1.0)
-        gathered = self._gathered(support, _Inputs(epoch, scores, representation), unscale=True)
+        self.engine.scale(1.0)
+        gathered = self._gathered(support, Inputs(epoch, scores, representation), unscale=True)
         if gathered.skipped is None:
             self.optimizers.step()
         self._lying = Lying.of(self.optimizers.parameters())
@@ -225,8 +193,8 @@ class MultiTaskStep:
 
         Raises as a call does.
         """
-        self._engine.scale(scale)
-        gathered = self._gathered(support, _Inputs(epoch, scores, representation))
+        self.engine.scale(scale)
+        gathered = self._gathered(support, Inputs(epoch, scores, representation))
         self._waiting = gathered
         return self._record(gathered)
 
@@ -242,8 +210,8 @@ class MultiTaskStep:
             )
         losses = ordered(support, self.tasks, "support")
         self._follow()
-        self._micro.whole = False
-        self._add_micro(losses)
+        self.micro.whole = False
+        self.add_micro(losses)
 
     def learn(self, query: Losses) -> StepRecord:
         """The query side of the step that :meth:`backward` began, after the optimisers' step: D is that of an update by
@@ -267,23 +235,23 @@ class MultiTaskStep:
             if query is not None or self.learns_next:
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} {need}.")
 
-    def _made(self) -> Engine:
+    def _made(self, tasks: tuple[str, ...]) -> Engine:
         parameters, told = self.trained.now()
-        return Engine.of(parameters, told, self.tasks, self.optimizers, self.model, *self._declared)
+        return Engine.of(parameters, told, tasks, self.optimizers, self.model, *self._declared)
 
     def _follow(self) -> None:
         """Take up what was frozen, thawed, added or replaced since the last step."""
-        if self._engine.fits(*self.trained.now()):
+        if self.engine.fits(*self.trained.now()):
             return
-        if self._micro.any:
+        if self.micro.any:
             raise ConfigError(
                 "MultiTaskStep: parameters changed between micro-batches of one step: end the step first."
             )
-        scale = self._engine.passes.scale
-        self._engine = self._made()
-        self._engine.scale(scale)
+        scale = self.engine.passes.scale
+        self.engine = self._made(self.tasks)
+        self.engine.scale(scale)
 
-    def _gathered(self, support: Losses, inputs: _Inputs, unscale: bool = False) -> _Gathered:
+    def _gathered(self, support: Losses, inputs: Inputs, unscale: bool = False) -> Gathered:
         needs = self.needs
         for name, given, wanted in (
             ("epoch", inputs.epoch, needs.epoch),
@@ -294,19 +262,19 @@ class MultiTaskStep:
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
         losses = ordered(support, self.tasks, "support")
         self._follow()
-        update = self._route()
+        update = self.route(self.learns_next)
         self.count += 1
         self._forget()
         held, before = [parameter.grad for parameter in self.parameters], self.state
         for parameter in self.parameters:
             parameter.grad = None
-        statistics = Statistics(self._engine.statistics)
+        statistics = Statistics(self.engine.statistics)
         try:
             with wrapped_refused(look=self.count == 1):
                 gathered = update(losses, inputs, self._judge(losses))
         except SkippedStep as skipped:
             unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
-            gathered = _Gathered(unknown, self.task_weights, (), str(skipped))
+            gathered = Gathered(unknown, self.task_weights, (), str(skipped))
             self.skipped += 1
         except BaseException:
             self.count -= 1
@@ -314,13 +282,13 @@ class MultiTaskStep:
             self._put_back(held, before)
             raise
         finally:
-            self._micro.clear()
-        self._engine.passes.first = False
+            self.micro.clear()
+        self.engine.passes.first = False
         if gathered.skipped is not None and gathered.skipped != OVERFLOW:
             statistics.restore()
             self._put_back(held, before)
             return gathered
-        scale = self._engine.passes.scale
+        scale = self.engine.passes.scale
         for parameter in self.parameters if unscale and scale != 1 else ():
             if parameter.grad is not None:
                 parameter.grad = parameter.grad / scale
@@ -336,145 +304,17 @@ class MultiTaskStep:
             parameter.grad = gradient
         self._lying = Lying()
 
-    def _route(self) -> Callable[[Ordered, _Inputs, Judge], _Gathered]:
-        needs = self.needs
-        if self.memory == "low" and needs.hypergradient is not None:
-            return self._update_in_turn
-        wanted = needs if self.learns_next else replace(needs, hypergradient=None)
-        return self._update_by_rows if self._micro.any or wanted.rows else self._update_joint
-
     def _put_back(self, held: Sequence[Tensor | None], state: State) -> None:
         self.state = state
         for parameter, gradient in zip(self.parameters, held, strict=True):
             parameter.grad = gradient
 
-    def _update_joint(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
-        """(1/n) sum_t w_t grad L_t over the n tasks present: one backward pass, and one more above the features for
-        each task where gradients are compared there."""
-        values = self._engine.passes.values(support)
-        present = judge.present(values, lambda task: self._engine.is_silent(values[task]))
-        representation = self._representation(inputs, values, present)
-        told = self._told(values)
-        weights = self.task_weights
-        if not judge.overflowed:
-            weights = self._weigh(told, inputs, present, representation=representation)
-        there = torch.stack([value for t in present if (value := values[t]) is not None])
-        share = weights if len(present) == len(self.tasks) else weights[list(present)]
-        if representation is not None and self.needs.applies_to == "shared":
-            representation.backward(share)
-        else:
-            total = (there * share.to(there.dtype)).mean() * self._engine.passes.scale
-            total.backward()  # type: ignore[no-untyped-call]
-        judge.gradient(present)
-        return _Gathered(told, weights, present, OVERFLOW if judge.overflowed else None)
-
-    def _update_in_turn(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
-        """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
-        replay = Replay(self.parameters, support)
-        every = tuple(range(len(self.tasks)))
-        unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
-        weights = self._weigh(unknown, inputs, every)
-        values = self._engine.passes.accumulate(replay.recording(), weights / len(weights))
-        replay.values = values
-        present = judge.present(values, replay.is_silent)
-        if present != every:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad *= len(every) / len(present)
-        judge.gradient(present)
-        return _Gathered(self._told(values), weights, present, replay=replay)
-
-    def _update_by_rows(self, support: Ordered, inputs: _Inputs, judge: Judge) -> _Gathered:
-        """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
-        needs, rows, micro = self.needs, self._engine.rows, self._micro
-        compared: list[Representation | None] = []
-
-        def look(values: list[Value]) -> None:
-            there = judge.present(values, lambda task: self._engine.is_silent(values[task]))
-            compared.append(self._representation(inputs, values, there))
-
-        self._add_micro(support, look if needs.representation else None)
-        values = micro.means()
-        rows.scale = self._engine.passes.scale
-        present = judge.present(values, rows.silent if micro.single else rows.finite)
-        rows.settle(present, None if micro.single else micro.batches.to(self.device))
-        told = self._told(values)
-        gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
-        overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
-        if overflowed and self._engine.passes.scale == 1:
-            judge.refuse(judge.blame(present))
-        representation = compared[0] if compared else None
-        # an overflow is what a gradient scaler looks for: the gradient stays as it is, the weights as they were
-        weights = (
-            self.task_weights
-            if overflowed
-            else self._weigh(told, inputs, present, gramian=gramian, representation=representation)
-        )
-        own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
-        if len(present) < len(self.tasks):
-            there = torch.zeros_like(weights)
-            there[list(present)] = 1
-            weighed, own = weights.where(there > 0, 0.0), own * there
-        else:
-            weighed = weights
-        combined = rows.combine(weighed / len(present), own / len(present))
-        for parameter, gradient in zip(self.parameters, combined, strict=True):
-            parameter.grad = gradient
-        judge.gradient(present)
-        return _Gathered(told, weights, present, OVERFLOW if overflowed else None)
-
-    def _add_micro(self, support: Ordered, look: Callable[[list[Value]], None] | None = None) -> None:
-        engine, micro = self._engine, self._micro
-        if not micro.any:
-            engine.rows.clear()
-        values = engine.passes.gradients(support, engine.rows.write, look, tapped=micro.whole)
-        micro.add(values)
-
-    def _told(self, values: Sequence[Value]) -> Tensor:
-        """The losses (T,), no numbers where a task is absent."""
-        like = next(value for value in values if value is not None)
-        return torch.stack([like.new_full((), float("nan")) if v is None else v.detach() for v in values])
-
-    def _representation(
-        self, inputs: _Inputs, values: Sequence[Value], present: Sequence[int]
-    ) -> Representation | None:
-        if inputs.representation is None or self.needs.representation is None:
-            return None
-        features = list(inputs.representation())
-        if len(features) == len(self.tasks):
-            features = [features[task] for task in present]
-        losses = [value for task in present if (value := values[task]) is not None]
-        return Representation(features, losses, [self.tasks[task] for task in present])
-
-    def _weigh(
-        self,
-        losses: Tensor,
-        inputs: _Inputs,
-        present: tuple[int, ...],
-        gramian: Tensor | None = None,
-        representation: Representation | None = None,
-    ) -> Tensor:
-        reached = inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
-        if reached is not None and reached.shape != losses.shape:
-            raise ConfigError(
-                f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(reached.shape)}."
-            )
-        at_features = representation.gramian(self.needs.representation or "rows") if representation else None
-        if at_features is not None and len(present) < len(losses):
-            whole = at_features.new_zeros(len(losses), len(losses))
-            place = torch.tensor(present, device=whole.device)
-            whole[place[:, None], place] = at_features
-            at_features = whole
-        signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
-        weights, self.state = weigh_present(self.weighting, self.state, signals, self._mask(present))
-        return weights
-
-    def _learned(self, gathered: _Gathered, query: Ordered | None) -> StepRecord:
+    def _learned(self, gathered: Gathered, query: Ordered | None) -> StepRecord:
         """The query side: D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10)."""
         spec = self.needs.hypergradient
         if spec is None or query is None or gathered.skipped is not None or self.count % self.every:
             return self._record(gathered)
-        engine, judge = self._engine, self._judge(query)
+        engine, judge = self.engine, self._judge(query)
         passes = engine.passes_over(self.tasks, self.outer)
         statistics = Statistics(() if self.query_statistics else engine.statistics)
         values, D = self._hypergradient(query, spec, gathered, passes)
@@ -496,18 +336,16 @@ class MultiTaskStep:
         if self.keep_query_gradient and gathered.replay is None:
             kept = engine.query_sum.take_mean(max(len(there), 1))
         told = replace(self._record(gathered), query_losses=losses, query_gradient=kept, skipped=why)
-        told = replace(told, query_present=self._mask(there))
+        told = replace(told, query_present=self.mask(there))
         if not there:
             return told
-        self.state, outer = learn_present(
-            self.weighting, self.state, D, self._mask(there), self._mask(gathered.present)
-        )
+        self.state, outer = learn_present(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
         return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
 
     def _hypergradient(
-        self, query: Ordered, spec: HypergradientSpec, gathered: _Gathered, passes: Passes
+        self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes
     ) -> tuple[list[Value], Tensor]:
-        engine = self._engine
+        engine = self.engine
         factors = inner_factors(self.optimizers, self.parameters, spec)
         divisor = 1 if spec.scale == "unit" else len(gathered.present)
         if gathered.replay is not None:
@@ -527,13 +365,10 @@ class MultiTaskStep:
         return passes.gradients(query, add_rows), D
 
     def _judge(self, losses: Ordered) -> Judge:
-        return Judge(self.nonfinite, self.count, self.tasks, self._engine, self.optimizers, losses)
+        return Judge(self.nonfinite, self.count, self.tasks, self.engine, self.optimizers, losses)
 
-    def _mask(self, there: Sequence[int]) -> tuple[bool, ...]:
-        return tuple(task in there for task in range(len(self.tasks)))
-
-    def _record(self, gathered: _Gathered) -> StepRecord:
-        mask = self._mask(gathered.present)
+    def _record(self, gathered: Gathered) -> StepRecord:
+        mask = self.mask(gathered.present)
         decided = (gathered.losses, gathered.weights, self.task_weights)
         return StepRecord(self.count, self.tasks, *decided, present=mask, skipped=gathered.skipped)
 
@@ -551,11 +386,11 @@ class MultiTaskStep:
 
     def __getstate__(self) -> dict[str, Any]:
         """A step is copied and pickled without what it can make again."""
-        return {**self.__dict__, "_engine": None, "_waiting": None, "_lying": Lying()}
+        return {**self.__dict__, "engine": None, "_waiting": None, "_lying": Lying()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._engine = self._made()
+        self.engine = self._made(self.tasks)
 
 
 def _check_low(method: str, needs: Needs) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from lossrag.weighting.adam import adam_scale
+from lossrag.weighting.training.adam import adam_scale
 
 HYPERGRADIENT_LR = "hypergradient_lr"
 UPDATE = "update"

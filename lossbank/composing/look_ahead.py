@@ -22,7 +22,7 @@ from lossrag.lossbank.composing.evidence import Batch, Moment, TaskSpec, observe
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.inputs import wide
-from lossrag.weighting.adam import adam_direction
+from lossrag.weighting.training.adam import adam_direction
 
 RATE = 0.003
 """Of Adam, on standardised features."""

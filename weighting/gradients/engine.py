@@ -13,9 +13,9 @@ from lossrag.weighting.gradients.linear_layers import LinearTaps
 from lossrag.weighting.gradients.mean import GradientSum
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.rows import GradientRows
-from lossrag.weighting.optimizers import Optimizers
-from lossrag.weighting.parameters import Given, positions
-from lossrag.weighting.statistics import buffers_of
+from lossrag.weighting.training.optimizers import Optimizers
+from lossrag.weighting.training.parameters import Given, positions
+from lossrag.weighting.training.statistics import buffers_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.adam import adam_scale
 from lossrag.weighting.base import HypergradientSpec
-from lossrag.weighting.optimizers import Optimizers
+from lossrag.weighting.training.adam import adam_scale
+from lossrag.weighting.training.optimizers import Optimizers
 
 
 def inner_factors(

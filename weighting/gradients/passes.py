@@ -15,8 +15,8 @@ from lossrag.weighting.gradients.compiled import donates, is_compiled
 from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer, stack_calls
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
 from lossrag.weighting.gradients.rows import TaskGradients
-from lossrag.weighting.scaled import Scaling
-from lossrag.weighting.statistics import buffers_in_graph
+from lossrag.weighting.training.scaled import Scaling
+from lossrag.weighting.training.statistics import buffers_in_graph
 
 Take = Callable[[TaskGradients], None]
 """Receives the gradients of some tasks."""

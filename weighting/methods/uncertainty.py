@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lossrag.checks import check_choice, check_length, check_positive, require
 from lossrag.errors import did_you_mean
-from lossrag.weighting.adam import adam_direction
 from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.training.adam import adam_direction
 
 FACTOR = {"classification": 1.0, "regression": 0.5}
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lossrag.errors import DivergedError
 from lossrag.weighting.closures import Ordered, TaskGroup, Value
-from lossrag.weighting.finite import InputWatch, cause, finite, readable
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
-from lossrag.weighting.optimizers import Optimizers
+from lossrag.weighting.training.optimizers import Optimizers
+from lossrag.weighting.update.finite import InputWatch, cause, finite, readable
 
 
 class SkippedStep(Exception):  # noqa: N818  # no error: what the policy asks for

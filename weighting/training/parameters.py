@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.data_parallel import refuse_wrapped
-from lossrag.weighting.optimizers import Optimizers
+from lossrag.weighting.training.data_parallel import refuse_wrapped
+from lossrag.weighting.training.optimizers import Optimizers
 
 Given = nn.Module | Iterable[Any]
 """A module, its ``parameters()`` or ``named_parameters()``, or a list of tensors."""
