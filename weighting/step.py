@@ -126,11 +126,6 @@ class MultiTaskStep(SupportSide):
         self._lying = Lying.of(self.optimizers.parameters())
 
     @property
-    def parameters(self) -> list[Tensor]:
-        """Those of the last step: first the ones that are compared, then those that are trained beside them."""
-        return self.engine.parameters
-
-    @property
     def device(self) -> torch.device:
         """Device of the weights, that of the first parameter."""
         return self.engine.parameters[0].device

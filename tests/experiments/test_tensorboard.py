@@ -117,7 +117,7 @@ def test_scalar_tags_are_those_of_the_table(ask):
     assert set(served["uniform/tensorboard"]) == documented("scalar") - outer - composed
     assert collapsed(served["learned/tensorboard"]) == documented("scalar") - {"query/score_mean"}
     toy = _documented("scalar", TOY_CLASSES, TOY_REGRESSIONS)
-    left_out = {"steps", "query", "lambda", "frank_wolfe", "theory", "composition", "composition_active", "contribution"}
+    left_out = {
         "steps",
         "query",
         "lambda",
@@ -126,7 +126,7 @@ def test_scalar_tags_are_those_of_the_table(ask):
         "composition",
         "composition_active",
         "contribution",
-    )
+    }
     assert adversarial == {tag for tag in toy if tag.split("/")[0] not in left_out}
     assert len([tag for tag in adversarial if tag.startswith(TERMS)]) == 3 * 3
 

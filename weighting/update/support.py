@@ -55,6 +55,11 @@ class SupportSide:
         self.count = 0
 
     @property
+    def parameters(self) -> list[Tensor]:
+        """Those of the last step: first the ones that are compared, then those that are trained beside them."""
+        return self.engine.parameters
+
+    @property
     def task_weights(self) -> Tensor:
         """The weights (T,) of the next step."""
         return self.state["weights"]
