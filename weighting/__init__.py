@@ -4,7 +4,6 @@ if __name__ != "lossrag.weighting":
     raise ImportError("weighting is imported as lossrag.weighting: from lossrag.weighting import ...")
 
 from lossrag.weighting.base import WEIGHTINGS, HypergradientSpec, Needs, Outer, Signals, State, Weighting
-from lossrag.weighting.closures import Closure, JointClosure, Losses, TableRows, TaskGroup
 from lossrag.weighting.gradients.rows import GradientRows, TaskGradients
 from lossrag.weighting.methods.bandit_mtl import BanditMTL
 from lossrag.weighting.methods.dtp import DTP
@@ -26,6 +25,7 @@ from lossrag.weighting.methods.uniform import Uniform
 from lossrag.weighting.min_norm.frank_wolfe import FrankWolfeResult, frank_wolfe
 from lossrag.weighting.record import StepRecord
 from lossrag.weighting.step import MultiTaskStep
+from lossrag.weighting.training.closures import Closure, JointClosure, Losses, TableRows, TaskGroup
 
 __all__ = [
     "DTP",

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError, DivergedError
 from lossrag.weighting.base import HypergradientSpec, Needs, State, Weighting
-from lossrag.weighting.closures import Losses, Ordered, Value, ordered
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
@@ -26,6 +25,7 @@ from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.record import StepRecord
 from lossrag.weighting.state.presence import learn_present
 from lossrag.weighting.state.saved import OWN, load_state, saved_state
+from lossrag.weighting.training.closures import Losses, Ordered, Value, ordered
 from lossrag.weighting.training.data_parallel import refuse_wrapped, wrapped_refused
 from lossrag.weighting.training.named import method_of, numbers_of, task_names
 from lossrag.weighting.training.optimizers import Optimizers

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lossrag.weighting.closures import Value
 from lossrag.weighting.gradients.linear_layers import LinearTaps
 from lossrag.weighting.gradients.mean import GradientSum
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.rows import GradientRows
+from lossrag.weighting.training.closures import Value
 from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, positions
 from lossrag.weighting.training.statistics import buffers_of

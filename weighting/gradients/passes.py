@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.closures import Ordered, TableRows, TaskGroup, Ungrouped, Value
 from lossrag.weighting.gradients.compiled import donates, is_compiled
 from lossrag.weighting.gradients.linear_layers import LinearGradient, LinearTaps, TappedLayer, stack_calls
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
 from lossrag.weighting.gradients.rows import TaskGradients
+from lossrag.weighting.training.closures import Ordered, TableRows, TaskGroup, Ungrouped, Value
 from lossrag.weighting.training.scaled import Scaling
 from lossrag.weighting.training.statistics import buffers_in_graph
 

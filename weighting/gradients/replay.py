@@ -19,10 +19,10 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.base import HypergradientSpec
-from lossrag.weighting.closures import Ordered, TaskGroup, Ungrouped, Value
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.random_state import RandomState, random_state, set_random_state
 from lossrag.weighting.gradients.rows import Factor, GradientRows, TaskGradients
+from lossrag.weighting.training.closures import Ordered, TaskGroup, Ungrouped, Value
 
 T = TypeVar("T")
 

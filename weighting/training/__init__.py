@@ -1,1 +1,1 @@
-"""What a loop trains: its parameters, optimisers, running statistics, and the names it uses."""
+"""What a loop hands to a step: losses, parameters, optimisers, names; and its running statistics."""

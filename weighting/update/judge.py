@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import DivergedError
-from lossrag.weighting.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
+from lossrag.weighting.training.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.update.finite import InputWatch, cause, finite, readable
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lossrag.weighting.closures import Value
+from lossrag.weighting.training.closures import Value
 
 
 class MicroBatches:

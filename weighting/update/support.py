@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError
 from lossrag.weighting.base import Needs, Signals, State, Weighting
-from lossrag.weighting.closures import Ordered, Value
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.replay import Replay
 from lossrag.weighting.state.presence import weigh_present
+from lossrag.weighting.training.closures import Ordered, Value
 from lossrag.weighting.update.finite import finite
 from lossrag.weighting.update.judge import Judge
 from lossrag.weighting.update.micro_batches import MicroBatches
