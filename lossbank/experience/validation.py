@@ -112,6 +112,7 @@ class Asked:
         self.encoders = experience.texts("encoder")
         self.troubles = experience.texts("trouble")
         outcomes = Outcomes(experience)
+        self.repeats = outcomes.repeats
         everywhere = outcomes.gains(np.arange(len(experience)))
         self.usual = outcomes.usual.get(options.target_kind, 1.0)
         everywhere[~self.kinds] = np.nan
@@ -154,7 +155,8 @@ class Asked:
             for case in group if len(space) else ():
                 moment = self.moments[case]
                 context, progress = experience.contexts[moment], float(experience.progress[moment])
-                near = space.nearest(space.point(context, progress, self.encoders[case]), retrieval.neighbours)
+                point = space.point(context, progress, self.encoders[case])
+                near = retrieval.gathered(space, point, self.repeats[numbers])
                 found[case] = numbers[near.cases], float(near.distances.mean())
         return found
 
