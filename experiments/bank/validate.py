@@ -35,8 +35,8 @@ Report = dict[str, Any]
 @dataclass(frozen=True)
 class ValidateOptions:
     """bank: a file, or ``builtin``. at: progress at which cases ask; moments: further ones, of the curve. k: candidates
-    of the rows "best of k". neighbours, trainings, trouble, encoder, progress: as in :class:`Retrieval` and :class:`Likeness`.
-    output: a .json file."""
+    of the rows "best of k". neighbours, trainings, trouble, encoder, progress: as in :class:`Retrieval` and
+    :class:`Likeness`. output: a .json file."""
 
     bank: str = "builtin"
     at: float = 0.05

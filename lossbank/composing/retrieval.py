@@ -70,7 +70,7 @@ def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, ca
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
     >>> ranked(found, "cross_entropy", ComposerConfig(), cases=4)
-    {'mae': 0.02}
+    {'mae': 0.01}
     """
     risk = config.risk * math.sqrt(cases)
     bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}

@@ -25,7 +25,7 @@ BUILTIN = Path(__file__).with_name("builtin.safetensors")
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Way in which a bank answers: from so many ``neighbours``, found by their ``likeness``; ``borrowing`` between losses.
+    """Way in which a bank answers: from ``neighbours`` found by their ``likeness``; ``borrowing`` between losses.
 
     Neighbours have the encoder that asks, where the bank has so many cases with it: the same trouble looks different to
     another encoder, and other losses are right for it. Else those with any encoder are asked.

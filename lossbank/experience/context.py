@@ -151,9 +151,9 @@ class TaskSignals:
     """Signals of a task at a moment: K outputs, B support and Bq query samples, one at least of each.
 
     Targets are classes (B,) int64, or values (B, K) floats for ``target_kind`` "regression". ``features`` (B, F) are
-    those of the support samples, ``query_features`` those of the query samples. ``class_counts`` (K,) are numbers of training samples; those of the support batch
-    stand in for them. Losses are scalars, the previous ones None at the first moment; ``progress`` is in [0, 1].
-    All tensors are finite and on one device.
+    those of the support samples, ``query_features`` (Bq, F) those of the query samples. ``class_counts`` (K,) are
+    numbers of training samples; those of the support batch stand in for them. Losses are scalars, the previous
+    ones None at the first moment; ``progress`` is in [0, 1]. All tensors are finite and on one device.
     """
 
     support_logits: Tensor

@@ -128,8 +128,7 @@ def test_labels_of_rows_with_like_features():
 
 
 def test_values_of_rows_with_like_features():
-    """What the neighbours do not explain is noise, and the mean of ten has a tenth of it as well; a value far off stands
-    out."""
+    """What the neighbours do not explain is noise, of which the mean of ten has a tenth; a value far off stands out."""
     torch.manual_seed(0)
     means, noise = torch.arange(8.0).repeat_interleave(11)[:, None], torch.randn(88, 1)
     assert neighbour_part(rings(8), means, 1, means).tolist() == pytest.approx([1, 0])
