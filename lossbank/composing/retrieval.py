@@ -69,8 +69,8 @@ def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, ca
         anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
-    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=4)
-    {'mae': 0.01}
+    >>> ranked(found, "cross_entropy", ComposerConfig(risk=1.0), cases=4)
+    {'mae': 0.02}
     """
     risk = config.risk * math.sqrt(cases)
     bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}
