@@ -20,7 +20,7 @@ from lossrag.lossbank.experience.trials import Experience
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.lossbank.library.registration import LOSSES
 
-RISKS = (1.0, 2.0)
+RISKS = (1.0, 1.5, 2.0)
 """Standard errors below the mean, in the rows that take a risk into account."""
 BANKS = ("all", "within", "without")
 NEAREST, ONE, HINDSIGHT, TOLD = "nearest", "one loss for all", "one loss in hindsight", "told the trouble"
