@@ -65,16 +65,18 @@ def gains(answer: Answer, reference: str) -> dict[str, Gain]:
 def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, cases: int = 1) -> dict[str, float]:
     """Lower bounds above 0 by name, highest first, k at most; of twins, which are one loss twice, the first alone.
 
-    cases: how many the errors are those of the mean over, where the bound is to hold for a single one of them: before
-        anybody has looked at a task the mean hides what differs between the tasks that it may be.
+    cases: how many the errors are those of the mean over, where a loss has to be better in a single one of them as well:
+        before anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
     >>> ranked(found, "cross_entropy", ComposerConfig(risk=1.0), cases=4)
-    {'mae': 0.02}
+    {'mae': 0.03}
     """
-    risk = config.risk * math.sqrt(cases)
-    bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}
-    order = sorted((name for name in bounds if bounds[name] > 0), key=lambda name: (-bounds[name], name))
+    others = {name: gain for name, gain in found.items() if name != reference}
+    single = config.risk * math.sqrt(cases)
+    sure = [name for name, gain in others.items() if gain.mean > single * gain.error]
+    bounds = {name: others[name].mean - config.risk * others[name].error for name in sure}
+    order = sorted(bounds, key=lambda name: (-bounds[name], name))
     return {name: bounds[name] for name in distinct(order)[: config.k]}
 
 
