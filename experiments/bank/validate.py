@@ -35,14 +35,15 @@ Report = dict[str, Any]
 @dataclass(frozen=True)
 class ValidateOptions:
     """bank: a file, or ``builtin``. at: progress at which cases ask; moments: further ones, of the curve. k: candidates
-    of the rows "best of k". neighbours, trouble, encoder, progress: as in :class:`Retrieval` and :class:`Likeness`.
-    output: a .json file."""
+    of the rows "best of k". neighbours, trainings, trouble, encoder, progress: as in :class:`Retrieval` and
+    :class:`Likeness`. output: a .json file."""
 
     bank: str = "builtin"
     at: float = 0.05
     moments: list[float] = field(default_factory=lambda: [0.001, 0.02, 0.05, 0.15])
     k: int = 8
     neighbours: int = _USUAL.neighbours
+    trainings: int = _USUAL.trainings
     trouble: float = _USUAL.likeness.trouble
     encoder: float = _USUAL.likeness.encoder
     progress: float = _USUAL.likeness.progress
@@ -51,7 +52,7 @@ class ValidateOptions:
     def validation(self, kind: str) -> ValidationOptions:
         """Of the cases of a target kind, answered as a bank does."""
         likeness = Likeness(trouble=self.trouble, encoder=self.encoder, progress=self.progress)
-        return ValidationOptions(self.at, self.k, kind, retrieval=Retrieval(self.neighbours, likeness))
+        return ValidationOptions(self.at, self.k, kind, retrieval=Retrieval(self.neighbours, self.trainings, likeness))
 
 
 def validate_bank(given: Sequence[str], values: Mapping[str, Any], console: Console) -> int:

@@ -59,7 +59,7 @@ class ComposerConfig:
     policy: str = "retrieval"
     candidates: tuple[str, ...] | None = None
     k: int = 8
-    risk: float = 1.0
+    risk: float = 1.5
     temperature: float = 0.005
     questions: tuple[float, ...] = (0.0, 0.05)
     confidence: float = 2.0

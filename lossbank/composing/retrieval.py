@@ -7,7 +7,7 @@ softmax(bound / temperature) over the k losses with the highest bounds above 0 a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from lossrag.lossbank.composing.policies import ComposerConfig
 from lossrag.lossbank.experience.questions import Z95, Answer, Question
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.registration import LOSSES
+from lossrag.lossbank.shape.geometry import TWIN, geometry_vectors
 
 LEAST = 0.05
 """Share below which a loss is not worth what computing it costs."""
@@ -62,19 +63,32 @@ def gains(answer: Answer, reference: str) -> dict[str, Gain]:
 
 
 def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, cases: int = 1) -> dict[str, float]:
-    """Lower bounds above 0 by name, highest first, k at most.
+    """Lower bounds above 0 by name, highest first, k at most; of twins, which are one loss twice, the first alone.
 
-    cases: how many the errors are those of the mean over, where the bound is to hold for a single one of them: before
-        anybody has looked at a task the mean hides what differs between the tasks that it may be.
+    cases: how many the errors are those of the mean over, where a loss has to be better in a single one of them as well:
+        before anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
-    >>> ranked(found, "cross_entropy", ComposerConfig(), cases=4)
-    {'mae': 0.02}
+    >>> ranked(found, "cross_entropy", ComposerConfig(risk=1.0), cases=4)
+    {'mae': 0.03}
     """
-    risk = config.risk * math.sqrt(cases)
-    bounds = {name: gain.mean - risk * gain.error for name, gain in found.items() if name != reference}
-    order = sorted((name for name in bounds if bounds[name] > 0), key=lambda name: (-bounds[name], name))
-    return {name: bounds[name] for name in order[: config.k]}
+    others = {name: gain for name, gain in found.items() if name != reference}
+    single = config.risk * math.sqrt(cases)
+    sure = [name for name, gain in others.items() if gain.mean > single * gain.error]
+    bounds = {name: others[name].mean - config.risk * others[name].error for name in sure}
+    order = sorted(bounds, key=lambda name: (-bounds[name], name))
+    return {name: bounds[name] for name in distinct(order)[: config.k]}
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """These losses in their order, without those that an earlier one is a twin of.
+
+    >>> distinct(["mae", "brier", "one_minus_p"])
+    ['mae', 'brier']
+    """
+    shapes = geometry_vectors([LOSSES[name] for name in names])
+    again = (shapes @ shapes.T >= TWIN).tril(diagonal=-1).any(dim=1).tolist()
+    return [name for name, twin in zip(names, again, strict=True) if not twin]
 
 
 def shares_of(bounds: Mapping[str, float], reference: str, temperature: float) -> dict[str, float]:

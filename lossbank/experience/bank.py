@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lossrag.checks import check_least
 from lossrag.errors import BankError, ConfigError, did_you_mean
 from lossrag.lossbank.experience.coordinates import Likeness
 from lossrag.lossbank.experience.files import load_experience, save_experience
-from lossrag.lossbank.experience.neighbours import Moments, cases_by_encoder
+from lossrag.lossbank.experience.neighbours import Moments, Neighbours, cases_by_encoder
 from lossrag.lossbank.experience.outcomes import Borrowing, Outcomes
 from lossrag.lossbank.experience.questions import Answer, Neighbour, Question
-from lossrag.lossbank.experience.trials import CaseRecord, Experience
+from lossrag.lossbank.experience.trials import CaseRecord, Experience, Floats
 
 BUILTIN = Path(__file__).with_name("builtin.safetensors")
 """The bank that ships, made by one command; see docs/losses.md."""
@@ -23,18 +25,29 @@ BUILTIN = Path(__file__).with_name("builtin.safetensors")
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How a bank answers: from so many ``neighbours``, found by their ``likeness``; ``borrowing`` between losses.
+    """Way in which a bank answers: from ``neighbours`` found by their ``likeness``; ``borrowing`` between losses.
 
     Neighbours have the encoder that asks, where the bank has so many cases with it: the same trouble looks different to
     another encoder, and other losses are right for it. Else those with any encoder are asked.
+
+    trainings: further neighbours are asked until so many paired trainings have made the outcomes of a loss; half of
+        the cases at most. A case with one training a loss says less than one with three.
     """
 
     neighbours: int = 20
+    trainings: int = 50
     likeness: Likeness = field(default_factory=Likeness)
     borrowing: Borrowing = field(default_factory=Borrowing)
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "neighbours")
+        check_least(self, 1, "neighbours", "trainings")
+
+    def gathered(self, moments: Moments, point: Floats, repeats: NDArray[np.float64]) -> Neighbours:
+        """The neighbours of a point (D,); repeats: (N,) trainings of each case."""
+        most = max(self.neighbours, min(self.trainings, moments.count // 2))
+        near = moments.nearest(point, most)
+        made = np.searchsorted(repeats[near.cases].cumsum(), self.trainings - 1e-6) + 1
+        return near.first(max(self.neighbours, int(made)))
 
 
 class LossBank:
@@ -126,9 +139,27 @@ class LossBank:
             self._outcomes = Outcomes(self.experience, self.retrieval.borrowing)
         context = np.asarray(question.context, np.float32)
         point = moments.point(context, question.progress, question.encoder)
-        near = moments.nearest(point, self.retrieval.neighbours)
+        near = self.retrieval.gathered(moments, point, self._outcomes.repeats)
         expected = self._outcomes.expected(near.cases, question.losses, question.target_kind)
-        asked = zip(near.cases.tolist(), near.distances.tolist(), strict=True)
-        neighbours = tuple(Neighbour(self.experience.case(case), distance) for case, distance in asked)
-        novelty = moments.novelty(near)
-        return Answer(question, expected.mean, expected.error, expected.trials, neighbours, novelty, tuple(cases))
+        told = _Told(self.experience, near.cases.tolist(), near.distances.tolist())
+        novelty = moments.novelty(near.first(self.retrieval.neighbours))
+        return Answer(question, expected.mean, expected.error, expected.trials, told, novelty, tuple(cases))
+
+
+class _Told(Sequence[Neighbour]):
+    """Neighbours that are read when somebody wants to know: that takes longer than finding them."""
+
+    def __init__(self, experience: Experience, cases: Sequence[int], distances: Sequence[float]) -> None:
+        self._experience, self._cases, self._distances = experience, cases, distances
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    @overload
+    def __getitem__(self, place: int) -> Neighbour: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Neighbour]: ...
+    def __getitem__(self, place: int | slice) -> Neighbour | Sequence[Neighbour]:
+        if isinstance(place, slice):
+            return _Told(self._experience, self._cases[place], self._distances[place])
+        return Neighbour(self._experience.case(self._cases[place]), self._distances[place])

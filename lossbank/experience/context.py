@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lossrag.errors import ConfigError
 from lossrag.lossbank.library.contract import TARGET_KINDS
@@ -19,6 +19,9 @@ CLASS_NAMES = (
 )
 RESIDUAL_NAMES = ("bias", "explained", "outliers", "skew", "kurtosis")
 FEATURE_NAMES = ("feature_norm", "feature_norm_variation", "feature_rank", "feature_separation")
+NEIGHBOUR_NAMES = ("neighbour_agreement", "outvoted")
+NEIGHBOURS = 10
+"""Rows of the most alike features that a row's target is compared with."""
 
 _TINY = 1e-12
 _GAUSSIAN_MAD = 1.4826
@@ -101,6 +104,35 @@ def feature_part(features: Tensor | None, targets: Tensor, classes: int, like: T
     return torch.stack([log_norm, variation / (1 + variation), rank, separation])
 
 
+def neighbour_part(features: Tensor | None, targets: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Targets of rows with like features (B, F), by their cosine, (2,): see ``NEIGHBOUR_NAMES``; 0 without features.
+
+    Wrong labels disagree with their neighbours from the first step on, whatever the model has learned.
+    """
+    if features is None or len(features) < 2:
+        return like.new_zeros(len(NEIGHBOUR_NAMES))
+    rows = features.detach().to(like)
+    rows = nn.functional.normalize(rows - rows.mean(dim=0), dim=1)
+    alike = (rows @ rows.T).fill_diagonal_(-2)
+    count = min(NEIGHBOURS, len(rows) - 1)
+    near = alike.topk(count, dim=1).indices
+    if targets.ndim == 1:
+        marks = (targets[:, None] == torch.arange(classes, device=like.device)).to(like)
+        votes = marks[near].mean(dim=1)
+        own, most = votes.gather(1, targets[:, None]).squeeze(1), votes.amax(dim=1)
+        chance = marks.mean(dim=0).square().sum()
+        agreement = (own.mean() - chance) / (1 - chance).clamp(min=_TINY)
+        return torch.stack([agreement.clamp(-1, 1), ((most >= 0.5) & (own < most)).to(like).mean()])
+    values = targets.to(like)
+    residual = values - values[near].mean(dim=1)
+    # the mean of so many neighbours has an error of its own
+    noise = values.var(dim=0, correction=0) * (1 + 1 / count)
+    explained = ((noise - residual.square().mean(dim=0)) / noise.clamp(min=_TINY)).mean()
+    from_median = (residual - residual.median(dim=0, keepdim=True).values).abs()
+    usual = _GAUSSIAN_MAD * from_median.median(dim=0, keepdim=True).values
+    return torch.stack([explained.clamp(-1, 1), (from_median > 3 * usual + _TINY).to(like).mean()])
+
+
 _SIDES = ("support", "query")
 
 CONTEXT_NAMES: tuple[str, ...] = (
@@ -108,6 +140,7 @@ CONTEXT_NAMES: tuple[str, ...] = (
     *("balance_entropy", "balance_rarest"),
     *(f"{side}_{name}" for side in _SIDES for name in (*CLASS_NAMES, *RESIDUAL_NAMES)),
     *FEATURE_NAMES,
+    *NEIGHBOUR_NAMES,
     *("support_loss", "query_loss", "support_loss_fall", "query_loss_fall", "loss_gap"),
 )
 """Names of the entries of :func:`context_vector`; see there."""
@@ -118,9 +151,9 @@ class TaskSignals:
     """Signals of a task at a moment: K outputs, B support and Bq query samples, one at least of each.
 
     Targets are classes (B,) int64, or values (B, K) floats for ``target_kind`` "regression". ``features`` (B, F) are
-    those of the support samples. ``class_counts`` (K,) are numbers of training samples; those of the support batch
-    stand in for them. Losses are scalars, the previous ones None at the first moment; ``progress`` is in [0, 1].
-    All tensors are finite and on one device.
+    those of the support samples, ``query_features`` (Bq, F) those of the query samples. ``class_counts`` (K,) are
+    numbers of training samples; those of the support batch stand in for them. Losses are scalars, the previous
+    ones None at the first moment; ``progress`` is in [0, 1]. All tensors are finite and on one device.
     """
 
     support_logits: Tensor
@@ -131,6 +164,7 @@ class TaskSignals:
     support_loss: Tensor
     query_loss: Tensor
     features: Tensor | None = None
+    query_features: Tensor | None = None
     previous_support_loss: Tensor | None = None
     previous_query_loss: Tensor | None = None
     class_counts: Tensor | None = None
@@ -154,6 +188,9 @@ def context_vector(signals: TaskSignals) -> Tensor:
       (beyond 3 robust deviations), skew s / (1 + |s|), kurtosis of the residuals, k / (3 + k);
     - features: log10 of their mean norm, variation of the norm, effective rank (a share of the largest possible),
       share of the variance that lies between the classes;
+    - rows with like features, support and query together: how much of a classification's labels, beyond chance, the
+      ten nearest rows share, and how many rows half of them or more outvote; of a regression the share of the targets'
+      variance that the mean of the nearest explains, and outliers from it;
     - losses, how far they fell since the last moment (of the sum of both), and (query - support) / (query + support).
 
     Raises ConfigError for another target kind, no samples, or shapes that do not match.
@@ -189,8 +226,20 @@ def context_vector(signals: TaskSignals) -> Tensor:
             parts += [class_part(answer, targets), logits.new_zeros(len(RESIDUAL_NAMES))]
         else:
             parts += [logits.new_zeros(len(CLASS_NAMES)), residual_part(answer, targets.to(answer))]
-    parts += [feature_part(signals.features, signals.support_targets, outputs, logits), _losses(signals, logits)]
+    parts += [
+        feature_part(signals.features, signals.support_targets, outputs, logits),
+        neighbour_part(*_rows(signals), outputs, logits),
+        _losses(signals, logits),
+    ]
     return torch.cat(parts)
+
+
+def _rows(signals: TaskSignals) -> tuple[Tensor | None, Tensor]:
+    """Features and targets of the support and the query samples, as far as they are known."""
+    if signals.features is None or signals.query_features is None:
+        return signals.features, signals.support_targets
+    features = torch.cat([signals.features, signals.query_features.to(signals.features)])
+    return features, torch.cat([signals.support_targets, signals.query_targets.to(signals.support_targets)])
 
 
 def _balance(counts: Tensor) -> Tensor:
@@ -223,6 +272,9 @@ def _check(signals: TaskSignals) -> None:
         if tuple(targets.shape) != expected:
             raise ConfigError(f"The {side} targets of a {signals.target_kind} are {expected}, got {targets.shape}.")
     features, counts = signals.features, signals.class_counts
+    others = signals.query_features
+    if others is not None and (others.ndim != 2 or len(others) != len(signals.query_logits)):
+        raise ConfigError(f"Give features of the {len(signals.query_logits)} query samples, got {others.shape}.")
     if features is not None and (features.ndim != 2 or len(features) != len(signals.support_logits)):
         raise ConfigError(f"Give features of the {len(signals.support_logits)} support samples, got {features.shape}.")
     if not wide and counts is not None and tuple(counts.shape) != (outputs,):

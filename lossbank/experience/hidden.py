@@ -11,10 +11,8 @@ import numpy as np
 from lossrag.lossbank.experience.trials import UNKNOWN, Experience
 from lossrag.lossbank.experience.validation import Asked, ValidationOptions
 from lossrag.lossbank.library.registration import LOSSES
-from lossrag.lossbank.shape.geometry import geometry_vectors
+from lossrag.lossbank.shape.geometry import TWIN, geometry_vectors
 
-TWIN = 0.995
-"""Cosine of geometries above which two losses are one loss twice; hiding one of them hides nothing."""
 BEST = 3
 """Losses of a case, those with the largest gains, that are asked for."""
 

@@ -41,6 +41,10 @@ class Neighbours:
     moments: NDArray[np.int64]
     distances: NDArray[np.float64]
 
+    def first(self, count: int) -> Neighbours:
+        """The ``count`` nearest of them."""
+        return Neighbours(self.cases[:count], self.moments[:count], self.distances[:count])
+
 
 class Moments:
     """The M moments of one target kind, of all encoders or of one, as points to search; of the cases that tried a loss

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from lossrag.checks import check_positive
 from lossrag.lossbank.experience.trials import Experience
-from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.registration import LOSSES
 from lossrag.lossbank.shape.geometry import geometry_vectors
 
@@ -50,12 +49,15 @@ class Outcomes:
     """The outcomes of an experience, to look up by case and to average.
 
     usual: the variance of the gains by target kind: those of values are of another size than those of classes.
+    repeats: (N,) paired trainings of a case, the mean over its losses.
     """
 
     def __init__(self, experience: Experience, borrowing: Borrowing | None = None) -> None:
         self.experience, self.borrowing = experience, borrowing or Borrowing()
         self.losses = experience.names["loss"]
         self._starts = np.searchsorted(experience.outcome_case, np.arange(len(experience) + 1))
+        counts, cases = np.diff(self._starts), experience.outcome_case
+        self.repeats = np.bincount(cases, experience.repeats, minlength=len(experience)) / np.maximum(counts, 1)
         gains = experience.gain.astype(np.float64)
         kinds = experience.texts("target_kind")[experience.outcome_case]
         self.usual = {str(kind): float(gains[kinds == kind].var()) for kind in np.unique(kinds)}
@@ -63,9 +65,10 @@ class Outcomes:
     def gains(self, cases: NDArray[np.int64]) -> Doubles:
         """(n, L) of some cases (n,), by the losses of the experience; not a number where a loss was not tried."""
         table = np.full((len(cases), len(self.losses)), np.nan)
-        for row, case in enumerate(cases):
-            own = slice(self._starts[case], self._starts[case + 1])
-            table[row, self.experience.outcome_loss[own]] = self.experience.gain[own]
+        counts = self._starts[cases + 1] - self._starts[cases]
+        rows = np.repeat(np.arange(len(cases)), counts)
+        own = np.arange(len(rows)) + np.repeat(self._starts[cases] - counts.cumsum() + counts, counts)
+        table[rows, self.experience.outcome_loss[own]] = self.experience.gain[own]
         return table
 
     def expected(self, cases: NDArray[np.int64], names: Sequence[str], target_kind: str) -> Expected:
@@ -91,7 +94,7 @@ def expected(
     shared = squares.sum() / freedom.sum() if freedom.sum() else usual
     variance = (squares + _SHARED * shared) / (freedom + _SHARED) / np.maximum(count, 1)
 
-    lenders = [n for n, name in enumerate(losses) if count[n] and name in LOSSES]
+    lenders = [n for n, name in enumerate(losses) if name in LOSSES]
     lent, doubt = _borrowed(
         names, [losses[n] for n in lenders], count[lenders], means[lenders], variance[lenders], borrowing, usual
     )
@@ -115,10 +118,7 @@ def _borrowed(
     usual: float,
 ) -> tuple[Doubles, Doubles]:
     """Means and variances (L,) from the other losses that were tried: 0 and the usual variance where none is alike."""
-    shapes = _shapes(tuple(LOSSES[name] for name in (*names, *lenders)))
-    # half the squared distance of two unit vectors is 1 - cosine
-    kernel = np.exp((shapes[: len(names)] @ shapes[len(names) :].T - 1) / borrowing.width**2)
-    kernel *= (np.array(names)[:, None] != np.array(lenders)) * (count / (count + borrowing.trials))
+    kernel = _alike(tuple(names), tuple(lenders), borrowing.width, len(LOSSES)) * (count / (count + borrowing.trials))
     mass = kernel.sum(axis=1, keepdims=True) + borrowing.doubt
     weight = kernel / mass
     mean = weight @ means
@@ -127,6 +127,10 @@ def _borrowed(
 
 
 @lru_cache(maxsize=64)
-def _shapes(losses: tuple[Loss, ...]) -> Doubles:
-    shapes: Doubles = geometry_vectors(losses).double().numpy()
-    return shapes
+def _alike(names: tuple[str, ...], lenders: tuple[str, ...], width: float, registered: int) -> Doubles:
+    """Kernel (L, M) of the geometries of losses and those that may lend to them, 0 of a loss with itself; of a library
+    of so many."""
+    shapes = geometry_vectors([LOSSES[name] for name in (*names, *lenders)]).double().numpy()
+    # half the squared distance of two unit vectors is 1 - cosine
+    kernel: Doubles = np.exp((shapes[: len(names)] @ shapes[len(names) :].T - 1) / width**2)
+    return np.where(np.array(names)[:, None] == np.array(lenders), 0.0, kernel)

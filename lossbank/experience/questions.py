@@ -80,7 +80,7 @@ class Answer:
     mean: NDArray[np.float64]
     error: NDArray[np.float64]
     trials: NDArray[np.int64]
-    neighbours: tuple[Neighbour, ...]
+    neighbours: Sequence[Neighbour]
     novelty: float
     encoders: tuple[str, ...]
 

@@ -61,6 +61,7 @@ def snapshot(
         losses[0],
         losses[1],
         support.features,
+        query.features,
         None if before is None else before[0],
         None if before is None else before[1],
         support.class_counts,

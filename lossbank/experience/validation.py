@@ -20,7 +20,7 @@ from lossrag.lossbank.experience.trials import Experience
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.lossbank.library.registration import LOSSES
 
-RISKS = (1.0, 2.0)
+RISKS = (1.0, 1.5, 2.0)
 """Standard errors below the mean, in the rows that take a risk into account."""
 BANKS = ("all", "within", "without")
 NEAREST, ONE, HINDSIGHT, TOLD = "nearest", "one loss for all", "one loss in hindsight", "told the trouble"
@@ -112,6 +112,7 @@ class Asked:
         self.encoders = experience.texts("encoder")
         self.troubles = experience.texts("trouble")
         outcomes = Outcomes(experience)
+        self.repeats = outcomes.repeats
         everywhere = outcomes.gains(np.arange(len(experience)))
         self.usual = outcomes.usual.get(options.target_kind, 1.0)
         everywhere[~self.kinds] = np.nan
@@ -154,7 +155,8 @@ class Asked:
             for case in group if len(space) else ():
                 moment = self.moments[case]
                 context, progress = experience.contexts[moment], float(experience.progress[moment])
-                near = space.nearest(space.point(context, progress, self.encoders[case]), retrieval.neighbours)
+                point = space.point(context, progress, self.encoders[case])
+                near = retrieval.gathered(space, point, self.repeats[numbers])
                 found[case] = numbers[near.cases], float(near.distances.mean())
         return found
 

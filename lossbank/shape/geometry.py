@@ -25,6 +25,8 @@ from lossrag.lossbank.shape.probes import (
 )
 
 TINY = 1e-12
+TWIN = 0.995
+"""Cosine of geometries above which two losses are one loss twice."""
 
 
 def contrast(a: Tensor, b: Tensor) -> Tensor:

@@ -78,7 +78,8 @@ def composer(policy, counts=COUNTS, seed=0, **options):
 
 
 def asking(bank, reference=REFERENCE, evidence=None, **options):
-    """One that asks a bank, without evidence."""
+    """One that asks a bank, without evidence, and counts one error below a gain."""
+    options = {"risk": 1.0, **options}
     return Composer([spec(reference=reference)], ComposerConfig(**options), evidence, bank, encoder="textcnn")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from lossrag import ConfigError
-from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector
+from lossrag.lossbank.experience.context import CONTEXT_NAMES, TaskSignals, context_vector, neighbour_part
 
 
 def signals(batch=64, classes=4, kind="classification", seed=0, scale=2.0, **more) -> TaskSignals:
@@ -107,6 +107,44 @@ def test_rates_gap_progress_and_features():
     split = entries(replace(task, features=torch.eye(4)[task.support_targets]))
     assert split["feature_separation"] == pytest.approx(1.0, abs=1e-4)
     assert entries(replace(task, features=None))["feature_norm"] == 0
+
+
+def rings(groups: int) -> torch.Tensor:
+    """Features of eleven like rows in each group: the ten nearest rows are the others of the own one."""
+    return torch.eye(groups).repeat_interleave(11, dim=0)
+
+
+def test_labels_of_rows_with_like_features():
+    """Four groups with a label each; then two rows of each group get the next label. Of their ten neighbours one agrees
+    with them, and eight of ten with the other nine: (2 * 1 + 9 * 8) / 110 votes for the own label."""
+    features, labels = rings(4), torch.arange(4).repeat_interleave(11)
+    like = torch.zeros(1)
+    assert neighbour_part(features, labels, 4, like).tolist() == pytest.approx([1, 0])
+    wrong = torch.where(torch.arange(44) % 11 < 2, (labels + 1) % 4, labels)
+    expected = [(74 / 110 - 1 / 4) / (3 / 4), 2 / 11]
+    assert neighbour_part(features, wrong, 4, like).tolist() == pytest.approx(expected)
+    assert neighbour_part(None, labels, 4, like).tolist() == [0, 0]
+    assert neighbour_part(features[:1], labels[:1], 4, like).tolist() == [0, 0]
+
+
+def test_values_of_rows_with_like_features():
+    """What the neighbours do not explain is noise, of which the mean of ten has a tenth; a value far off stands out."""
+    torch.manual_seed(0)
+    means, noise = torch.arange(8.0).repeat_interleave(11)[:, None], torch.randn(88, 1)
+    assert neighbour_part(rings(8), means, 1, means).tolist() == pytest.approx([1, 0])
+    assert float(neighbour_part(rings(8), means + noise, 1, means)[0]) == pytest.approx(5.25 / 6.25, abs=0.05)
+    far = means + 0.1 * noise
+    far[::11] += 30
+    assert float(neighbour_part(rings(8), far, 1, means)[1]) == pytest.approx(1 / 11)
+
+
+def test_both_sides_count_among_the_like_rows():
+    task = signals(44, 4, features=rings(4))
+    same = replace(task, query_features=rings(4), query_targets=task.support_targets)
+    alone, together = (entries(own)["neighbour_agreement"] for own in (task, same))
+    assert together > alone, "every row has its copy on the other side"
+    with pytest.raises(ConfigError, match="Give features of the 44 query samples"):
+        context_vector(replace(task, query_features=rings(2)))
 
 
 def test_residuals_of_a_regression():

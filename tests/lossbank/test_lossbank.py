@@ -12,7 +12,7 @@ from lossrag.lossbank.experience.bank import LossBank, Retrieval
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.outcomes import Outcomes
 from lossrag.lossbank.experience.questions import Answer, Neighbour, Question
-from lossrag.lossbank.experience.trials import Experience
+from lossrag.lossbank.experience.trials import CaseRecord, Experience, Outcome
 from tests.lossbank.experiences import SIZE, case, context, random_experience, record, same
 
 LOSSES = ["mae", "logit_adjusted_1", "brier"]
@@ -40,7 +40,7 @@ NOISY = {"query_disagreement": 0.42, "balance_entropy": 1.0}
 
 
 def test_the_answer_is_the_mean_over_the_nearest_cases():
-    bank = LossBank(world(), retrieval=Retrieval(neighbours=5))
+    bank = LossBank(world(), retrieval=Retrieval(neighbours=5, trainings=1))
     answer = bank.ask(question(**NOISY))
     cases = [near.case for near in answer.neighbours]
     assert len(cases) == 5
@@ -65,7 +65,7 @@ def test_the_same_question_has_the_same_answer_in_whatever_order_the_losses_are(
 
 
 def test_the_story_of_an_answer():
-    answer = LossBank(world(), retrieval=Retrieval(neighbours=12)).ask(question(**NOISY))
+    answer = LossBank(world(), retrieval=Retrieval(neighbours=12, trainings=1)).ask(question(**NOISY))
     place = LOSSES.index("mae")
     worth = f"{100 * answer.mean[place]:+.1f} ± {196 * answer.error[place]:.1f}"
     assert answer.story() == f"12 of 12 like it had symmetric noise; mae was worth {worth} points there."
@@ -104,7 +104,7 @@ def test_cases_with_another_encoder_answer_only_where_there_are_too_few():
         return Experience.of(record(gains, {0.05: context(**NOISY)}, encoder="textcnn", seed=n) for n in range(number))
 
     for number, neighbours, encoders in ((8, 6, {"textcnn"}), (8, 10, {"textcnn", "mlp"})):
-        bank = LossBank(world().joined(cnn(number)), retrieval=Retrieval(neighbours=neighbours))
+        bank = LossBank(world().joined(cnn(number)), retrieval=Retrieval(neighbours=neighbours, trainings=1))
         answer = bank.ask(question(encoder="textcnn", losses=["mae"], **NOISY))
         assert {near.case.encoder for near in answer.neighbours} == encoders
         assert answer.encoders == ("mlp", "textcnn")
@@ -116,7 +116,7 @@ def test_cases_with_another_encoder_answer_only_where_there_are_too_few():
 
 
 def test_an_answer_is_a_guess_where_the_encoder_or_the_context_is_unheard_of():
-    bank = LossBank(world(), retrieval=Retrieval(neighbours=5))
+    bank = LossBank(world(), retrieval=Retrieval(neighbours=5, trainings=1))
     assert bank.ask(question(**NOISY)).known
     strange = bank.ask(question(encoder="bert", **NOISY))
     assert not strange.known
@@ -259,6 +259,17 @@ def test_questions_about_unheard_losses_are_refused():
         question(losses=["maee"])
 
 
+def test_neighbours_are_asked_until_there_are_trainings_enough():
+    """Cases of one training are asked up to 50, half of those there are at most; twenty of three trainings make 60."""
+    for number, repeats, expected in ((200, 1, 50), (200, 2, 25), (200, 3, 20), (60, 1, 30), (30, 1, 20), (12, 1, 12)):
+        moments = {0.05: context(query_disagreement=0.4)}
+        records = [CaseRecord(case(seed=n), moments, {"mae": Outcome(0.01, 0.01, repeats)}) for n in range(number)]
+        answer = LossBank(Experience.of(records)).ask(question(losses=["mae"]))
+        assert len(answer.neighbours) == expected, (number, repeats)
+
+
 def test_no_neighbours_are_no_retrieval():
     with pytest.raises(OptionError, match="Retrieval: neighbours must be 1 or more"):
         Retrieval(neighbours=0)
+    with pytest.raises(OptionError, match="Retrieval: trainings must be 1 or more"):
+        Retrieval(trainings=0)

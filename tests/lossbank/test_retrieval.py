@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lossrag.lossbank import CONTEXT_NAMES, ComposerConfig, Gain, Question
 from lossrag.lossbank.composing.policies import question_steps
-from lossrag.lossbank.composing.retrieval import LEAST, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import LEAST, Gain, gains, ranked, shares_of
 from tests.lossbank.advisers import answer
 
 NAMES = ("mae", "brier", "symmetric_ce", "triplet_0.2")
@@ -49,13 +49,19 @@ def test_pairs_of_samples_are_offered_where_they_were_tried():
 
 def test_bounds_by_hand():
     """.03 - .01 and .04 - .03; for a single one of nine cases errors are three times as large."""
-    config = ComposerConfig()
+    config = ComposerConfig(risk=1.0)
     assert ranked(FOUND, "cross_entropy", config) == pytest.approx({"mae": 0.02, "brier": 0.01})
     assert ranked(FOUND, "cross_entropy", config, cases=9) == {}
-    assert ranked(FOUND, "cross_entropy", ComposerConfig(k=1)) == pytest.approx({"mae": 0.02})
+    assert ranked(FOUND, "cross_entropy", ComposerConfig(k=1, risk=1.0)) == pytest.approx({"mae": 0.02})
     bold = ranked(FOUND, "cross_entropy", ComposerConfig(risk=0.0))
     assert list(bold) == ["brier", "mae"]
     assert ranked(FOUND, "cross_entropy", ComposerConfig(risk=4.0)) == {}
+
+
+def test_of_twins_the_better_one_is_taken():
+    """MAE is 2 (1 - p): one loss, which would count twice."""
+    found = {"mae": Gain(0.05, 0.01, 9), "one_minus_p": Gain(0.051, 0.01, 9), "brier": Gain(0.04, 0.01, 9)}
+    assert list(ranked(found, "cross_entropy", ComposerConfig())) == ["one_minus_p", "brier"]
 
 
 def test_shares_by_hand():

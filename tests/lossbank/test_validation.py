@@ -27,7 +27,7 @@ from lossrag.lossbank.experience.validation import (
 from lossrag.lossbank.shape.geometry import geometry_vectors
 from tests.lossbank.experiences import FOUR, SIZE, record, world
 
-FEW = Retrieval(neighbours=4)
+FEW = Retrieval(neighbours=4, trainings=1)
 
 
 def gains_of(known: Experience) -> dict[int, dict[str, float]]:
