@@ -65,8 +65,8 @@ def gains(answer: Answer, reference: str) -> dict[str, Gain]:
 def ranked(found: Mapping[str, Gain], reference: str, config: ComposerConfig, cases: int = 1) -> dict[str, float]:
     """Lower bounds above 0 by name, highest first, k at most; of twins, which are one loss twice, the first alone.
 
-    cases: how many the errors are those of the mean over, where a loss has to be better in a single one of them as well:
-        before anybody has looked at a task the mean hides what differs between the tasks that it may be.
+    cases: how many the errors are those of the mean over, where a loss has to be better in a single one of them as
+        well: before anybody has looked at a task the mean hides what differs between the tasks that it may be.
 
     >>> found = {"mae": Gain(0.04, 0.01, 9), "brier": Gain(0.02, 0.01, 9)}
     >>> ranked(found, "cross_entropy", ComposerConfig(risk=1.0), cases=4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lossrag.lossbank import CONTEXT_NAMES, ComposerConfig, Gain, Question
 from lossrag.lossbank.composing.policies import question_steps
-from lossrag.lossbank.composing.retrieval import LEAST, Gain, gains, ranked, shares_of
+from lossrag.lossbank.composing.retrieval import LEAST, gains, ranked, shares_of
 from tests.lossbank.advisers import answer
 
 NAMES = ("mae", "brier", "symmetric_ce", "triplet_0.2")
