@@ -135,6 +135,7 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
   mixed_sentiment, mixed_digits,       mixed troubles in small, on other corpora and encoders
   mixed_bert
   digits                               the defaults on clean digits
+  outer_every                          the outer problem in every m-th step alone
 
   rows=[a,b]                           some of its settings
   processes=2                          runs side by side, each with one thread

@@ -219,6 +219,7 @@ class MultiTaskStep(SupportSide):
             raise ConfigError("MultiTaskStep: learn(query) ends a step that backward(support) began: call that first.")
         if self.needs.hypergradient is None:
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} takes no query losses: leave learn out.")
+        self._lying = Lying.of(self.optimizers.parameters())
         return self._learned(gathered, self._query(query))
 
     def _query(self, query: Losses) -> Ordered:

@@ -129,7 +129,7 @@ def of_description(bank: LossBank, description: Mapping[str, Any], config: LossC
 
 def _task(name: str, kind: str, reference: str, context: Tensor, by_class: bool = True) -> TaskSpec:
     """With class counts as uneven as the context says: that decides which losses are on offer."""
-    rarest = float(context[_AT["balance_rarest"]])
+    rarest = max(float(context[_AT["balance_rarest"]]), 0.0)
     counts = torch.tensor([1.0, rarest]) if kind == "classification" else None
     return TaskSpec(name, kind, reference, counts, by_class)
 

@@ -77,9 +77,9 @@ class BatchStep:
             shown = replace(shown, step=record.step, batch=kept)
             learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
         terms = problem.adversary.measured() if problem.adversary else {}
-        return StepOutcome(
-            record, batch.scores(), query_batch.scores() if query_batch else None, terms, self.step.skipped
-        )
+        # no query pass where the step was left out, or the outer problem is not due
+        reached = query_batch.scores() if query_batch and record.query_losses is not None else None
+        return StepOutcome(record, batch.scores(), reached, terms, self.step.skipped)
 
 
 def made_of(error: DivergedError, learned: LearnedLosses | None) -> DivergedError:

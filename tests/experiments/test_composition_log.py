@@ -22,7 +22,14 @@ CANDIDATES = (
 )
 # named, as other tests register losses of their own
 LEARNED = [
-    *("loss.policy=retrieval", "loss.evidence=one_step", "loss.review=2", "loss.k=6", "loss.temperature=0.02"),
+    *(
+        "loss.policy=retrieval",
+        "loss.risk=1.0",
+        "loss.evidence=one_step",
+        "loss.review=2",
+        "loss.k=6",
+        "loss.temperature=0.02",
+    ),
     "loss.questions=[0,0.05,0.15]",
     f"loss.candidates=[{','.join(CANDIDATES)}]",
 ]

@@ -58,9 +58,9 @@ def test_the_first_context_is_that_of_the_untrained_model(quick, losses):
         losses = LOSSES["cross_entropy"](logits, own.targets[rows]).mean()
         sides.append((logits, own.targets[rows], losses, features))
     counts = torch.bincount(suite.splits["support"][0].targets).float()
-    (z, y, support, features), (z_q, y_q, query, _) = sides
+    (z, y, support, features), (z_q, y_q, query, others) = sides
     expected = context_vector(
-        TaskSignals(z, y, z_q, y_q, "classification", support, query, features, None, None, counts, 0.0)
+        TaskSignals(z, y, z_q, y_q, "classification", support, query, features, others, None, None, counts, 0.0)
     )
     assert torch.equal(contexts[0], expected)
 

@@ -55,6 +55,7 @@ def logdir(tmp_path_factory, toy_entry):
     assert run([*RUN, f"run.dir={root / 'uniform'}", "weighting=uniform", "train.query_for_baselines=support"]) == 0
     composing = [
         "loss.policy=retrieval",
+        "loss.risk=1.0",
         f"loss.bank={write_bank(root / 'bank.safetensors', values=SMALL_VALUE_GAINS)}",
         "loss.questions=[0,0.05,0.15]",
         "loss.evidence=one_step",

@@ -72,9 +72,9 @@ def test_factors_equal_formed_gradients(kind):
 
 def test_a_weight_that_is_read_elsewhere_is_not_trusted():
     _, _, step = run("functional", METHODS[0], tapped=True)
-    assert sorted(step._engine.passes.taps._trusted.values()) == [
+    assert sorted(step.engine.passes.taps._trusted.values()) == [
         False,
-        *[True] * (len(step._engine.passes.taps._trusted) - 1),
+        *[True] * (len(step.engine.passes.taps._trusted) - 1),
     ]
 
 
@@ -94,7 +94,7 @@ def test_tied_weights_are_left_alone():
     second.weight = first.weight
     model = nn.ModuleList([first, second])
     step = MultiTaskStep(model.parameters(), torch.optim.SGD(model.parameters(), 0.1), MetaWeighting(), 1, model=model)
-    assert not step._engine.passes.taps._layers
+    assert not step.engine.passes.taps._layers
 
 
 def test_gramian_from_factors():

@@ -98,9 +98,9 @@ def play(method, events):
         how = "unlabelled" if event["how"] == "missing" else event["how"]
         support = given_as(net, event["form"], step.tasks, x, y, absent, how, event["spoiled"])
         query = given_as(net, event["form"], step.tasks, xq, yq, event["absent_query"], how, event["spoiled_query"])
+        step.optimizer.zero_grad()
         learns = METHODS[method].needs.hypergradient is not None
         if event["before"] == "parts":
-            step.optimizer.zero_grad()
             record = step.backward(support)
             if record.skipped is None:
                 step.optimizer.step()
