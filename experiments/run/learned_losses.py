@@ -159,4 +159,4 @@ def _judged(objective: BatchObjective, outputs: Callable[[], list[Outputs]]) -> 
     def loss(t: int, logits: Tensor, features: Tensor) -> Tensor:
         return apart.one(t, Outputs(logits, features))
 
-    return Batch(outputs, objective.targets, loss, objective.complete)
+    return Batch(outputs, objective.targets, loss, True if objective.complete else None)

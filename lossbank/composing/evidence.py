@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lossrag.checks import require
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.library.contract import Loss
-from lossrag.lossbank.library.inputs import LossInputs
+from lossrag.lossbank.library.inputs import Labelled, LossInputs
 from lossrag.lossbank.library.labels import labelled_mean
 from lossrag.lossbank.library.registration import LOSSES
 
@@ -59,13 +59,14 @@ class Batch:
     targets: (B,) classes or (B, K) values of every task; (B,) values beside one output. Rows without a label do not
         count.
     loss: outer loss () of a task, by its number, from its logits and features; the mean of its reference without one.
-    complete: all rows are known to have a label, so that nobody has to look.
+    labelled: (B,) booleans of every task, rows that count, where targets alone do not say so; True where all rows are
+        known to have a label, so that nobody has to look.
     """
 
     outputs: Callable[[], Sequence[tuple[Tensor, Tensor]]]
     targets: Sequence[Tensor]
     loss: Callable[[int, Tensor, Tensor], Tensor] | None = None
-    complete: bool = False
+    labelled: Sequence[Tensor] | Literal[True] | None = None
 
     def outer_loss(self, t: int, task: TaskSpec, logits: Tensor, features: Tensor) -> Tensor:
         """Outer loss () of task t on these rows."""
@@ -79,7 +80,8 @@ class Batch:
         targets = self.targets[t]
         if task.target_kind == "regression" and targets.ndim == 1:
             targets = targets[:, None]
-        return LossInputs(logits, targets, features, task.class_counts, True if self.complete else None)
+        known: Labelled = self.labelled[t] if isinstance(self.labelled, Sequence) else self.labelled
+        return LossInputs(logits, targets, features, task.class_counts, known)
 
 
 @dataclass(frozen=True)

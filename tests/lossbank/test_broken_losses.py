@@ -71,19 +71,20 @@ class Loop:
 
     KINDS = ("classification", "classification", "regression")
 
-    def __init__(self, evidence=None, missing=(), since=1, candidates=THREE, classes=3, **options):
+    def __init__(self, evidence=None, missing=(), since=1, candidates=THREE, classes=3, dtype=None, **options):
         torch.manual_seed(0)
         self.trunk = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh())
         self.heads = torch.nn.ModuleList([torch.nn.Linear(8, K) for K in (classes, 3, 1)])
-        self.model = torch.nn.ModuleList([self.trunk, self.heads])
+        self.model = torch.nn.ModuleList([self.trunk, self.heads]).to(dtype)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
-        self.data = torch.randn(2, 3, ROWS, 5)
+        self.data = torch.randn(2, 3, ROWS, 5).to(dtype)
         largest = self.data[:, :2, :, :3].argmax(-1)
         self.targets = [[*largest[side].unbind(), self.data[side, 2, :, 0].clone()] for side in (0, 1)]
-        self.missing, self.since, self.step = missing, since, 0
+        self.missing, self.since, self.step, self.masks = missing, since, 0, None
         made = {
             "one step": lambda: OneStep(self.model, OneStepOptions(every=1, review=2)),
-            "look ahead": lambda: LookAhead(self.model, list(self.heads), LookAheadOptions(horizon=3, every=2)),
+            "look ahead": lambda: self.ahead(by_class=False),
+            "look ahead by class": lambda: self.ahead(by_class=True),
             None: lambda: None,
         }
         tasks = [
@@ -94,6 +95,9 @@ class Loop:
         config = ComposerConfig(policy=policy, candidates=candidates)
         self.learned = LearnedLosses(tasks, self.model, config, total_steps=60, evidence=made[evidence](), **options)
         self.composer = self.learned.composer
+
+    def ahead(self, by_class):
+        return LookAhead(self.model, list(self.heads), LookAheadOptions(horizon=3, every=2), by_class)
 
     def labels(self, side, t):
         gone = self.step >= self.since and (side, t) in self.missing
@@ -106,7 +110,8 @@ class Loop:
 
     def rows(self, split, number=None):
         side = ("support", "query").index(split)
-        return Batch(lambda: self.outputs(side), [self.labels(side, t) for t in range(3)])
+        targets = [self.labels(side, t) for t in range(3)]
+        return Batch(lambda: self.outputs(side), targets, labelled=self.masks)
 
     def run(self, steps):
         for self.step in steps:
@@ -266,16 +271,20 @@ def test_without_any_labels_nothing_happens(kind):
     assert all(torch.equal(*pair) for pair in zip(before, loop.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("kind", EVIDENCE)
-def test_rows_without_a_label_are_as_if_they_were_not_there(kind):
-    """A third of each batch, in one loop with labels that are none, in the other left out."""
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", [*EVIDENCE, "look ahead by class"])
+def test_rows_without_a_label_are_as_if_they_were_not_there(kind, masked):
+    """A third of each batch, in one loop with labels that are none, or with masks, in the other left out."""
     whole, left = Loop(kind), Loop(kind)
-    for side in (0, 1):
-        for t in range(3):
-            whole.targets[side][t][::3] = NOTHING[Loop.KINDS[t]]
     kept = torch.arange(ROWS) % 3 != 0
     left.data = left.data[:, :, kept]
     left.targets = [[targets[kept] for targets in side] for side in left.targets]
+    if masked:
+        whole.masks = [kept] * 3
+    else:
+        for side in whole.targets:
+            for kind_of, targets in zip(Loop.KINDS, side, strict=True):
+                targets[~kept] = NOTHING[kind_of]
     whole.measured()
     left.measured()
     for name, expected in left.composer.state_dict().items():
@@ -300,3 +309,13 @@ def test_a_task_of_a_single_class(kind):
         loop.targets[side][0] = torch.zeros(ROWS, dtype=torch.int64)
     loop.run(range(1, STEPS))
     assert finite(loop.composer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", EVIDENCE)
+def test_models_in_half_precision(kind, dtype):
+    """Looked at as they are in float32, but for what their outputs were rounded by."""
+    wide, half = (Loop(kind, dtype=chosen).measured().composer for chosen in (None, dtype))
+    assert finite(half)
+    torch.testing.assert_close(half.state.sizes, wide.state.sizes, rtol=0.05, atol=0.01)
+    torch.testing.assert_close(half.contributions, wide.contributions, rtol=0.1, atol=0.1)
