@@ -22,6 +22,7 @@ from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.plotting import rendered
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
 from lossrag.experiments.record.contexts import save_contexts
@@ -157,7 +158,7 @@ class Training:
 
     def _picture(self, board: TensorBoard, D: Tensor, epoch: int) -> None:
         if epoch % self.config.log.figures_every == 0:
-            board.picture(D_TAG, matrix_figure(D, self.suite.task_names), self.step.count)
+            board.picture(D_TAG, rendered(matrix_figure(D, self.suite.task_names)), self.step.count)
 
     def _epochs(self) -> None:
         progress, epochs = self.progress, self.config.train.epochs
