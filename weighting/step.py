@@ -20,6 +20,7 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
+from lossrag.weighting.gradients.places import columns
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.record import StepRecord
@@ -32,8 +33,8 @@ from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, Trained
 from lossrag.weighting.training.statistics import Statistics
 from lossrag.weighting.update.finite import POLICIES
-from lossrag.weighting.update.judge import Judge, SkippedStep
-from lossrag.weighting.update.support import OVERFLOW, Features, Gathered, Inputs, SupportSide
+from lossrag.weighting.update.judge import OVERFLOW, Judge, SkippedStep
+from lossrag.weighting.update.support import Features, Gathered, Inputs, SupportSide
 
 MEMORY = ("rows", "low")
 
@@ -316,7 +317,7 @@ class MultiTaskStep(SupportSide):
         values, D = self._hypergradient(query, spec, gathered, passes)
         statistics.restore()
         there, why = judge.query_present(self.outer, values, D)
-        if why is not None:
+        if why is not None and why != OVERFLOW:
             if self.nonfinite == "raise":
                 raise DivergedError(
                     f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
@@ -336,7 +337,9 @@ class MultiTaskStep(SupportSide):
         if not there:
             return told
         self.state, outer = learn_present(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
-        return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
+        return replace(
+            told, next_weights=self.task_weights, hypergradient=D[columns(self.outer, D.device)], **vars(outer)
+        )
 
     def _hypergradient(
         self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes

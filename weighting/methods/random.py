@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lossrag.checks import check_choice, check_least
@@ -51,5 +52,5 @@ class RandomWeights(Weighting):
         else:
             share = np.exp(chance.standard_normal(tasks))
             share /= share.sum()
-        weights = state["weights"].new_tensor((tasks * share).tolist())
+        weights = torch.from_numpy(tasks * share).to(state["weights"], non_blocking=True)
         return weights, {"weights": weights}

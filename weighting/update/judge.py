@@ -17,6 +17,8 @@ from lossrag.weighting.training.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.update.finite import InputWatch, cause, finite, readable
 
+OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
+
 
 class SkippedStep(Exception):  # noqa: N818  # no error: what the policy asks for
     """A step that changes nothing, and why."""
@@ -120,4 +122,6 @@ class Judge:
             if task not in absent and not (math.isfinite(loss) and math.isfinite(row))
         ]
         left = tuple(task for task in there if task not in absent)
+        if wrong and self.engine.passes.scale != 1 and all(word.startswith("hyper") for word in wrong):
+            return (), OVERFLOW
         return left, f"the {', the '.join(wrong)}" if wrong else None

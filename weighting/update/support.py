@@ -12,14 +12,14 @@ from lossrag.errors import ConfigError
 from lossrag.weighting.base import Needs, Signals, State, Weighting
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
+from lossrag.weighting.gradients.places import columns, places
 from lossrag.weighting.gradients.replay import Replay
 from lossrag.weighting.state.presence import weigh_present
 from lossrag.weighting.training.closures import Ordered, Value
 from lossrag.weighting.update.finite import finite
-from lossrag.weighting.update.judge import Judge
+from lossrag.weighting.update.judge import OVERFLOW, Judge
 from lossrag.weighting.update.micro_batches import MicroBatches
 
-OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 Features = Callable[[], Sequence[Tensor]]
 
 
@@ -86,7 +86,7 @@ class SupportSide:
         if not judge.overflowed:
             weights = self._weigh(told, inputs, present, representation=representation)
         there = torch.stack([value for t in present if (value := values[t]) is not None])
-        share = weights if len(present) == len(self.tasks) else weights[list(present)]
+        share = weights[columns(present, weights.device)]
         if representation is not None and self.needs.applies_to == "shared":
             representation.backward(share)
         else:
@@ -97,7 +97,7 @@ class SupportSide:
 
     def _update_in_turn(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
-        replay = Replay(self.parameters, support)
+        replay = Replay(self.parameters, support, trusted=judge.policy == "trust")
         every = tuple(range(len(self.tasks)))
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.engine.parameters[0].device)
         weights = self._weigh(unknown, inputs, every)
@@ -124,7 +124,9 @@ class SupportSide:
         values = micro.means()
         rows.scale = self.engine.passes.scale
         present = judge.present(values, rows.silent if micro.single else rows.finite)
-        rows.settle(present, None if micro.single else micro.batches.to(self.engine.parameters[0].device))
+        rows.settle(
+            present, None if micro.single else micro.batches.to(self.engine.parameters[0].device, non_blocking=True)
+        )
         told = self._told(values)
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
         overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
@@ -140,7 +142,7 @@ class SupportSide:
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         if len(present) < len(self.tasks):
             there = torch.zeros_like(weights)
-            there[list(present)] = 1
+            there[columns(present, there.device)] = 1
             weighed, own = weights.where(there > 0, 0.0), own * there
         else:
             weighed = weights
@@ -187,7 +189,7 @@ class SupportSide:
         at_features = representation.gramian(self.needs.representation or "rows") if representation else None
         if at_features is not None and len(present) < len(losses):
             whole = at_features.new_zeros(len(losses), len(losses))
-            place = torch.tensor(present, device=whole.device)
+            place = places(present, whole.device)
             whole[place[:, None], place] = at_features
             at_features = whole
         signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
