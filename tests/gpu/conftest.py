@@ -20,8 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def device() -> Iterator[torch.device]:
-    """The device."""
+def device(monkeypatch) -> Iterator[torch.device]:
+    """The device, its convolutions in full float32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     if WANTED == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA on this machine")
     torch.manual_seed(0)

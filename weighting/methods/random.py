@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lossrag.checks import check_choice, check_least
 from lossrag.streams import Stream, generator
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, numbers
 
 
 @WEIGHTINGS.register("random")
@@ -52,5 +51,5 @@ class RandomWeights(Weighting):
         else:
             share = np.exp(chance.standard_normal(tasks))
             share /= share.sum()
-        weights = torch.from_numpy(tasks * share).to(state["weights"], non_blocking=True)
+        weights = numbers((tasks * share).tolist(), state["weights"])
         return weights, {"weights": weights}
