@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lossrag.weighting.gradients.places import columns
+from lossrag.weighting.training.readable import readable
 
 
 class LinearTaps:
@@ -74,7 +75,7 @@ class LinearTaps:
         A model that reads ``layer.weight`` itself, or has hooks of its own, keeps formed gradients for that layer.
         """
         new = [layer for layer in layers if layer.weight not in self._trusted]
-        if new and losses[0].device.type != "meta":
+        if new and readable(losses[0]):
             total = torch.stack([loss.float() for loss in losses]).sum()
             edges = [edge for layer in new for edge in layer.edges]
             at_edges = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)

@@ -6,15 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 POLICIES = ("raise", "skip", "trust")
 """For values that are not finite: raise DivergedError, leave the step out and count it, or do not look."""
-
-
-def readable(value: Tensor) -> bool:
-    """False for tensors without data, of which only shapes are known."""
-    return value.device.type != "meta" and not isinstance(value, FakeTensor)
 
 
 def finite(tensors: Iterable[Tensor | None]) -> bool:

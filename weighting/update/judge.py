@@ -15,7 +15,8 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
 from lossrag.weighting.training.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.training.optimizers import Optimizers
-from lossrag.weighting.update.finite import InputWatch, cause, finite, readable
+from lossrag.weighting.training.readable import readable
+from lossrag.weighting.update.finite import InputWatch, cause, finite
 
 OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 
