@@ -33,7 +33,7 @@ test-slow: $(VENV)/.dev
 
 # Of their own: one process, as they share the device. GPU_DEVICE=cpu tries the tests themselves.
 test-gpu: $(VENV)/.dev
-	LOSSRAG_TEST_DEVICE=$(or $(GPU_DEVICE),cuda) $(BIN)/python -m pytest -q --durations=5 tests/gpu
+	LOSSRAG_TEST_DEVICE=$(or $(GPU_DEVICE),cuda) $(BIN)/python -m pytest -q -p no:benchmark --durations=5 tests/gpu
 
 lint: $(VENV)/.dev types
 	$(BIN)/ruff check .
