@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import Needs, Signals, State, Weighting
+from lossrag.weighting.base import Needs, Signals, State, Weighting, numbers
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.places import columns, places
@@ -141,8 +141,7 @@ class SupportSide:
         )
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         if len(present) < len(self.tasks):
-            there = torch.zeros_like(weights)
-            there[columns(present, there.device)] = 1
+            there = numbers([float(task in present) for task in range(len(self.tasks))], weights)
             weighed, own = weights.where(there > 0, 0.0), own * there
         else:
             weighed = weights
