@@ -24,6 +24,7 @@ from lossrag.weighting.gradients.places import columns
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.record import StepRecord
+from lossrag.weighting.state.host import learn_on_host
 from lossrag.weighting.state.presence import learn_present
 from lossrag.weighting.state.saved import OWN, load_state, saved_state
 from lossrag.weighting.training.closures import Losses, Ordered, Value, ordered
@@ -336,7 +337,8 @@ class MultiTaskStep(SupportSide):
         told = replace(told, query_present=self.mask(there))
         if not there:
             return told
-        self.state, outer = learn_present(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
+        learn = learn_on_host if judge.reads_device else learn_present
+        self.state, outer = learn(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
         return replace(
             told, next_weights=self.task_weights, hypergradient=D[columns(self.outer, D.device)], **vars(outer)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -116,11 +117,14 @@ class Ours(Updater):
         step.backward(lambda: _scaled(self.net.losses(batch, tasks, absent)[0], scaler))
         self._applied(scaler)
 
+    def _losses(self, batch: Batch) -> Given:
+        return self.net.losses(batch, range(TASKS))[0]
+
     def update_from(self, batches: Sequence[Batch]) -> None:
         self.optimizer.zero_grad()
         for batch in batches[:-1]:
-            self.step.accumulate(lambda batch=batch: self.net.losses(batch, range(TASKS))[0])
-        self.step.backward(lambda: self.net.losses(batches[-1], range(TASKS))[0])
+            self.step.accumulate(partial(self._losses, batch))
+        self.step.backward(partial(self._losses, batches[-1]))
         self.optimizer.step()
 
 

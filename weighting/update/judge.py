@@ -44,6 +44,12 @@ class Judge:
         """True where a value may be read back from the device."""
         return self.policy != "trust" and value is not None and readable(value)
 
+    @property
+    def reads_device(self) -> bool:
+        """True where the parameters are on a device beside the host, and its values may be read."""
+        parameter = self.engine.parameters[0]
+        return parameter.device.type != "cpu" and self.reads(parameter)
+
     def present(self, values: Sequence[Value], silent: Callable[[int], bool]) -> tuple[int, ...]:
         """The tasks that have a loss in the support batch; silent: whether a task's gradient is 0.
 

@@ -14,6 +14,7 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.places import columns, places
 from lossrag.weighting.gradients.replay import Replay
+from lossrag.weighting.state.host import weigh_on_host
 from lossrag.weighting.state.presence import weigh_present
 from lossrag.weighting.training.closures import Ordered, Value
 from lossrag.weighting.update.finite import finite
@@ -84,7 +85,7 @@ class SupportSide:
         told = self._told(values)
         weights = self.task_weights
         if not judge.overflowed:
-            weights = self._weigh(told, inputs, present, representation=representation)
+            weights = self._weigh(told, inputs, present, judge, representation=representation)
         there = torch.stack([value for t in present if (value := values[t]) is not None])
         share = weights[columns(present, weights.device)]
         if representation is not None and self.needs.applies_to == "shared":
@@ -100,7 +101,7 @@ class SupportSide:
         replay = Replay(self.parameters, support, trusted=judge.policy == "trust")
         every = tuple(range(len(self.tasks)))
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.engine.parameters[0].device)
-        weights = self._weigh(unknown, inputs, every)
+        weights = self._weigh(unknown, inputs, every, judge)
         values = self.engine.passes.accumulate(replay.recording(), weights / len(weights))
         replay.values = values
         present = judge.present(values, replay.is_silent)
@@ -137,7 +138,7 @@ class SupportSide:
         weights = (
             self.task_weights
             if overflowed
-            else self._weigh(told, inputs, present, gramian=gramian, representation=representation)
+            else self._weigh(told, inputs, present, judge, gramian=gramian, representation=representation)
         )
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         if len(present) < len(self.tasks):
@@ -177,6 +178,7 @@ class SupportSide:
         losses: Tensor,
         inputs: Inputs,
         present: tuple[int, ...],
+        judge: Judge,
         gramian: Tensor | None = None,
         representation: Representation | None = None,
     ) -> Tensor:
@@ -192,5 +194,7 @@ class SupportSide:
             whole[place[:, None], place] = at_features
             at_features = whole
         signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
-        weights, self.state = weigh_present(self.weighting, self.state, signals, self.mask(present))
+        solves = gramian is not None or at_features is not None
+        weigh = weigh_on_host if solves and judge.reads_device else weigh_present
+        weights, self.state = weigh(self.weighting, self.state, signals, self.mask(present))
         return weights
