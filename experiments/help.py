@@ -90,6 +90,8 @@ Costs as medians of paired ratios (docs/cost.md).
      all of these: batch=512 length=150 vectors=50 filters=64 words=30000 trainable=false device=cpu threads=1 pairs=9
   bank            a question to a bank of outcomes, and how many of the nearest cases it finds
                   sizes=[10000,100000,1000000] questions=200 losses=32 near=15 threads=1
+  loops           what becomes of absent tasks, NaN, scalers and the like, beside torchjd (docs/own-loop.md)
+                  processes=true threads=1
   textcnn         a TextCNN step beside PyTorch's dense convolution and pooling
                   sizes=[[width,filters],...] batch=256 length=150 words=30000 pairs=9 threads=1
   frank_wolfe     the min-norm solver beside torchjd's at the same gap; many problems at once beside a loop

@@ -20,9 +20,11 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
+from lossrag.weighting.gradients.places import columns
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.record import StepRecord
+from lossrag.weighting.state.host import learn_on_host
 from lossrag.weighting.state.presence import learn_present
 from lossrag.weighting.state.saved import OWN, load_state, saved_state
 from lossrag.weighting.training.closures import Losses, Ordered, Value, ordered
@@ -32,8 +34,8 @@ from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, Trained
 from lossrag.weighting.training.statistics import Statistics
 from lossrag.weighting.update.finite import POLICIES
-from lossrag.weighting.update.judge import Judge, SkippedStep
-from lossrag.weighting.update.support import OVERFLOW, Features, Gathered, Inputs, SupportSide
+from lossrag.weighting.update.judge import OVERFLOW, Judge, SkippedStep
+from lossrag.weighting.update.support import Features, Gathered, Inputs, SupportSide
 
 MEMORY = ("rows", "low")
 
@@ -316,7 +318,7 @@ class MultiTaskStep(SupportSide):
         values, D = self._hypergradient(query, spec, gathered, passes)
         statistics.restore()
         there, why = judge.query_present(self.outer, values, D)
-        if why is not None:
+        if why is not None and why != OVERFLOW:
             if self.nonfinite == "raise":
                 raise DivergedError(
                     f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
@@ -335,8 +337,11 @@ class MultiTaskStep(SupportSide):
         told = replace(told, query_present=self.mask(there))
         if not there:
             return told
-        self.state, outer = learn_present(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
-        return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
+        learn = learn_on_host if judge.reads_device else learn_present
+        self.state, outer = learn(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
+        return replace(
+            told, next_weights=self.task_weights, hypergradient=D[columns(self.outer, D.device)], **vars(outer)
+        )
 
     def _hypergradient(
         self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import Needs, Signals, State, Weighting
+from lossrag.weighting.base import Needs, Signals, State, Weighting, numbers
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
+from lossrag.weighting.gradients.places import columns, places
 from lossrag.weighting.gradients.replay import Replay
+from lossrag.weighting.state.host import weigh_on_host
 from lossrag.weighting.state.presence import weigh_present
 from lossrag.weighting.training.closures import Ordered, Value
 from lossrag.weighting.update.finite import finite
-from lossrag.weighting.update.judge import Judge
+from lossrag.weighting.update.judge import OVERFLOW, Judge
 from lossrag.weighting.update.micro_batches import MicroBatches
 
-OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 Features = Callable[[], Sequence[Tensor]]
 
 
@@ -84,9 +85,9 @@ class SupportSide:
         told = self._told(values)
         weights = self.task_weights
         if not judge.overflowed:
-            weights = self._weigh(told, inputs, present, representation=representation)
+            weights = self._weigh(told, inputs, present, judge, representation=representation)
         there = torch.stack([value for t in present if (value := values[t]) is not None])
-        share = weights if len(present) == len(self.tasks) else weights[list(present)]
+        share = weights[columns(present, weights.device)]
         if representation is not None and self.needs.applies_to == "shared":
             representation.backward(share)
         else:
@@ -97,10 +98,10 @@ class SupportSide:
 
     def _update_in_turn(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
-        replay = Replay(self.parameters, support)
+        replay = Replay(self.parameters, support, trusted=judge.policy == "trust")
         every = tuple(range(len(self.tasks)))
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.engine.parameters[0].device)
-        weights = self._weigh(unknown, inputs, every)
+        weights = self._weigh(unknown, inputs, every, judge)
         values = self.engine.passes.accumulate(replay.recording(), weights / len(weights))
         replay.values = values
         present = judge.present(values, replay.is_silent)
@@ -124,7 +125,9 @@ class SupportSide:
         values = micro.means()
         rows.scale = self.engine.passes.scale
         present = judge.present(values, rows.silent if micro.single else rows.finite)
-        rows.settle(present, None if micro.single else micro.batches.to(self.engine.parameters[0].device))
+        rows.settle(
+            present, None if micro.single else micro.batches.to(self.engine.parameters[0].device, non_blocking=True)
+        )
         told = self._told(values)
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
         overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
@@ -135,12 +138,11 @@ class SupportSide:
         weights = (
             self.task_weights
             if overflowed
-            else self._weigh(told, inputs, present, gramian=gramian, representation=representation)
+            else self._weigh(told, inputs, present, judge, gramian=gramian, representation=representation)
         )
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         if len(present) < len(self.tasks):
-            there = torch.zeros_like(weights)
-            there[list(present)] = 1
+            there = numbers([float(task in present) for task in range(len(self.tasks))], weights)
             weighed, own = weights.where(there > 0, 0.0), own * there
         else:
             weighed = weights
@@ -176,6 +178,7 @@ class SupportSide:
         losses: Tensor,
         inputs: Inputs,
         present: tuple[int, ...],
+        judge: Judge,
         gramian: Tensor | None = None,
         representation: Representation | None = None,
     ) -> Tensor:
@@ -187,9 +190,11 @@ class SupportSide:
         at_features = representation.gramian(self.needs.representation or "rows") if representation else None
         if at_features is not None and len(present) < len(losses):
             whole = at_features.new_zeros(len(losses), len(losses))
-            place = torch.tensor(present, device=whole.device)
+            place = places(present, whole.device)
             whole[place[:, None], place] = at_features
             at_features = whole
         signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
-        weights, self.state = weigh_present(self.weighting, self.state, signals, self.mask(present))
+        solves = gramian is not None or at_features is not None
+        weigh = weigh_on_host if solves and judge.reads_device else weigh_present
+        weights, self.state = weigh(self.weighting, self.state, signals, self.mask(present))
         return weights
