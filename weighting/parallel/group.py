@@ -71,7 +71,7 @@ class Group:
     def gather(self, value: Tensor) -> Tensor:
         """The values (R, *shape) of all processes, by rank. Sends (R - 1) times its size."""
         got = value.new_empty((self.size, *value.shape))
-        self._run(partial(distributed.all_gather_into_tensor, got.view(-1), value.contiguous().view(-1)))
+        self._run(partial(distributed.all_gather_single, got.view(-1), value.contiguous().view(-1)))
         return got
 
     def first(self, value: Tensor) -> Tensor:
