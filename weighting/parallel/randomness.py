@@ -12,9 +12,12 @@ from lossrag.weighting.parallel.group import Group
 
 
 @contextmanager
-def drawing_alike(group: Group, parameters: Sequence[Tensor]) -> Iterator[None]:
+def drawing_alike(group: Group | None, parameters: Sequence[Tensor]) -> Iterator[None]:
     """Within, all processes draw what the first one draws; afterwards the others draw on as before. Sends the state of
     the generators, 5 KB."""
+    if group is None:
+        yield
+        return
     own = random_state(parameters)
     set_random_state(parameters, [group.first(state.to(group.device)).to(state.device) for state in own])
     try:

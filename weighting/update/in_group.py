@@ -193,8 +193,6 @@ class GroupSide(SupportSide):
         gramian: Tensor | None = None,
         representation: Representation | None = None,
     ) -> Tensor:
-        if self.group is None:
-            return super()._weigh(losses, inputs, present, gramian, representation)
         with drawing_alike(self.group, self.parameters):
             return super()._weigh(losses, inputs, present, gramian, representation)
 
