@@ -75,7 +75,7 @@ class Tally:
             raise GroupError(
                 f"The losses of the processes are scaled by {sorted(scales)}: give all the same scaler state."
             )
-        sums, rows, peaks = every[:, :-1].unflatten(1, (3, self._tasks)).unbind(1)
+        sums, rows, peaks = every[:, :-1].view(group.size, 3, self._tasks).unbind(1)
         counts = rows.sum(0)
         means = (sums.sum(0) / counts).to(like.device, like.dtype)
         return Joined(

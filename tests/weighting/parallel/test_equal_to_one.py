@@ -1,8 +1,12 @@
 """Processes together against one process on the joined batches: parameters, weights, bytes."""
 
+import os
+import time
+
 import pytest
 import torch
 
+from lossrag.errors import GroupError
 from lossrag.weighting import Group
 from lossrag.weighting.parallel.cost import traffic
 from tests.weighting.parallel.loop import METHODS, Net, T, difference, flat, made, take
@@ -48,8 +52,21 @@ def both(rank, size, names, split, joint=False):
     return each(rank, size, names, split, joint), counted(rank, size, split)
 
 
-def check(size, names, split, joint=False):
-    answers = together(both, size, names, split, joint, seconds=300, timeout=60)
+def and_one_ends(rank, size, *arguments):
+    """The same, after which process 1 ends without a word: what the others say, after how many seconds."""
+    answer = both(rank, size, *arguments)
+    net, step = made("meta unit", Group())
+    take(step, net, 0)
+    if rank == 1:
+        os._exit(9)
+    before, started = flat(net), time.monotonic()
+    try:
+        take(step, net, 1)
+    except GroupError as error:
+        return (*answer, str(error), time.monotonic() - started, torch.equal(before, flat(net)), step.count)
+
+
+def check(answers, names, joint=False):
     assert all(isinstance(answer, tuple) for answer in answers), answers
     for name in names:
         whole, found = trained(name, joint=joint), [answer[0][name] for answer in answers]
@@ -57,28 +74,40 @@ def check(size, names, split, joint=False):
         assert difference(found[0][0], whole[0]) < 1e-6, name
         assert difference(found[0][1], whole[1]) < 1e-5, name
         assert difference(found[0][2], whole[2]) < 1e-5, name
-    for _, bytes_of in answers:
-        for name, (told, expected, held, most) in bytes_of.items():
+    for answer in answers:
+        for name, (told, expected, held, most) in answer[1].items():
             assert told == pytest.approx(expected, rel=0.05), name
             assert not most or held == pytest.approx(most, rel=0.05), name
 
 
 def test_shares_of_rows_give_what_one_process_gives():
-    check(2, list(METHODS), "rows")
+    names = list(METHODS)
+    check(together(both, 2, names, "rows", seconds=300, timeout=60), names)
 
 
-def test_three_processes_that_divide_tasks():
-    check(3, ["uniform", "mgda", "meta unit"], "tasks")
+def test_three_processes_that_divide_tasks_and_one_that_ends():
+    names = ["uniform", "mgda", "meta unit"]
+    one, gone, other = together(and_one_ends, 3, names, "tasks", seconds=120, timeout=60)
+    assert gone is None
+    check([one, other], names)
+    for *_, message, took, unchanged, count in (one, other):
+        assert "lost the others" in message
+        assert "last checkpoint" in message
+        assert took < 10
+        assert unchanged
+        assert count == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["rows", "tasks"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_every_method_for_every_number_of_processes(size, split):
-    check(size, list(METHODS), split)
+    names = list(METHODS)
+    check(together(both, size, names, split, seconds=600, timeout=60), names)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_tasks_on_one_closure(size):
-    check(size, list(METHODS), "rows", joint=True)
+    names = list(METHODS)
+    check(together(both, size, names, "rows", True, seconds=600, timeout=60), names, joint=True)

@@ -1,7 +1,5 @@
 """What one process meets alone: absent tasks, values that are no numbers, errors, its end; all act alike."""
 
-import os
-import time
 from functools import partial
 
 import pytest
@@ -235,33 +233,6 @@ def test_running_statistics_are_the_same_everywhere(answers):
 def test_micro_batches_weigh_by_their_rows(answers):
     found = answers[0]["normed"]
     assert difference(found["micro True"], found["micro False"]) < 1e-6
-
-
-def dying(rank, size):
-    net, step = made("meta unit", Group())
-    took = None
-    try:
-        for number in range(100):
-            if rank == 1 and number == 2:
-                os._exit(9)
-            started = time.monotonic()
-            take(step, net, number, rank, size)
-    except GroupError as error:
-        took = time.monotonic() - started
-        return str(error), took, step.count, bool(flat(net).isfinite().all())
-
-
-def test_a_process_that_ends_ends_the_others():
-    for rank, answer in enumerate(together(dying, 3, seconds=60, timeout=30)):
-        if rank == 1:
-            assert answer is None
-            continue
-        message, took, count, finite = answer
-        assert "lost the others" in message
-        assert "last checkpoint" in message
-        assert took < 10
-        assert count == 2
-        assert finite
 
 
 def test_a_group_needs_processes():
