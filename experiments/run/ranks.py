@@ -128,10 +128,12 @@ def share_of(
 ) -> Share:
     """The share of this process of a batch, ``index[t]`` (B,) being the rows of task t.
 
-    whole: (T,) tasks whose loss is no mean over rows: every process computes it on all of them, which is exact too.
+    whole: (T,) tasks whose loss is no mean over rows: every process computes it on all of them, which is exact too, and
+        those that have not a row for each.
     """
     if group is None:
         return Share(tuple(index), ())
+    whole = [every or len(rows) < group.size for rows, every in zip(index, whole, strict=True)]
     if problem.suite.shared_input and any(whole):
         whole = [True] * len(index)
     own = [

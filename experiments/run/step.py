@@ -57,8 +57,10 @@ class BatchStep:
         if self.schedule:
             self.schedule.set(self.step.count)
         route = passes_route(config)
-        # processes that share rows read other rows of a table each: they exchange all of it
-        rows = problem.trained_rows(index) if route == "groups" and self.group is None else None
+        rows = problem.trained_rows(index) if route == "groups" else None
+        if self.group is not None and rows is not None:
+            # processes that share a batch read other rows of a table each: they exchange all of it
+            route, rows = "single", None
         size = config.outer.batch_size or config.train.batch_size
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
         shown = StepRows(problem, config.seed, self.step.count, {"support": index, "query": query_rows})

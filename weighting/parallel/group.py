@@ -115,8 +115,12 @@ class Group:
     @property
     def device(self) -> torch.device:
         """Where the backend can read what is not on a device yet."""
-        nccl = distributed.get_backend(self.processes) == "nccl"
-        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device()) if self.backend == "nccl" else torch.device("cpu")
+
+    @property
+    def backend(self) -> str:
+        """Of the processes: gloo, nccl."""
+        return str(distributed.get_backend(self.processes))
 
     def _run(self, collective: Callable[..., Any]) -> None:
         try:

@@ -31,6 +31,12 @@ class SlicedRows:
         shared: Container[int],
         private: Container[int],
     ) -> None:
+        device = parameters[0].device
+        if (device.type == "cuda") != (group.device.type == "cuda"):
+            raise ConfigError(
+                f"MultiTaskStep: the parameters are on {device}, but the processes talk through {group.backend}: call "
+                "init_process_group with 'nccl' for GPUs, after torch.cuda.set_device, and 'gloo' for CPUs."
+            )
         self.tasks, self.group, self.slices = tasks, group, Slices(parameters, group)
         self.scale = 1.0
         """What all gradients are multiplied by; inner products are told without it, the combined gradient with it."""

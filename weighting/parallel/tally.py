@@ -47,7 +47,8 @@ class Tally:
 
         A loss that is no number and has no gradient is that of no row at all.
         """
-        losses = torch.stack([peaks.new_zeros(()) if v is None else v.detach().to(peaks) for v in values]).double()
+        zero = peaks.new_zeros((), dtype=torch.float64)
+        losses = torch.stack([zero if value is None else value.detach().to(zero) for value in values])
         there = [0.0 if value is None else count for value, count in zip(values, counts, strict=True)]
         rows = torch.tensor(there, dtype=torch.float64).to(peaks.device)
         rows = torch.where(losses.isnan() & (peaks == 0), 0.0, rows)

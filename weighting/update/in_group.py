@@ -152,7 +152,7 @@ class GroupSide(SupportSide):
 
         values, peaks = _together(group, run, _nothing, "its support losses")
         tally = Tally(len(self.tasks), len(self.parameters))
-        tally.add(values, counts, peaks.to(self.parameters[0]), tally.touched)
+        tally.add(values, counts, peaks.to(slices.like), tally.touched)
         joined = tally.joined(group, passes.scale, self.parameters[0])
         engine.scale(joined.scale)
         present = judge.present(joined.values, _never)
@@ -181,7 +181,9 @@ class GroupSide(SupportSide):
         own = super()._scores(inputs)
         if own is None or self.group is None:
             return own
-        counts = own.new_tensor(rows_of(inputs.rows, self.group, self.tasks, "support"))
+        mine = self.group.own(len(self.tasks))[self.group.rank]
+        rows = rows_of(inputs.rows, self.group, self.tasks, "support")
+        counts = own.new_tensor([count if task in mine else 0.0 for task, count in enumerate(rows)])
         every = self.group.gather(torch.stack([torch.where(counts > 0, own, 0.0) * counts, counts])).sum(0)
         return every[0] / every[1].clamp(min=torch.finfo(own.dtype).tiny)
 

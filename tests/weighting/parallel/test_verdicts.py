@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lossrag.errors import ConfigError, DivergedError, GroupError
@@ -154,8 +155,52 @@ def normed(rank, size):
     return found
 
 
+def in_groups(net, drawn):
+    """The same losses as task groups of two tasks."""
+
+    def group(tasks):
+        def compute(copies, stacks):
+            found = []
+            for place, task in enumerate(tasks):
+                x, y = drawn[task]
+                features = torch.tanh(F.linear(x, copies[0][place], copies[1][place]))
+                weight, bias = (stack.chunk(len(tasks))[place] for stack in stacks)
+                found.append(F.cross_entropy(F.linear(features, weight, bias), y))
+            return found
+
+        own = [[net.heads[t].weight for t in tasks], [net.heads[t].bias for t in tasks]]
+        return TaskGroup(tasks, [net.trunk[0].weight, net.trunk[0].bias], own, compute)
+
+    return [group(range(2)), group(range(2, 4))]
+
+
+def grouped(group=None, rank=0, size=1):
+    found = []
+    for name in ("meta unit", "dtp", "uncertainty"):
+        net, step = made(name, group)
+        for number in range(4):
+            support, query = (share(batch(number, side), rank, size) for side in (0, 1))
+            told = {} if group is None else {"rows": dict(zip("abcd", counts(support), strict=True))}
+            if step.needs.scores:
+                told["scores"] = partial(accuracies, net, support)
+            if step.needs.hypergradient is None:
+                step(in_groups(net, support), **told)
+                continue
+            told |= {} if group is None else {"query_rows": counts(query)}
+            step(in_groups(net, support), in_groups(net, query), **told)
+        found += [flat(net), step.task_weights]
+    return found
+
+
+@torch.no_grad()
+def accuracies(net, drawn):
+    return torch.stack([(net(x, t).argmax(1) == y).float().mean() for t, (x, y) in enumerate(drawn)])
+
+
 def everything(rank, size):
     told = {"absent": absent(rank, size), "failing": failing(rank, size), "normed": normed(rank, size)}
+    told["grouped", "rows"] = grouped(Group(check_every=1), rank, size)
+    told["grouped", "tasks"] = grouped(Group("tasks", check_every=1))
     for policy in ("raise", "skip"):
         for side in ("support", "query"):
             told[policy, side] = spoiled(rank, size, policy, side)
@@ -228,6 +273,14 @@ def test_running_statistics_are_the_same_everywhere(answers):
     assert torch.equal(one["mean"], other["mean"])
     assert torch.equal(one["parameters"], other["parameters"])
     assert "give it the model" in one["unknown"]
+
+
+@pytest.mark.parametrize("split", ["rows", "tasks"])
+def test_groups_of_tasks_and_scores(answers, split):
+    whole, one, other = grouped(), *(answer["grouped", split] for answer in answers)
+    for told, found, same in zip(whole, one, other, strict=True):
+        assert torch.equal(found, same)
+        assert difference(found, told) < 1e-6
 
 
 def test_micro_batches_weigh_by_their_rows(answers):
