@@ -15,6 +15,7 @@ from rich.table import Table
 from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.bank import BankBenchmark, run_bank
 from lossrag.experiments.benchmark.bert import BertBenchmark, run_bert
+from lossrag.experiments.benchmark.devices import DevicesBenchmark, run_devices
 from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
 from lossrag.experiments.benchmark.loops import LoopsBenchmark, markdown, run_loops
 from lossrag.experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
@@ -45,6 +46,7 @@ SUBJECTS.add("frank_wolfe", (FrankWolfeBenchmark, run_frank_wolfe))
 SUBJECTS.add("lossbank", (LossbankBenchmark, run_lossbank))
 SUBJECTS.add("bank", (BankBenchmark, run_bank))
 SUBJECTS.add("bert", (BertBenchmark, run_bert))
+SUBJECTS.add("devices", (DevicesBenchmark, run_devices))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:

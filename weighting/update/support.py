@@ -14,6 +14,7 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.places import columns, places
 from lossrag.weighting.gradients.replay import Replay
+from lossrag.weighting.parallel.tally import Rows
 from lossrag.weighting.state.host import weigh_on_host
 from lossrag.weighting.state.presence import weigh_present
 from lossrag.weighting.training.closures import Ordered, Value
@@ -37,11 +38,12 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a loop gives a step beside its losses."""
+    """What a loop gives a step beside its losses; rows: the number of rows that those of a task are means over."""
 
     epoch: int | None
     scores: Callable[[], Tensor] | None
     representation: Features | None
+    rows: Rows | None = None
 
 
 class SupportSide:
@@ -114,26 +116,13 @@ class SupportSide:
 
     def _update_by_rows(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
-        needs, rows, micro = self.needs, self.engine.rows, self.micro
-        compared: list[Representation | None] = []
-
-        def look(values: list[Value]) -> None:
-            there = judge.present(values, lambda task: self.engine.is_silent(values[task]))
-            compared.append(self._representation(inputs, values, there))
-
-        self.add_micro(support, look if needs.representation else None)
-        values = micro.means()
-        rows.scale = self.engine.passes.scale
-        present = judge.present(values, rows.silent if micro.single else rows.finite)
-        rows.settle(
-            present, None if micro.single else micro.batches.to(self.engine.parameters[0].device, non_blocking=True)
-        )
+        needs, rows = self.needs, self.engine.rows
+        values, present, representation = self._settled(support, inputs, judge)
         told = self._told(values)
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
         overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
         if overflowed and self.engine.passes.scale == 1:
             judge.refuse(judge.blame(present))
-        representation = compared[0] if compared else None
         # an overflow is what a gradient scaler looks for: the gradient stays as it is, the weights as they were
         weights = (
             self.task_weights
@@ -152,11 +141,30 @@ class SupportSide:
         judge.gradient(present)
         return Gathered(told, weights, present, OVERFLOW if overflowed else None)
 
+    def _settled(
+        self, support: Ordered, inputs: Inputs, judge: Judge
+    ) -> tuple[list[Value], tuple[int, ...], Representation | None]:
+        """The losses, the tasks that are there, and what is compared at the features; the rows hold the gradients."""
+        rows, micro = self.engine.dense_rows, self.micro
+        compared: list[Representation | None] = []
+
+        def look(values: list[Value]) -> None:
+            there = judge.present(values, lambda task: self.engine.is_silent(values[task]))
+            compared.append(self._representation(inputs, values, there))
+
+        self.add_micro(support, look if self.needs.representation else None)
+        values = micro.means()
+        rows.scale = self.engine.passes.scale
+        present = judge.present(values, rows.silent if micro.single else rows.finite)
+        device = self.engine.parameters[0].device
+        rows.settle(present, None if micro.single else micro.batches.to(device, non_blocking=True))
+        return values, present, compared[0] if compared else None
+
     def add_micro(self, support: Ordered, look: Callable[[list[Value]], None] | None = None) -> None:
         engine, micro = self.engine, self.micro
         if not micro.any:
             engine.rows.clear()
-        values = engine.passes.gradients(support, engine.rows.write, look, tapped=micro.whole)
+        values = engine.passes.gradients(support, engine.dense_rows.write, look, tapped=micro.whole)
         micro.add(values)
 
     def _told(self, values: Sequence[Value]) -> Tensor:
@@ -173,6 +181,9 @@ class SupportSide:
         losses = [value for task in present if (value := values[task]) is not None]
         return Representation(features, losses, [self.tasks[task] for task in present])
 
+    def _scores(self, inputs: Inputs) -> Tensor | None:
+        return inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
+
     def _weigh(
         self,
         losses: Tensor,
@@ -182,7 +193,7 @@ class SupportSide:
         gramian: Tensor | None = None,
         representation: Representation | None = None,
     ) -> Tensor:
-        reached = inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
+        reached = self._scores(inputs)
         if reached is not None and reached.shape != losses.shape:
             raise ConfigError(
                 f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(reached.shape)}."
