@@ -192,6 +192,42 @@ def grouped(group=None, rank=0, size=1):
     return found
 
 
+def further(group=None, rank=0, size=1):
+    """An outer problem over two tasks every other step, its query gradient kept; and losses of a gradient scaler."""
+    net, step = made("meta unit", group, outer=["a", "c"], every=2)
+    step.keep_query_gradient = True
+    for number in range(4):
+        support, query = (share(batch(number, side), rank, size) for side in (0, 1))
+        told = {} if group is None else {"rows": counts(support), "query_rows": [counts(query)[t] for t in (0, 2)]}
+        second = closures(net, query)
+        record = step(closures(net, support), {"a": second[0], "c": second[2]}, **told)
+    found = [
+        flat(net),
+        step.task_weights,
+        torch.cat([g.flatten() for g in record.query_gradient]),
+        record.hypergradient,
+    ]
+    for name in ("meta unit", "gradnorm", "uniform"):
+        net, step = made(name, group)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+        more = {"epoch": 0} if step.needs.epoch else {}
+        for number in range(4):
+            support, query = (share(batch(number, side), rank, size) for side in (0, 1))
+            first, second = ([partial(_scaled, scaler, one) for one in closures(net, own)] for own in (support, query))
+            step.optimizer.zero_grad()
+            step.backward(first, **({} if group is None else {"rows": counts(support)}), **more)
+            scaler.step(step.optimizer)
+            scaler.update()
+            if step.needs.hypergradient is not None:
+                step.learn(second, **({} if group is None else {"query_rows": counts(query)}))
+        found += [flat(net), step.task_weights, torch.tensor(scaler.get_scale())]
+    return found
+
+
+def _scaled(scaler, closure):
+    return scaler.scale(closure())
+
+
 @torch.no_grad()
 def accuracies(net, drawn):
     return torch.stack([(net(x, t).argmax(1) == y).float().mean() for t, (x, y) in enumerate(drawn)])
@@ -199,6 +235,8 @@ def accuracies(net, drawn):
 
 def everything(rank, size):
     told = {"absent": absent(rank, size), "failing": failing(rank, size), "normed": normed(rank, size)}
+    told["further", "rows"] = further(Group(check_every=1), rank, size)
+    told["further", "tasks"] = further(Group("tasks", check_every=1))
     told["grouped", "rows"] = grouped(Group(check_every=1), rank, size)
     told["grouped", "tasks"] = grouped(Group("tasks", check_every=1))
     for policy in ("raise", "skip"):
@@ -281,6 +319,14 @@ def test_groups_of_tasks_and_scores(answers, split):
     for told, found, same in zip(whole, one, other, strict=True):
         assert torch.equal(found, same)
         assert difference(found, told) < 1e-6
+
+
+@pytest.mark.parametrize("split", ["rows", "tasks"])
+def test_some_outer_tasks_kept_gradients_and_scaled_losses(answers, split):
+    whole, one, other = further(), *(answer["further", split] for answer in answers)
+    for told, found, same in zip(whole, one, other, strict=True):
+        assert torch.equal(found, same)
+        assert difference(found, told) < 2e-6
 
 
 def test_micro_batches_weigh_by_their_rows(answers):
