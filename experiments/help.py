@@ -68,6 +68,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
+  torchrun --nproc-per-node=2 $(which lossrag) train ...   the same run on several devices (docs/devices.md)
 
 Look at it:  tensorboard --logdir runs
 """,

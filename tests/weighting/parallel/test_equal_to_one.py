@@ -37,7 +37,7 @@ def sent():
 def counted(rank, size, split):
     found = {}
     for name in ("uniform", "mgda", "meta unit"):
-        net, step = made(name, Group(split, check_every=0), net=Net(width=3000))
+        net, step = made(name, Group(split, check_every=0), net=Net(width=6000))
         mine = (rank, size) if split == "rows" else (0, 1)
         take(step, net, 0, *mine)  # the first step draws up what the next ones have
         before = sent()
