@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lossrag import ConfigError
+from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.record.checkpoint import load_checkpoint
+from lossrag.experiments.run.build import build_problem, build_suite
+from lossrag.experiments.run.ranks import check_ranks, share_of, undivided
 
 QUICK = ["experiment=digits", "train.batch_size=256", "log.tensorboard=false"]
 ROOT = str(Path(__file__).parents[2])
@@ -109,6 +114,37 @@ def test_a_terminated_run_goes_on_with_another_number(tmp_path, lossrag):
     assert lossrag(*arguments, "run.dir=whole").code == 0
     expected, found = parameters(tmp_path / "whole"), parameters(tmp_path / "broken")
     assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+REFUSED = {
+    "train.memory=low": "train.memory=low",
+    "tasks=sentiment model=textcnn model.trainable_vectors=true optimizer.vectors=lazy": "optimizer.vectors=lazy",
+    "tasks=sentiment model=textcnn model.sharing=shared_private model.adversarial=0.05": "model.adversarial",
+    "weighting=mgda_ub": "weighting=mgda_ub, which compares gradients at the features",
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_runs_that_ranks_do_not_train(option):
+    config = build_config(load_config(["experiment=digits", *option.split()])[1])
+    check_ranks(config, None)
+    with pytest.raises(ConfigError, match=REFUSED[option]):
+        check_ranks(config, SimpleNamespace(size=2))
+
+
+def test_shares_of_a_batch(tmp_path):
+    config = build_config(load_config(["experiment=digits", "outer.average=class"])[1])
+    problem = build_problem(config, build_suite(config), torch.device("cpu"))
+    index = [torch.arange(5)] * 4
+    group = SimpleNamespace(size=2, rank=1)
+    assert share_of(None, problem, "support", index, ()).index == tuple(index)
+    part = share_of(group, problem, "support", index, undivided(problem, problem.inner, False, False))
+    assert [rows.tolist() for rows in part.index] == [[3, 4]] * 4
+    assert part.rows == (2.0,) * 4
+    for whole in (undivided(problem, problem.outer, True, False), undivided(problem, problem.inner, False, True)):
+        assert any(whole)  # told by class, or a regression whose score is read: all rows of the one input
+        assert share_of(group, problem, "query", index, whole).rows == (5.0,) * 4
+    assert share_of(group, problem, "support", [rows[:1] for rows in index], [False] * 4).rows == (1.0,) * 4
 
 
 def test_what_ranks_do_not_do(lossrag, monkeypatch):
