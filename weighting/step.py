@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError, DivergedError
-from lossrag.weighting.base import HypergradientSpec, Needs, State, Weighting
+from lossrag.weighting.base import HypergradientSpec, State, Weighting
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
@@ -36,8 +36,9 @@ from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, Trained
 from lossrag.weighting.training.statistics import Statistics
 from lossrag.weighting.update.finite import POLICIES
-from lossrag.weighting.update.in_group import GroupSide, Mean, check_group
+from lossrag.weighting.update.in_group import GroupSide, Mean
 from lossrag.weighting.update.judge import OVERFLOW, Judge, SkippedStep
+from lossrag.weighting.update.refused import check_group, check_low
 from lossrag.weighting.update.support import Features, Gathered, Inputs
 
 MEMORY = ("rows", "low")
@@ -109,7 +110,7 @@ class MultiTaskStep(GroupSide):
             raise ConfigError(f"MultiTaskStep: every must be 1 or more, got {every}.")
         names, method = task_names(tasks), method_of(weighting)
         if memory == "low" and method.needs.hypergradient is not None:
-            _check_low(type(method).__name__, method.needs)
+            check_low(type(method).__name__, method.needs)
         self.outer = numbers_of(outer, names)
         self.optimizers, self.group = Optimizers(optimizer), group
         sparse = any(group.get("sparse", False) for one in self.optimizers.every for group in one.param_groups)
@@ -432,24 +433,3 @@ class MultiTaskStep(GroupSide):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.engine = self._made(self.tasks)
-
-
-def _check_low(method: str, needs: Needs) -> None:
-    """Raise ConfigError for what ``memory="low"`` has not got: it weighs before it knows the losses."""
-    early = {
-        "losses": needs.losses,
-        "the Gramian": needs.gramian,
-        "the representation": needs.representation,
-        "scores": needs.scores,
-    }
-    reads = [what for what, wanted in early.items() if wanted]
-    if reads:
-        raise ConfigError(
-            f"MultiTaskStep: {method} reads {', '.join(reads)} before the update, which memory='low' does not have by "
-            "then: use memory='rows'."
-        )
-    if needs.applies_to == "shared":
-        raise ConfigError(
-            f"MultiTaskStep: {method} leaves the tasks' own parameters unweighted, which memory='low' cannot tell "
-            "apart: use memory='rows'."
-        )

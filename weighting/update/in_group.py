@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError, GroupError
-from lossrag.weighting.base import HypergradientSpec, Needs, Weighting
+from lossrag.weighting.base import HypergradientSpec, Weighting
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
 from lossrag.weighting.gradients.inner_update import inner_factors
@@ -229,27 +229,6 @@ class GroupSide(SupportSide):
             return tuple(rows.slices.joined(wanted[list(there)] @ kept[list(there)]))
 
         return [joined.values[task] for task in passes.numbers], told, mean if keep else None
-
-
-def check_group(group: Group | None, method: str, needs: Needs, memory: str, sparse: bool) -> None:
-    """Raise ConfigError for what processes do not do together."""
-    if group is None:
-        return
-    alone = "leave group= out, or "
-    if memory == "low":
-        raise ConfigError(
-            f"MultiTaskStep: memory='low' is of one process: {alone}take 'rows', of which each process holds T d / R."
-        )
-    if needs.representation is not None:
-        raise ConfigError(
-            f"MultiTaskStep: {method} compares gradients at the features, of which every process has others: {alone}"
-            "take a method that compares them at the parameters, such as MGDA."
-        )
-    if sparse:
-        raise ConfigError(
-            f"MultiTaskStep: the sparse gradient of a table is not divided among processes: {alone}take sparse=True "
-            "out of the optimiser's groups."
-        )
 
 
 def _together(group: Group, run: Callable[[], Found], close: Callable[[], None], where: str) -> Found:
