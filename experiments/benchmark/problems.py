@@ -100,13 +100,18 @@ def uniform_step(options: TextOptions, tasks: int) -> Run:
     return lambda: step(joint_losses(model, batch.words, batch.objective()))
 
 
-def metaweighting_step(options: TextOptions, tasks: int, share: float = 1.0, memory: str = "rows") -> Run:
-    """A MetaWeighting step on the same support rows, with ``share`` of their number as query rows."""
+def metaweighting_step(
+    options: TextOptions, tasks: int, share: float = 1.0, memory: str = "rows", every: int = 1
+) -> Run:
+    """A MetaWeighting step on the same support rows, with ``share`` of their number as query rows; its outer problem
+    runs in ``every`` so many."""
     model, batch = text_model(options, tasks), text_batch(options, tasks, options.batch // tasks, 1)
     query = text_batch(options, tasks, query_rows(options, tasks, share), 2)
-    step = MultiTaskStep(model.parameters(), adam(model), MetaWeighting(scale="unit"), tasks, memory)
+    step = MultiTaskStep(model.parameters(), adam(model), MetaWeighting(scale="unit"), tasks, memory, every=every)
 
     def run() -> StepRecord:
+        if not step.learns_next:
+            return step(joint_losses(model, batch.words, batch.objective()))
         if memory == "low":
             losses = [single_losses(model, part.words, part.objective()) for part in (batch, query)]
         else:

@@ -18,6 +18,7 @@ from lossrag.experiments.benchmark.problems import (
 from lossrag.weighting import MetaWeighting
 
 SHARES = {"query = support": 1.0, "query = support / 8": 0.125}
+EVERY = 8
 SHARED_SIZES = [[512, 64, 2], [512, 64, 3], [1024, 64, 2], [256, 64, 2], [512, 256, 2], [128, 64, 2]]
 
 
@@ -40,7 +41,8 @@ class StepBenchmark(TextOptions):
 def run_step(options: StepBenchmark) -> list[Result]:
     """MetaWeighting over uniform on TextCNN, and on shared trunks over the same step by T backward passes."""
     own = [beside_uniform("step", f"T={T}, {name}", options, T, name) for T in options.tasks for name in SHARES]
-    return own + [_shared(options, *size) for size in options.shared]
+    seldom = [_seldom(options, T) for T in options.tasks]
+    return own + seldom + [_shared(options, *size) for size in options.shared]
 
 
 def beside_uniform(subject: str, case: str, sizes: TextOptions, tasks: int, query: str, /, **more: object) -> Result:
@@ -50,6 +52,16 @@ def beside_uniform(subject: str, case: str, sizes: TextOptions, tasks: int, quer
     least = floor(sizes, tasks, share)
     more |= {"floor": round(least, 4), "over_floor": round(timed.ratio / least, 4)}
     return timed.result(subject, case, "x uniform step", ("metaweighting_ms", "uniform_ms"), **more)
+
+
+def _seldom(options: StepBenchmark, tasks: int) -> Result:
+    """As many steps as lie from one outer problem to the next, beside as many uniform ones."""
+    step, uniform = metaweighting_step(options, tasks, every=EVERY), uniform_step(options, tasks)
+    timed = paired_ratio(
+        lambda: [step() for _ in range(EVERY)], lambda: [uniform() for _ in range(EVERY)], options.pairs
+    )
+    case = f"T={tasks}, query = support, outer.every={EVERY}"
+    return timed.result("step", case, "x uniform step", ("metaweighting_ms", "uniform_ms"), floor=1 + 1 / EVERY)
 
 
 def _shared(options: StepBenchmark, width: int, rows: int, layers: int) -> Result:

@@ -140,9 +140,10 @@ def build_step(config: Config, problem: Problem, group: Group | None = None) -> 
         raise ConfigError(error.by_key("weighting.")) from None
 
 
-def passes_route(config: Config) -> str:
-    """Route of tasks with their own inputs through the model (:meth:`Problem.batch_losses`)."""
+def passes_route(config: Config, learns: bool) -> str:
+    """Route of tasks with their own inputs through the model (:meth:`Problem.batch_losses`) in a step whose outer
+    problem, if any, runs or not."""
     needs = config.weighting.options.needs
     if needs.hypergradient is not None and config.train.memory == "low":
         return "single"
-    return "groups" if needs.rows else "joint"
+    return "groups" if (needs if learns else replace(needs, hypergradient=None)).rows else "joint"

@@ -56,7 +56,8 @@ class BatchStep:
         torch.manual_seed(step_seed(config.seed, self.step.count))
         if self.schedule:
             self.schedule.set(self.step.count)
-        route = passes_route(config)
+        learns = self.step.learns_next
+        route = passes_route(config, learns)
         rows = problem.trained_rows(index) if route == "groups" else None
         if self.group is not None and rows is not None:
             # processes that share a batch read other rows of a table each: they exchange all of it
@@ -75,7 +76,7 @@ class BatchStep:
         )
         query = query_batch = None
         own_query = self._share("query", query_rows, problem.outer, False)
-        if needs.hypergradient is not None:
+        if learns:
             query, query_batch = problem.batch_losses(
                 "query", own_query.index, route=route, rows=rows, keep_features=learned is not None
             )

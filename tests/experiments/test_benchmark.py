@@ -23,12 +23,12 @@ def test_step(lossrag, tmp_path):
     assert "ratio" in result.out
     assert str(output) in result.out
     rows = json.loads(output.read_text())
-    assert len(rows) == 4
+    assert len(rows) == 5
     for row in rows:
         assert {"subject", "case", "ratio", "spread", "unit"} <= row.keys()
         assert row["subject"] == "step"
-    own, shared = rows[:2], rows[2:]
-    assert [row["floor"] for row in own] == [2.0, 1.25]
+    own, shared = rows[:3], rows[3:]
+    assert [row["floor"] for row in own] == [2.0, 1.25, 1.125]
     assert [row["unit"] for row in shared] == ["x loop of T backwards"] * 2
     assert all(float(row["difference"]) < 1e-4 for row in shared)
     assert shared[0]["case"] == "T=3, shared input, width 6, 3 rows, 1 layers"
@@ -36,7 +36,7 @@ def test_step(lossrag, tmp_path):
 
 def test_trainable_vectors_and_the_default_output(lossrag, tmp_path):
     assert lossrag("benchmark", "step", "tasks=2", "trainable=true", "shared=[]", *TINY).code == 0
-    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "benchmark.json").read_text())) == 3
 
 
 def test_the_help_names_every_subject_and_option(lossrag):

@@ -19,6 +19,7 @@ LAZY = [*TRAINED, "optimizer.vectors=lazy"]
 METHODS = {
     "metaweighting": ["weighting.scale=unit"],
     "shared": ["weighting.parameters=shared"],
+    "seldom": ["weighting.scale=unit", "outer.every=3"],
     "uniform": ["weighting=uniform"],
     "single task": ["weighting=single_task", "model.sharing=none"],
 }
