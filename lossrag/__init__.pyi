@@ -8,6 +8,8 @@ from .errors import LossRAGError as LossRAGError
 from .errors import OptionError as OptionError
 from .errors import RunDirectoryError as RunDirectoryError
 from .errors import did_you_mean as did_you_mean
+from .labels import labelled as labelled
+from .labels import labelled_mean as labelled_mean
 from .lossbank import CONTEXT_NAMES as CONTEXT_NAMES
 from .lossbank import GEOMETRY_NAMES as GEOMETRY_NAMES
 from .lossbank import LOSSES as LOSSES
@@ -49,8 +51,6 @@ from .lossbank import from_metric_learning as from_metric_learning
 from .lossbank import gradient_curve as gradient_curve
 from .lossbank import gradient_sizes as gradient_sizes
 from .lossbank import joined_mixture as joined_mixture
-from .lossbank import labelled as labelled
-from .lossbank import labelled_mean as labelled_mean
 from .lossbank import look_ahead as look_ahead
 from .lossbank import push_forward as push_forward
 from .lossbank import register_loss as register_loss

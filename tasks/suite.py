@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import DataError
+from lossrag.labels import labelled
 
 SPLITS = ("support", "query", "validation", "test")
 """Support trains the model, query the task weights, validation picks the epoch, test is touched once."""
@@ -102,7 +103,10 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """One task's examples in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats."""
+    """One task's examples in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats.
+
+    A row without a label has the class -100, or a NaN among its values (:mod:`lossrag.labels`).
+    """
 
     inputs: Inputs
     targets: Tensor
@@ -120,7 +124,7 @@ class Suite:
     the pre-trained encoder whose word pieces it holds instead, ``input_shape`` the
     shape of one dense input. ``edition`` says in words which data this is, and is printed beside results.
 
-    Raises DataError when a task has no samples or lacks a class in a split.
+    Raises DataError when a task has no labelled sample, lacks a class or has one too many in a split.
     """
 
     name: str
@@ -146,8 +150,20 @@ def _check_examples(suite: str, split: str, task: Task, examples: Examples) -> N
     where = f"Suite {suite!r}: task {task.name!r} has"
     if len(examples) == 0:
         raise DataError(f"{where} no samples in the {split} split: give it more data or a larger share.")
+    targets = examples.targets[labelled(examples.targets)]
+    if len(targets) == 0:
+        raise DataError(
+            f"{where} {len(examples)} samples in the {split} split, but a label for none of them: label some, move "
+            "labelled ones there, or leave the task out."
+        )
     if task.kind == "classification":
-        absent = (torch.bincount(examples.targets, minlength=task.outputs) == 0).nonzero().flatten().tolist()
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= task.outputs:
+            raise DataError(
+                f"{where} the class {low if low < 0 else high} in the {split} split, but its classes go from 0 to "
+                f"{task.outputs - 1}, and -100 is for a sample without a label."
+            )
+        absent = (torch.bincount(targets, minlength=task.outputs) == 0).nonzero().flatten().tolist()
         if absent:
             missing = [task.labels[i] if task.labels else str(i) for i in absent]
             raise DataError(

@@ -128,12 +128,17 @@ def _kept(problem: Problem, objective: BatchObjective) -> Batch:
 
 
 def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Batch:
-    """Up to so many rows of a split for every task, drawn by (seed, step), in passes of a bounded size."""
+    """Up to so many labelled rows of a split for every task, of a shared input rows with a label of any, drawn by
+    (seed, step), in passes of a bounded size."""
+    told = [problem.labelled_rows(split, t) for t in range(len(problem.suite.tasks))]
+    if problem.suite.shared_input and not problem.complete:
+        told = [torch.cat([rows for rows in told if rows is not None]).unique()] * len(told)
     index = []
     for t, examples in enumerate(problem.suite.splits[split]):
         place = (step, SIDES.index(split), 0 if problem.suite.shared_input else t)
         chance = generator(seed, Stream.CONTEXT, *place)
-        index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
+        drawn = torch.from_numpy(chance.permutation(len(examples) if told[t] is None else len(told[t]))[:rows])
+        index.append(drawn if told[t] is None else told[t][drawn])
     inputs, objective = problem.batch(split, index)
     model = problem.model
 

@@ -73,6 +73,10 @@ class Problem:
         """True where every row of the suite has a label, so that no step has to look."""
         return all(bool(labelled(e.targets).all()) for split in self.suite.splits.values() for e in split)
 
+    def labelled_rows(self, split: str, t: int) -> Tensor | None:
+        """The rows (n,) of a split that have a label of task t; None where all of them have one."""
+        return None if self.complete else labelled(self.suite.splits[split][t].targets).nonzero().flatten()
+
     def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
         """The rows of a trained word table that a support batch reads; None where there is no such table."""
         if self.suite.shared_input:
