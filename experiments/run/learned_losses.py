@@ -132,13 +132,14 @@ def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Bat
     (seed, step), in passes of a bounded size."""
     told = [problem.labelled_rows(split, t) for t in range(len(problem.suite.tasks))]
     if problem.suite.shared_input and not problem.complete:
-        told = [torch.cat([rows for rows in told if rows is not None]).unique()] * len(told)
+        any_task = torch.cat([rows for rows in told if rows is not None])
+        told = [torch.unique(any_task)] * len(told)
     index = []
-    for t, examples in enumerate(problem.suite.splits[split]):
+    for t, (examples, known) in enumerate(zip(problem.suite.splits[split], told, strict=True)):
         place = (step, SIDES.index(split), 0 if problem.suite.shared_input else t)
         chance = generator(seed, Stream.CONTEXT, *place)
-        drawn = torch.from_numpy(chance.permutation(len(examples) if told[t] is None else len(told[t]))[:rows])
-        index.append(drawn if told[t] is None else told[t][drawn])
+        drawn = torch.from_numpy(chance.permutation(len(examples) if known is None else len(known))[:rows])
+        index.append(drawn if known is None else known[drawn])
     inputs, objective = problem.batch(split, index)
     model = problem.model
 
