@@ -56,7 +56,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
   loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
 
-  tasks=newsgroups | sentiment | domains | digits   tasks.rho=0.1     data.root=FOLDER
+  experiment=table tasks.data=my.csv 'tasks.targets=[income,hours]'        a table of your own (docs/table.md)
+  tasks=newsgroups | sentiment | domains | digits | table   tasks.rho=0.1     data.root=FOLDER
   tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private

@@ -6,6 +6,7 @@ checkpoint to continue bit for bit.
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import DivergedError, RunDirectoryError
+from lossrag.errors import DivergedError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
@@ -41,6 +42,7 @@ from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
+from lossrag.files import write_atomic
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -68,7 +70,12 @@ def train_run(settings: Settings, console: Console) -> dict[str, Any]:
             say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
             say(console, str(directory.path))
         else:
-            summary = Training(config, settings, directory, console, device, machine).run()
+            try:
+                training = Training(config, settings, directory, console, device, machine)
+            except LossRAGError:
+                directory.discard()
+                raise
+            summary = training.run()
         print_summary(summary, console)
         return summary
     except OSError as error:
@@ -108,6 +115,8 @@ class Training:
         self.batch_step = BatchStep.of(config, self.problem, config.train.epochs)
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
+        for note in self.suite.notes:
+            say(console, f"  {note}")
         say(console, f"run {directory.path} on {machine}")
         self.contexts: ContextRecorder | None = None
         if config.log.contexts:
@@ -115,6 +124,8 @@ class Training:
             self.contexts = ContextRecorder(config, self.problem, steps)
         edition, model = self.suite.edition, self.problem.model
         self.progress = load_state(directory, edition, model, self.step, self.learned, self.contexts)
+        if self.suite.preprocessing is not None:
+            write_atomic(directory.preprocessing, json.dumps(self.suite.preprocessing.plain()).encode())
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds

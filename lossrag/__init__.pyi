@@ -86,6 +86,7 @@ from .tasks import NewsgroupsConfig as NewsgroupsConfig
 from .tasks import SentimentConfig as SentimentConfig
 from .tasks import Suite as Suite
 from .tasks import SuiteEntry as SuiteEntry
+from .tasks import TableConfig as TableConfig
 from .tasks import Task as Task
 from .tasks import TokenInputs as TokenInputs
 from .tasks import corrupt as corrupt

@@ -10,6 +10,7 @@ from lossrag.tasks.digits import DigitsConfig
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
 from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite, register_suite
+from lossrag.tasks.table.settings import TableConfig
 from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig
 from lossrag.tasks.text.sentiment import SentimentConfig
@@ -28,6 +29,7 @@ __all__ = [
     "SentimentConfig",
     "Suite",
     "SuiteEntry",
+    "TableConfig",
     "Task",
     "TokenInputs",
     "corrupt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -115,6 +115,13 @@ class Examples:
         return len(self.targets)
 
 
+class Preprocessing(Protocol):
+    """What made a suite's inputs and targets of the data, for use on other data."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+
+
 @dataclass(frozen=True)
 class Suite:
     """Tasks with their examples: ``splits[name][t]`` are those of task ``t``.
@@ -122,7 +129,8 @@ class Suite:
     With ``shared_input`` all tasks of a split share one inputs object and one row order; else every task has
     its own. ``vectors`` (V, E) are the word vectors of a text suite (row 0 is padding), ``encoder`` is the folder of
     the pre-trained encoder whose word pieces it holds instead, ``input_shape`` the
-    shape of one dense input. ``edition`` says in words which data this is, and is printed beside results.
+    shape of one dense input. ``edition`` says in words which data this is, and is printed beside results; ``notes`` are
+    lines on what was found in it, printed when a run starts. ``preprocessing`` is stored with a run.
 
     Raises DataError when a task has no labelled sample, lacks a class or has one too many in a split.
     """
@@ -135,6 +143,8 @@ class Suite:
     vectors: Tensor | None = None
     input_shape: tuple[int, ...] = ()
     encoder: Path | None = None
+    notes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:

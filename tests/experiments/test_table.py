@@ -1,0 +1,118 @@
+"""A table of one's own on the command line: from a file to a finished run, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.tasks.table.preprocessing import TablePreprocessing
+
+TABLE = ["train", "experiment=table", "train.epochs=2", "run.root=runs", "tasks.data=my.csv"]
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A file my.csv with holes in everything, in the current folder."""
+    chance = np.random.default_rng(0)
+    with open(tmp_path / "my.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["age", "school", "income", "hours", "said"])
+        for _ in range(200):
+            age, school = chance.integers(18, 80), chance.choice(["hs", "phd"])
+            z = (age - 45) / 15 + (school == "phd") + chance.normal(0, 0.5)
+            row = [age, school, ">50K" if z > 0.4 else "<=50K", round(40 + 6 * z, 1)]
+            row = ["" if chance.random() < 0.2 else cell for cell in row]
+            writer.writerow([*row, f"{school} and word {int(age) // 3} of them"])
+    return tmp_path / "my.csv"
+
+
+def finished(tmp_path):
+    (path,) = (tmp_path / "runs").iterdir()
+    return path, json.loads((path / "summary.json").read_text())
+
+
+def test_metaweighting(lossrag, people, tmp_path):
+    result = lossrag(*TABLE, "tasks.targets=[income,hours]", "tasks.ignore=[said]")
+    assert result.code == 0, result
+    assert "income: binary, <=50K | >50K; " in result.out
+    assert "inputs: age (number), school (2 categories)" in result.out
+    path, summary = finished(tmp_path)
+    assert summary["metric"] == {"income": "accuracy", "hours": "r2"}
+    assert "my.csv (sha256 " in summary["edition"]
+    plain = json.loads((path / "preprocessing.json").read_text())
+    assert [target.labels for target in TablePreprocessing.of_plain(plain).targets] == [("<=50K", ">50K"), ()]
+    again = lossrag(*TABLE, "tasks.targets=[income,hours]", "tasks.ignore=[said]")
+    assert "This run is finished" in again.out
+
+
+def test_the_command_without_a_preset_of_tables(lossrag, people, tmp_path):
+    line = ["train", "tasks=table", "tasks.data=my.csv", "tasks.targets=[income,hours]", "tasks.ignore=[said]"]
+    assert lossrag(*line, "model=mlp", "train.epochs=1", f"run.dir={tmp_path}/run").code == 0
+
+
+def test_lossrag_composes_losses(lossrag, people, tmp_path):
+    options = ["tasks.targets={income: {positive: '<=50K'}, hours: regression}", "tasks.columns=[age,school]"]
+    result = lossrag(*TABLE, *options, "loss.policy=retrieval", "train.batch_size=32")
+    assert result.code == 0, result
+    path, summary = finished(tmp_path)
+    assert set(summary["compositions"]) == {"income", "hours"}
+    assert {"compositions.png", "losses.png", "bank.png", "trajectories.png"} <= {p.name for p in path.iterdir()}
+
+
+def test_a_loss_per_task(lossrag, people, tmp_path):
+    options = ["loss.tasks.hours=tukey", "tasks.targets=[income,hours]", "tasks.ignore=[said]"]
+    assert lossrag(*TABLE, *options).code == 0
+    points = read_points(finished(tmp_path)[0] / "metrics.jsonl")
+    assert all(0 <= point["support/loss/hours"] <= 1 for point in points if "support/loss/hours" in point)  # bounded
+
+
+def test_texts(lossrag, people, tmp_path):
+    options = [
+        "model=textcnn",
+        "tasks.text=said",
+        "tasks.targets=[income,hours]",
+        "tasks.vectors=random",
+        "tasks.dim=8",
+    ]
+    result = lossrag(*TABLE, *options, "model.filters=4")
+    assert result.code == 0, result
+    assert "8-d vectors of" in result.out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["tasks.targets=[incom]"], "my.csv has no column 'incom' (the target incom): did you mean 'income'?"),
+        (["tasks.targets=[said]", "tasks.ignore=[said]"], "column 'said': the class 'hs and word"),
+        (["tasks.targets=[income]", "tasks.data=your.csv"], "Cannot read the table your.csv"),
+        (["tasks.targets=[income]", "tasks.rho=2"], "tasks.rho must be in (0, 1)"),
+        (["tasks.targets=[income]", "tasks.txt=said"], "did you mean 'tasks.text'"),
+        (["tasks.targets=[income]", "tasks.ignore=[said]", "model=textcnn"], "this suite has none: choose mlp"),
+        (
+            ["tasks.targets=[income]", "tasks.text=said", "tasks.vectors=random"],
+            "this suite has word tokens: choose textcnn",
+        ),
+    ],
+)
+def test_mistakes_leave_nothing_behind(lossrag, people, tmp_path, options, said):
+    result = lossrag(*TABLE, *options)
+    assert said in result.error
+    assert result.err.count("\n") == 1
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_a_run_that_is_there_is_not_taken_back(lossrag, people, tmp_path):
+    """Another file under the same name: the run of the first one stays as it was."""
+    line = [*TABLE, "tasks.targets=[income,hours]", "tasks.ignore=[said]"]
+    assert lossrag(*line).code == 0
+    path, _ = finished(tmp_path)
+    (path / "summary.json").unlink()
+    kept = shutil.copytree(path, tmp_path / "copy")
+    people.write_text(people.read_text() + "30,hs,>50K,40,x\n")
+    assert "sha256" in lossrag(*line).error
+    assert (path / "preprocessing.json").read_bytes() == (kept / "preprocessing.json").read_bytes()
