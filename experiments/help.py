@@ -47,6 +47,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   outer.average=class   outer.metric=macro_accuracy   rare classes count as much as frequent ones
   'tasks.corrupt={REC: {noise: symmetric, rate: 0.4}}'   wrong training labels, for research
   outer.batch_size=64                  query rows per step (default: train.batch_size)
+  train.patience=5                     end when validation has not been better for so many epochs
+  outer.metric=f1                      another score: roc_auc, average_precision, mae, rmse, spearman (docs/table.md)
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=retrieval                compose each task's loss from those that helped where it was alike

@@ -175,7 +175,7 @@ class Training:
         steps = len(self.batch_step.plan(progress.epoch))
         done = progress.epoch * steps + progress.done
         with RunProgress(self.console, self.suite.tasks, epochs, steps, done) as bar:
-            while progress.epoch < epochs:
+            while not self._done():
                 for index in self.batch_step.plan(progress.epoch)[progress.done :]:
                     self._one_step(index)
                     progress.done += 1
@@ -249,13 +249,22 @@ class Training:
             progress.best = Best(progress.epoch, evaluation.score_mean, copies)
         loss, weights = float(means["support"].mean()), means["weights"].tolist()
         bar.epoch(progress.epoch, loss, evaluation.score_mean, weights, better)
-        self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
+        self._maybe_checkpoint(force=self._done())
+
+    def _done(self) -> bool:
+        """True after the last epoch, or after so many without a better score that patience is at its end."""
+        progress, train = self.progress, self.config.train
+        waited = progress.epoch - progress.best.epoch
+        return progress.epoch >= train.epochs or (train.patience is not None and waited >= train.patience)
 
     def _finish(self) -> dict[str, Any]:
         self.finishing = True
         if self.terminating:
             raise _Terminated(self.step.count)
         best, problem = self.progress.best, self.problem
+        if self.progress.epoch < self.config.train.epochs:
+            patience = self.config.train.patience
+            say(self.console, f"ended after epoch {self.progress.epoch}: none of the last {patience} was better")
         problem.model.load_state_dict(unpack("model", best.tensors))
         if self.config.train.refit:
             trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
@@ -267,6 +276,7 @@ class Training:
             self.board.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
+        further["epochs"] = self.progress.epoch
         if self.contexts:
             save_contexts(self.directory.path, self.contexts.recorded(self.directory.run_id))
         seconds = time.monotonic() - self.started

@@ -73,6 +73,7 @@ from .models import reverse as reverse
 from .models import row_lookup as row_lookup
 from .models import stack_padded as stack_padded
 from .registry import Registry as Registry
+from .tasks import METRICS as METRICS
 from .tasks import SPLITS as SPLITS
 from .tasks import SUITES as SUITES
 from .tasks import Corruption as Corruption
@@ -82,6 +83,7 @@ from .tasks import DigitsConfig as DigitsConfig
 from .tasks import EncoderFiles as EncoderFiles
 from .tasks import Examples as Examples
 from .tasks import Inputs as Inputs
+from .tasks import Metric as Metric
 from .tasks import NewsgroupsConfig as NewsgroupsConfig
 from .tasks import SentimentConfig as SentimentConfig
 from .tasks import Suite as Suite
@@ -97,6 +99,7 @@ from .tasks import ordered_batches as ordered_batches
 from .tasks import parse_corruption as parse_corruption
 from .tasks import pool_query as pool_query
 from .tasks import query_index as query_index
+from .tasks import register_metric as register_metric
 from .tasks import register_suite as register_suite
 from .tasks import split_train as split_train
 from .weighting import DTP as DTP

@@ -21,24 +21,38 @@ SPLITS = ("support", "query", "validation", "test")
 class Task:
     """One task: its name, what it predicts, and the names of its classes.
 
-    ``outputs`` is the number of classes, or the number of regression targets. ``macro``: the score of a classification
-    task is the mean over its classes of the accuracy on each, so that rare classes count as much as frequent ones.
+    ``outputs`` is the number of classes, or the number of regression targets. ``score``: the name of its score among
+    METRICS, "" for the usual one of its kind. ``mean``, ``scale``: of a regression's values (outputs,) before they were
+    standardised, where they were.
     """
 
     name: str
     kind: Literal["classification", "regression"]
     outputs: int
     labels: tuple[str, ...] = ()
-    macro: bool = False
+    score: str = ""
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     @property
     def metric(self) -> str:
-        """Name of its score: ``accuracy``, ``macro_accuracy`` or, for regression, ``r2``, coefficient of determination.
+        """Name of its score on a whole split: ``accuracy`` or, for regression, ``r2``, unless it has another.
 
-        >>> Task("parity", "classification", 2, macro=True).metric
-        'macro_accuracy'
+        >>> Task("parity", "classification", 2, score="f1").metric
+        'f1'
         """
-        return "r2" if self.kind == "regression" else "macro_accuracy" if self.macro else "accuracy"
+        return self.score or ("r2" if self.kind == "regression" else "accuracy")
+
+    @property
+    def batch_metric(self) -> str:
+        """Name of its score on a batch, which is computed on the device: ``accuracy``, ``macro_accuracy``, ``r2``.
+
+        >>> Task("parity", "classification", 2, score="f1").batch_metric
+        'accuracy'
+        """
+        if self.kind == "regression":
+            return "r2"
+        return "macro_accuracy" if self.score == "macro_accuracy" else "accuracy"
 
 
 class Inputs(Protocol):

@@ -59,8 +59,15 @@ def build_learned_losses(
     loss = config.loss
     if loss.policy == "fixed":
         return None
+    by_class = judged_by_class(config)
     tasks = [
-        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts, judged_by_class(config))
+        TaskSpec(
+            task.name,
+            task.kind,
+            mixture.losses[0].name,
+            mixture.class_counts,
+            by_class or task.batch_metric == "macro_accuracy",
+        )
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
     if bank is None and POLICIES[loss.policy].candidates == "bank":

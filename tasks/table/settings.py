@@ -9,6 +9,7 @@ from typing import Any
 
 from lossrag.checks import check_choice, check_inside, require
 from lossrag.errors import ConfigError, OptionError, did_you_mean
+from lossrag.tasks.metrics import METRICS
 from lossrag.tasks.table.cells import MISSING
 from lossrag.tasks.text.suite import TextConfig
 
@@ -22,6 +23,7 @@ class Target:
     """One task of a table: the ``columns`` that it predicts, several for a regression of several outputs.
 
     kind: one of KINDS, None for what the column looks like. positive: the class that counts as positive of two.
+    metric: its score among METRICS, None for the usual one.
     where: rows of the task alone, by column the value that they have. data: a file of its own instead of the table's.
     """
 
@@ -29,12 +31,15 @@ class Target:
     columns: tuple[str, ...]
     kind: str | None = None
     positive: str | None = None
+    metric: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     data: Any = None
 
     def __post_init__(self) -> None:
         if self.kind is not None:
             check_choice(self, "kind", KINDS)
+        if self.metric is not None:
+            check_choice(self, "metric", tuple(METRICS))
         several = len(self.columns) < 2 or self.kind in (None, "regression")
         require(several, self, f"several {{columns}} are the outputs of a regression, not of a {self.kind}.")
 
@@ -147,7 +152,7 @@ def _target(name: Any, options: Any) -> Target:
     rows = options.get("where") or {}
     if not isinstance(rows, Mapping) or any(isinstance(value, (Mapping, list)) for value in rows.values()):
         raise ConfigError(f"{where}.where takes a value for each column, such as {{domain: books}}, not {rows!r:.60}.")
-    rest = {key: value for key, value in options.items() if key in ("kind", "positive", "data")}
+    rest = {key: value for key, value in options.items() if key in ("kind", "positive", "metric", "data")}
     if rest.get("positive") is not None:
         rest["positive"] = _word(rest["positive"])
     try:

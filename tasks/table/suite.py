@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.labels import labelled
+from lossrag.tasks.metrics import check_metric
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, select
 from lossrag.tasks.table.cells import Cell, Table, joined, name_of
 from lossrag.tasks.table.columns import Column, fit_column
@@ -66,6 +67,8 @@ def load_table(config: TableConfig, encoder: EncoderFiles | None = None) -> Suit
     table, masks = read.table, _masks(read, targets)
     shared = all(target.data is None and not target.where for target in targets)
     columns = [read_target(table, target, mask) for target, mask in zip(targets, masks, strict=True)]
+    for column in columns:
+        check_metric(f"tasks.targets.{column.name}.metric", column.task.metric, column.task)
     values = [_within(column.encode(table), mask) for column, mask in zip(columns, masks, strict=True)]
     known = [labelled(own).numpy() for own in values]
     # a row that all tasks share may lack some labels, a row of a task alone is of no use without one

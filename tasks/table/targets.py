@@ -35,13 +35,14 @@ class TargetColumn:
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    metric: str = ""
 
     @property
     def task(self) -> Task:
         """The task of a suite."""
         if self.kind == "regression":
-            return Task(self.name, "regression", len(self.columns))
-        return Task(self.name, "classification", len(self.labels), self.labels)
+            return Task(self.name, "regression", len(self.columns), (), self.metric, self.mean, self.scale)
+        return Task(self.name, "classification", len(self.labels), self.labels, self.metric)
 
     def encode(self, table: Table) -> Tensor:
         """Targets of all rows: classes (N,), -100 where there is none, or values (N, K), NaN where there is none.
@@ -79,7 +80,8 @@ class TargetColumn:
 def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> TargetColumn:
     """The kind and classes of a target in its ``rows`` (N,), not yet standardised.
 
-    Raises DataError for a target that is missing everywhere, constant, a text without end, or has a class too rarely.
+    Raises DataError for a target that is missing everywhere, constant, a text without end, or has a class too rarely,
+    ConfigError for a metric that is not of its kind.
     """
     purpose = f"the target {target.name}"
     cells = {
@@ -94,7 +96,7 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
             )
     kind = target.kind or _kind(table, target, cells)
     if kind == "regression":
-        made = TargetColumn(target.name, target.columns, "regression")
+        made = TargetColumn(target.name, target.columns, "regression", metric=target.metric or "")
         numbers = values_of(table, made)[rows]
         for name, column in zip(target.columns, numbers.T, strict=True):
             known = column[~np.isnan(column)]
@@ -109,7 +111,8 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
         raise table.error(
             0, name, f"a binary target has two classes, this one {len(labels)}: say kind: classification."
         )
-    return TargetColumn(target.name, target.columns, "binary" if len(labels) == 2 else "classification", labels)
+    kind = "binary" if len(labels) == 2 else "classification"
+    return TargetColumn(target.name, target.columns, kind, labels, metric=target.metric or "")
 
 
 def _kind(table: Table, target: Target, cells: dict[str, list[Cell]]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.tasks import METRICS
 from lossrag.tasks.table.preprocessing import TablePreprocessing
 
 TABLE = ["train", "experiment=table", "train.epochs=2", "run.root=runs", "tasks.data=my.csv"]
@@ -116,3 +117,54 @@ def test_a_run_that_is_there_is_not_taken_back(lossrag, people, tmp_path):
     people.write_text(people.read_text() + "30,hs,>50K,40,x\n")
     assert "sha256" in lossrag(*line).error
     assert (path / "preprocessing.json").read_bytes() == (kept / "preprocessing.json").read_bytes()
+
+
+def test_metrics_of_ones_choice_and_patience(lossrag, people, tmp_path):
+    """One of the package, one of one's own; the run ends when validation has not been better for so long."""
+    (tmp_path / "mine.py").write_text(
+        """
+from lossrag import register_metric
+
+@register_metric("within_five", kind="regression")
+def within_five(targets, outputs):
+    assert targets.min() > 5  # hours, not standardised ones
+    return float((abs(targets - outputs) <= 5).mean())
+"""
+    )
+    options = ["tasks.targets={income: {metric: roc_auc}, hours: {metric: within_five}}", "tasks.columns=[age,school]"]
+    line = [*TABLE, *options, "loss.library=[mine.py]", "train.epochs=60", "train.patience=3", "optimizer.lr=0.02"]
+    result = lossrag(*line)
+    assert result.code == 0, result
+    path, summary = finished(tmp_path)
+    METRICS.remove("within_five")
+    assert summary["metric"] == {"income": "roc_auc", "hours": "within_five"}
+    points = list(read_points(path / "metrics.jsonl"))
+    means = [point["validation/score_mean"] for point in points if "validation/score_mean" in point]
+    assert len(means) == summary["epochs"] == summary["best_epoch"] + 3 < 60
+    assert max(means) == means[summary["best_epoch"] - 1]
+    assert f"ended after epoch {len(means)}: none of the last 3 was better" in result.out
+    assert any("support/accuracy/income" in point and "support/r2/hours" in point for point in points)
+    last = [point for point in points if "test/within_five/hours" in point]
+    assert last[0]["test/score_mean"] == pytest.approx(
+        (last[0]["test/roc_auc/income"] + last[0]["test/within_five/hours"]) / 2
+    )
+    assert lossrag("figures", f"runs=[{path}]", "output=figures").code == 0
+
+
+def test_errors_choose_an_epoch_by_what_they_are_worth(lossrag, people, tmp_path):
+    options = ["tasks.targets=[income,hours]", "tasks.columns=[age,school]", "outer.metric=rmse"]
+    assert lossrag(*TABLE, *options).code == 0
+    path, summary = finished(tmp_path)
+    assert summary["metric"] == {"income": "accuracy", "hours": "rmse"}
+    scale = json.loads((path / "preprocessing.json").read_text())["targets"][1]["scale"][0]
+    x = 1 - summary["test_r2"]["hours"] / scale
+    worth = x if x >= 0 else x / (1 - x)
+    assert summary["test_score_mean"] == pytest.approx((summary["test_accuracy"]["income"] + worth) / 2)
+
+
+def test_a_metric_of_another_kind(lossrag, people):
+    result = lossrag(*TABLE, "tasks.targets={hours: {metric: f1}}", "tasks.columns=[age,school]")
+    assert (
+        "tasks.targets.hours.metric: f1 is no score of hours, a regression: choose from r2, mae, rmse, spearman"
+        in result.error
+    )
