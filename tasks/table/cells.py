@@ -41,7 +41,7 @@ class Table:
 
     def error(self, row: int, column: str, reason: str) -> DataError:
         """The error of one cell."""
-        return DataError(f"{self.at(row)}, column {column!r}: {reason}")
+        return DataError(f"{self.at(row)}, column {column!r:.60}: {reason}")
 
     def column(self, name: str, purpose: str) -> list[Cell]:
         """The cells (N,) of a column; raises DataError, naming the ``purpose``, when there is none of this name."""
@@ -81,7 +81,7 @@ def number_of(cell: Cell) -> float | None:
     """
     if isinstance(cell, bool) or cell is None or isinstance(cell, list):
         return None
-    if isinstance(cell, str) and not cell.isascii() | ("_" in cell):
+    if isinstance(cell, str) and (not cell.isascii() or "_" in cell):
         return None
     try:
         return float(cell)

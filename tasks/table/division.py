@@ -19,7 +19,7 @@ def divide(
     labels: (N,) of every row what it counts for, such as a class of a task. units: (N,) rows of one stay together.
 
     >>> divide([["a"], ["a"], ["b"], ["b"]], [0, 1, 2, 3], {"support": 0.5, "test": 0.5}, seed=0)
-    ['test', 'support', 'test', 'support']
+    ['test', 'support', 'support', 'test']
     """
     # not sets: their order changes from process to process
     members: dict[Hashable, dict[Hashable, None]] = {}

@@ -13,7 +13,7 @@ from lossrag.tasks.metrics import METRICS
 from lossrag.tasks.table.cells import MISSING
 from lossrag.tasks.text.suite import TextConfig
 
-KINDS = ("binary", "classification", "regression")
+KINDS = ("binary", "classification", "multilabel", "regression")
 FILES = ("train", "validation", "test")
 _NAME = re.compile(r"[^\W_][\w \-]*")
 
@@ -23,7 +23,8 @@ class Target:
     """One task of a table: the ``columns`` that it predicts, several for a regression of several outputs.
 
     kind: one of KINDS, None for what the column looks like. positive: the class that counts as positive of two.
-    metric: its score among METRICS, None for the usual one.
+    metric: its score among METRICS, None for the usual one. labels: those of a multi-label column that are tasks, None
+    for all; separator: between them in a text. member: the one of them that a target is about.
     where: rows of the task alone, by column the value that they have. data: a file of its own instead of the table's.
     """
 
@@ -32,6 +33,9 @@ class Target:
     kind: str | None = None
     positive: str | None = None
     metric: str | None = None
+    labels: tuple[str, ...] | None = None
+    separator: str | None = None
+    member: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     data: Any = None
 
@@ -135,7 +139,7 @@ def _target(name: Any, options: Any) -> Target:
             f"{where}: a task is called by letters, digits, spaces, - and _: name it otherwise, "
             f"'tasks.targets={{my_task: {{column: \"{name}\"}}}}'."
         )
-    known = ["column", *(own.name for own in fields(Target) if own.name != "name")]
+    known = ["column", *(own.name for own in fields(Target) if own.name not in ("name", "member"))]
     if options is None:
         options = {}
     if isinstance(options, str):
@@ -152,13 +156,21 @@ def _target(name: Any, options: Any) -> Target:
     rows = options.get("where") or {}
     if not isinstance(rows, Mapping) or any(isinstance(value, (Mapping, list)) for value in rows.values()):
         raise ConfigError(f"{where}.where takes a value for each column, such as {{domain: books}}, not {rows!r:.60}.")
-    rest = {key: value for key, value in options.items() if key in ("kind", "positive", "metric", "data")}
+    rest = {key: value for key, value in options.items() if key in ("kind", "positive", "metric", "separator", "data")}
+    if options.get("labels") is not None:
+        rest["labels"] = _several(where, options["labels"])
     if rest.get("positive") is not None:
         rest["positive"] = _word(rest["positive"])
     try:
         return Target(name, tuple(columns), where={str(k): _word(v) for k, v in rows.items()}, **rest)
     except OptionError as error:
         raise ConfigError(error.by_key(f"{where}.")) from None
+
+
+def _several(where: str, labels: Any) -> tuple[str, ...]:
+    if not isinstance(labels, (list, tuple)) or not labels:
+        raise ConfigError(f"{where}.labels takes a list of labels, not {labels!r:.60}.")
+    return tuple(dict.fromkeys(map(_word, labels)))
 
 
 def _word(value: Any) -> str:

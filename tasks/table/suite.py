@@ -21,7 +21,7 @@ from lossrag.tasks.table.division import divide
 from lossrag.tasks.table.files import read_table
 from lossrag.tasks.table.preprocessing import TablePreprocessing, documents_of
 from lossrag.tasks.table.settings import TableConfig, Target, parse_files, parse_targets
-from lossrag.tasks.table.targets import read_target, standardised
+from lossrag.tasks.table.targets import expanded, read_target, standardised
 from lossrag.tasks.table.vectors import read_vectors
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.pieces import encode_pieces
@@ -30,6 +30,8 @@ from lossrag.tasks.text.vectors import available_vectors
 
 NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
 """What splits are also called in a split column."""
+SHOWN = 8
+"""Input columns that are named when a run starts."""
 Mask = NDArray[np.bool_]
 
 
@@ -62,24 +64,28 @@ def load_table(config: TableConfig, encoder: EncoderFiles | None = None) -> Suit
     Raises ConfigError for settings that do not go together and DataError, naming file, line and column, for a table
     that cannot be used.
     """
-    targets = parse_targets(config.targets)
-    read = _Source.read(config, targets)
-    table, masks = read.table, _masks(read, targets)
+    said = parse_targets(config.targets)
+    read = _Source.read(config, said)
+    table = read.table
+    pairs = [
+        (one, mask) for own, mask in zip(said, _masks(read, said), strict=True) for one in expanded(table, own, mask)
+    ]
+    targets, masks = [target for target, _ in pairs], [mask for _, mask in pairs]
     shared = all(target.data is None and not target.where for target in targets)
     columns = [read_target(table, target, mask) for target, mask in zip(targets, masks, strict=True)]
     for column in columns:
         check_metric(f"tasks.targets.{column.name}.metric", column.task.metric, column.task)
-    values = [_within(column.encode(table), mask) for column, mask in zip(columns, masks, strict=True)]
+    values = [column.encode(table, mask) for column, mask in zip(columns, masks, strict=True)]
     known = [labelled(own).numpy() for own in values]
     # a row that all tasks share may lack some labels, a row of a task alone is of no use without one
     used = np.any(masks if shared else known, axis=0)
     texts, documents = documents_of(table, config.text) if config.text is not None else ([], [])
     split = _split(config, read, used, values, known, texts)
-    support = np.flatnonzero(split == "support")
-    if not len(support):
+    support = split == "support"
+    if not support.any():
         raise DataError(f"{', '.join(table.files)}: no row is left to train on.")
-    columns = [standardised(table, column, support[own[support]]) for column, own in zip(columns, known, strict=True)]
-    values = [_within(column.encode(table), mask) for column, mask in zip(columns, masks, strict=True)]
+    columns = [standardised(table, column, own & support) for column, own in zip(columns, known, strict=True)]
+    values = [column.encode(table, mask) for column, mask in zip(columns, masks, strict=True)]
     made = _inputs(config, encoder, read, targets, split, texts, documents)
     reading = {key: getattr(config, key) for key in ("missing", "delimiter", "encoding")}
 
@@ -99,26 +105,28 @@ def load_table(config: TableConfig, encoder: EncoderFiles | None = None) -> Suit
     ]
     return Suite(
         name="table",
-        edition=f"{names} (sha256 {table.digest}), {sizes} rows ({' / '.join(SPLITS)}), {made.content}",
+        # nothing that changes with the seed: runs of several seeds are on one edition
+        edition=f"{names} (sha256 {table.digest}), {len(table):,} rows{made.source}",
         tasks=tuple(column.task for column in columns),
         shared_input=shared,
         splits=splits,
         vectors=made.vectors,
         input_shape=tuple(made.inputs.values.shape[1:]) if isinstance(made.inputs, DenseInputs) else (),
         encoder=made.folder,
-        notes=(*told, made.note),
+        notes=(f"{sizes} rows ({' / '.join(SPLITS)}), {made.content}", made.note, *told),
         preprocessing=replace(made.fitted, targets=tuple(columns), reading=reading),
     )
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Inputs of all rows, what was fitted for them, and what they are in words."""
+    """Inputs of all rows, what was fitted for them, and both in words; ``source`` is part of the edition."""
 
     inputs: Inputs
     fitted: TablePreprocessing
     content: str
     note: str
+    source: str = ""
     vectors: Tensor | None = None
     folder: Path | None = None
 
@@ -138,7 +146,9 @@ def _inputs(
             raise ConfigError("model=bert reads texts: name their column with tasks.text=COLUMN, or use model=mlp.")
         pieces = encode_pieces(encoder, texts, config.max_tokens)
         content = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
-        return _Made(pieces, fitted, content, f"input: the text of {config.text}", folder=encoder.folder)
+        return _Made(
+            pieces, fitted, content, f"input: the text of {config.text}", f", {content}", folder=encoder.folder
+        )
     if config.text is not None:
         rows = np.flatnonzero((split == "support") | (split == "query"))
         chosen = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
@@ -149,10 +159,16 @@ def _inputs(
                 f"{name}, column {config.text!r}: no word is in min_df={least} rows: lower it, or add rows."
             )
         fitted = replace(fitted, words=tuple(words))
-        source = "GloVe 6B" if chosen.vectors == "glove" else "random"
-        content = f"{source} {config.dim}-d vectors of {len(words):,} words"
-        note = f"input: the text of {config.text}"
-        return _Made(fitted.tokens(documents), fitted, content, note, torch.from_numpy(array))
+        source = f"{'GloVe 6B' if chosen.vectors == 'glove' else 'random'} {config.dim}-d vectors"
+        content = f"{source} of {len(words):,} words"
+        return _Made(
+            fitted.tokens(documents),
+            fitted,
+            content,
+            f"input: the text of {config.text}",
+            f", {source}",
+            torch.from_numpy(array),
+        )
     if config.vectors_file is not None:
         vectors = read_vectors(config.vectors_file, read.part)
         width = vectors.values.shape[1]
@@ -161,7 +177,8 @@ def _inputs(
     fitted = replace(fitted, columns=columns)
     dense = fitted.dense(read.table)
     content = f"{dense.values.shape[1]} inputs of {len(columns)} columns"
-    return _Made(dense, fitted, content, f"inputs: {', '.join(column.said() for column in columns)}")
+    more = f" ... ({len(columns)})" if len(columns) > SHOWN else ""
+    return _Made(dense, fitted, content, f"inputs: {', '.join(own.said() for own in columns[:SHOWN])}{more}")
 
 
 def _masks(read: _Source, targets: Sequence[Target]) -> list[Mask]:
@@ -178,14 +195,6 @@ def _masks(read: _Source, targets: Sequence[Target]) -> list[Mask]:
             raise DataError(f"{', '.join(read.table.files)}: no row of the target {target.name} has {conditions}.")
         masks.append(mask)
     return masks
-
-
-def _within(values: Tensor, mask: Mask) -> Tensor:
-    """The targets with those outside of the mask missing."""
-    outside = torch.from_numpy(~mask)
-    return values.masked_fill(
-        outside[:, None] if values.ndim > 1 else outside, float("nan") if values.ndim > 1 else -100
-    )
 
 
 def _split(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lossrag.errors import DataError
+from lossrag.errors import DataError, did_you_mean
 from lossrag.labels import IGNORED
 from lossrag.tasks.suite import Task
 from lossrag.tasks.table.cells import Cell, Table, content_of, name_of, number_of
@@ -20,6 +21,11 @@ from lossrag.tasks.table.settings import Target
 FEW_CLASSES = 20
 """Whole numbers of so many values at most are classes."""
 MAX_CLASSES = 1000
+MAX_LABELS = 50
+"""Labels of a multi-label target, each of which is a task."""
+HAS = ("no", "yes")
+_ODD = re.compile(r"[^\w -]")
+Mask = NDArray[np.bool_]
 SPLIT_NUMBER = 4
 """Splits, each of which needs a label."""
 
@@ -27,7 +33,8 @@ SPLIT_NUMBER = 4
 @dataclass(frozen=True)
 class TargetColumn:
     """A target as it is learned: ``labels`` of its classes, or the ``mean`` and ``scale`` of its values (K,), which
-    stay as they are where none is told."""
+    stay as they are where none is told. ``member``: the label of a multi-label column that a row has or has not, cells
+    that are no lists being parted at the ``separator``."""
 
     name: str
     columns: tuple[str, ...]
@@ -36,6 +43,8 @@ class TargetColumn:
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     metric: str = ""
+    member: str | None = None
+    separator: str | None = None
 
     @property
     def task(self) -> Task:
@@ -44,20 +53,21 @@ class TargetColumn:
             return Task(self.name, "regression", len(self.columns), (), self.metric, self.mean, self.scale)
         return Task(self.name, "classification", len(self.labels), self.labels, self.metric)
 
-    def encode(self, table: Table) -> Tensor:
+    def encode(self, table: Table, rows: Mask | None = None) -> Tensor:
         """Targets of all rows: classes (N,), -100 where there is none, or values (N, K), NaN where there is none.
 
+        rows: (N,), those that are the task's; the others have none.
         Raises DataError for a class that is not known, or a value that is no number.
         """
         if self.kind == "regression":
-            raw = torch.from_numpy(values_of(table, self))
+            raw = torch.from_numpy(values_of(table, self, rows))
             if not self.scale:
                 return raw.float()
             mean, scale = (torch.tensor(own, dtype=torch.float64) for own in (self.mean, self.scale))
             return ((raw - mean) / scale).float()
         places = {label: i for i, label in enumerate(self.labels)}
         classes = torch.full((len(table),), IGNORED, dtype=torch.int64)
-        for row, cell in enumerate(table.column(self.columns[0], f"the target {self.name}")):
+        for row, cell in enumerate(cells_of(table, self, self.columns[0], rows)):
             if cell is not None:
                 label = name_of(cell)
                 if label not in places:
@@ -73,6 +83,8 @@ class TargetColumn:
         """
         if self.kind == "regression":
             return f"{self.name}: regression" + (f" of {', '.join(self.columns)}" if len(self.columns) > 1 else "")
+        if self.member is not None:
+            return f"{self.name}: whether {self.columns[0]} has {self.member}"
         classes = " | ".join(self.labels[:6]) + (f" | ... ({len(self.labels)})" if len(self.labels) > 6 else "")
         return f"{self.name}: {self.kind}, {classes}"
 
@@ -83,11 +95,7 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
     Raises DataError for a target that is missing everywhere, constant, a text without end, or has a class too rarely,
     ConfigError for a metric that is not of its kind.
     """
-    purpose = f"the target {target.name}"
-    cells = {
-        name: [c if r else None for c, r in zip(table.column(name, purpose), rows, strict=True)]
-        for name in target.columns
-    }
+    cells = {name: cells_of(table, target, name, rows) for name in target.columns}
     for name, column in cells.items():
         if all(cell is None for cell in column):
             raise DataError(
@@ -97,7 +105,7 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
     kind = target.kind or _kind(table, target, cells)
     if kind == "regression":
         made = TargetColumn(target.name, target.columns, "regression", metric=target.metric or "")
-        numbers = values_of(table, made)[rows]
+        numbers = values_of(table, made, rows)
         for name, column in zip(target.columns, numbers.T, strict=True):
             known = column[~np.isnan(column)]
             if (known == known[0]).all():
@@ -112,7 +120,8 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
             0, name, f"a binary target has two classes, this one {len(labels)}: say kind: classification."
         )
     kind = "binary" if len(labels) == 2 else "classification"
-    return TargetColumn(target.name, target.columns, kind, labels, metric=target.metric or "")
+    metric, member, separator = target.metric or "", target.member, target.separator
+    return TargetColumn(target.name, target.columns, kind, labels, (), (), metric, member, separator)
 
 
 def _kind(table: Table, target: Target, cells: dict[str, list[Cell]]) -> str:
@@ -176,12 +185,69 @@ def _constant(table: Table, name: str, cells: Sequence[Cell]) -> DataError:
     return table.error(row, name, f"the target is {cells[row]!r:.40} in every row that has one: leave it out.")
 
 
-def values_of(table: Table, target: TargetColumn) -> NDArray[np.float64]:
+def cells_of(table: Table, target: Target | TargetColumn, name: str, rows: Mask | None = None) -> list[Cell]:
+    """The cells (N,) of a column of a target, None outside of its ``rows``; of a label of many, whether it is there."""
+    cells = table.column(name, f"the target {target.name}")
+    if rows is not None:
+        cells = [cell if own else None for cell, own in zip(cells, rows, strict=True)]
+    if target.member is None:
+        return cells
+    return [None if cell is None else HAS[target.member in members(cell, target.separator)] for cell in cells]
+
+
+def members(cell: Cell, separator: str | None) -> list[str]:
+    """The labels in a cell of a multi-label column.
+
+    >>> members("red| green", "|"), members(["red", 3], None)
+    (['red', 'green'], ['red', '3'])
+    """
+    if isinstance(cell, list):
+        return [name_of(own) for own in cell if own is not None]
+    parts = name_of(cell).split(separator) if separator else [name_of(cell)]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def expanded(table: Table, target: Target, rows: Mask) -> list[Target]:
+    """A multi-label target as one binary target for each of its labels; any other as it is.
+
+    Raises DataError for labels that are not there, too many, or alike as names of tasks.
+    """
+    name = target.columns[0]
+    cells = cells_of(table, target, name, rows)
+    given = [cell for cell in cells if cell is not None]
+    looks = target.kind is None and bool(given) and all(isinstance(cell, list) for cell in given)
+    if len(target.columns) > 1 or not (target.kind == "multilabel" or looks):
+        return [target]
+    counts = Counter(label for cell in given for label in dict.fromkeys(members(cell, target.separator)))
+    for label in target.labels or ():
+        if label not in counts:
+            where = f"{', '.join(table.files)}, column {name!r}"
+            raise DataError(f"{where}: no row has the label {label!r}: {did_you_mean(label, counts)}")
+    labels = target.labels or sorted(counts)
+    first = next((row for row, cell in enumerate(cells) if cell is not None), 0)
+    if len(labels) > MAX_LABELS or not labels:
+        raise table.error(
+            first,
+            name,
+            f"{len(labels):,} labels, each of which would be a task: name up to {MAX_LABELS} of them in "
+            f"labels: [...]; or their separator, where the cells are texts.",
+        )
+    names = [f"{target.name} {_ODD.sub('_', label)}" for label in labels]
+    for own, label in zip(names, labels, strict=True):
+        if names.count(own) > 1:
+            raise table.error(first, name, f"several labels would be the task {own!r}, {label!r} among them.")
+    return [
+        replace(target, name=own, kind="binary", member=label, labels=())
+        for own, label in zip(names, labels, strict=True)
+    ]
+
+
+def values_of(table: Table, target: TargetColumn, rows: Mask | None = None) -> NDArray[np.float64]:
     """The numbers (N, K) of a regression, NaN where there is none; raises DataError for a cell that is no number."""
     columns = []
     for name in target.columns:
         values = np.full(len(table), np.nan)
-        for row, cell in enumerate(table.column(name, f"the target {target.name}")):
+        for row, cell in enumerate(cells_of(table, target, name, rows)):
             if cell is None:
                 continue
             number = number_of(cell)
@@ -192,11 +258,11 @@ def values_of(table: Table, target: TargetColumn) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
-def standardised(table: Table, target: TargetColumn, support: NDArray[np.int64]) -> TargetColumn:
-    """The target with the mean and spread of its values in the ``support`` rows that have all of them."""
+def standardised(table: Table, target: TargetColumn, support: Mask) -> TargetColumn:
+    """The target with the mean and spread of its values in the ``support`` rows (N,) that have all of them."""
     if target.kind != "regression":
         return target
-    values = values_of(table, target)[support]
+    values = values_of(table, target, support)
     values = values[~np.isnan(values).any(axis=1)]
     spread = values.std(axis=0)
     for name, column in zip(target.columns, spread, strict=True):

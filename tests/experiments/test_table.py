@@ -168,3 +168,55 @@ def test_a_metric_of_another_kind(lossrag, people):
         "tasks.targets.hours.metric: f1 is no score of hours, a regression: choose from r2, mae, rmse, spearman"
         in result.error
     )
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_texts_in_word_pieces(lossrag, people, tiny_bert, tmp_path, frozen):
+    options = [
+        "model=bert",
+        f"model.encoder={tiny_bert}",
+        f"model.frozen={str(frozen).lower()}",
+        "tasks.text=said",
+        "tasks.max_tokens=24",
+    ]
+    result = lossrag(*TABLE, *options, "tasks.targets=[income,hours]", "train.epochs=1")
+    assert result.code == 0, result
+    assert "at most 24 word pieces of" in result.out
+    plain = json.loads((finished(tmp_path)[0] / "preprocessing.json").read_text())
+    assert (plain["text"], plain["words"]) == ("said", [])
+
+
+def test_tasks_with_rows_of_their_own(lossrag, people, tmp_path):
+    """A filter for each; and JSON lines, whose values have kinds of their own."""
+    with open(people) as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        json.dumps({"n": i, "of": row["school"] or None, "good": i % 3 > 0, "text": f"{i % 3} is {i % 20}"})
+        for i, row in enumerate(rows)
+    ]
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    options = ["tasks.targets={a: {column: good, where: {of: hs}}, b: {column: good, where: {of: phd}, metric: f1}}"]
+    line = [*TABLE[:-1], "tasks.data=my.jsonl", *options, "tasks.columns=[n]"]
+    result = lossrag(*line)
+    assert result.code == 0, result
+    assert "a: binary, false | true; " in result.out
+    assert finished(tmp_path)[1]["metric"] == {"a": "accuracy", "b": "f1"}
+
+
+def test_a_sweep(lossrag, people, tmp_path, runs_here):
+    with runs_here():
+        result = lossrag(
+            "sweep",
+            *TABLE[1:3],
+            "key=weighting.alpha",
+            "values=[0.1]",
+            "seeds=[0,1]",
+            f"root={tmp_path}/sweep",
+            "tasks.data=my.csv",
+            "tasks.targets=[income,hours]",
+            "tasks.ignore=[said]",
+        )
+    assert result.code == 0, result
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").rglob("summary.json")]
+    assert {summary["seed"] for summary in summaries} == {0, 1}
+    assert len({summary["edition"] for summary in summaries}) == 1  # other splits of the same rows

@@ -39,6 +39,7 @@ OPTIONS = st.sampled_from(
         {"targets": {"a": {"columns": ["x", "z"]}, "b": {"column": "y", "where": {"c": "a"}}}, "ignore": ["text"]},
         {"targets": {"y": {"kind": "binary", "positive": "u"}}, "categorical": ["x", "text"], "group": "c"},
         {"targets": ["z"], "split": "c"},
+        {"targets": {"c": {"kind": "multilabel", "separator": "a"}, "y": None}, "columns": ["x"]},
         {"targets": ["c"], "numeric": ["x"], "ignore": ["text"]},
     ]
 )

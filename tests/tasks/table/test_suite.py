@@ -192,6 +192,49 @@ def test_several_outputs(write):
     assert [column.name for column in suite.preprocessing.columns] == ["age", "school", "income"]
 
 
+def tagged(count=60):
+    return [{"x": i, "tags": [t for t, n in (("red", 2), ("sci-fi/new", 3)) if i % n == 0]} for i in range(count)]
+
+
+def test_a_multi_label_column_is_a_task_for_each_label(write, tmp_path):
+    """An empty list has none of them, an empty cell is missing."""
+    rows = tagged()
+    rows[0]["tags"] = None
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    suite = load(str(path), ("tags",))
+    assert [(task.name, task.labels) for task in suite.tasks] == [
+        ("tags red", ("no", "yes")),
+        ("tags sci-fi_new", ("no", "yes")),
+    ]
+    assert "tags red: whether tags has red; 59 of 60 rows have one" in suite.notes
+    column = suite.preprocessing.columns[0]
+    for split in SPLITS:
+        x = suite.splits[split][0].inputs.values[:, 0].double() * column.scale + column.mean
+        for n, examples in zip((2, 3), suite.splits[split], strict=True):
+            for value, target in zip(x.round().long().tolist(), examples.targets.tolist(), strict=True):
+                assert target == (-100 if value == 0 else int(value % n == 0))
+    again = TablePreprocessing.of_plain(json.loads(json.dumps(suite.preprocessing.plain())))
+    assert again == suite.preprocessing
+    cells = [{**row, "tags": "|".join(row["tags"] or ["nothing"])} for row in rows]
+    options = {"kind": "multilabel", "separator": "|", "labels": ["red"], "metric": "f1"}
+    suite = load(write(cells), {"t": {"column": "tags", **options}})
+    assert [(task.name, task.metric) for task in suite.tasks] == [("t red", "f1")]
+    with pytest.raises(DataError, match=r"column 'tags': no row has the label 'rde': did you mean 'red'"):
+        load(write(cells), {"t": {"column": "tags", **options, "labels": ["rde"]}})
+    many = [{"x": i, "tags": f"n{i}"} for i in range(60)]
+    with pytest.raises(DataError, match=r"60 labels, each of which would be a task: name up to 50"):
+        load(write(many), {"tags": "multilabel"})
+
+
+def test_rows_of_other_tasks_may_hold_anything(write):
+    """A column means what it does in the rows of a task; in others it may be of another kind."""
+    rows = [{"x": i, "of": "ab"[i % 2], "y": f"{i / 3:.2f}" if i % 2 else "uv"[i // 2 % 2]} for i in range(120)]
+    suite = load(write(rows), {name: {"column": "y", "where": {"of": name}} for name in "ab"})
+    assert [task.kind for task in suite.tasks] == ["classification", "regression"]
+    assert suite.tasks[0].labels == ("u", "v")
+
+
 def test_the_positive_class(write):
     suite = load(write(rows_of(), columns=PEOPLE), {"income": {"positive": "<=50K"}})
     assert suite.tasks[0].labels == (">50K", "<=50K")
