@@ -37,7 +37,7 @@ class Table:
     def at(self, row: int) -> str:
         """The place of a row, for messages."""
         name = self.files[self.file[row]]
-        return f"{name}, {'row' if name.endswith('.parquet') else 'line'} {self.line[row]}"
+        return f"{name}, {'row' if name == 'frame' or name.endswith('.parquet') else 'line'} {self.line[row]}"
 
     def error(self, row: int, column: str, reason: str) -> DataError:
         """The error of one cell."""
@@ -71,6 +71,26 @@ def joined(tables: Sequence[Table], optional: Collection[str] = ()) -> Table:
         np.concatenate([table.line for table in tables]),
         "+".join(table.digest for table in tables),
     )
+
+
+def known_cell(cell: Cell, missing: frozenset[str]) -> Cell:
+    """The cell without white space around it; None where it stands for nothing."""
+    if isinstance(cell, str):
+        cell = cell.strip()
+        return None if cell in missing else cell
+    return None if isinstance(cell, float) and math.isnan(cell) else cell
+
+
+def plain_cell(cell: Any) -> Cell:
+    """A value of pyarrow's, pandas' or NumPy's as a cell: decimals are numbers, dates and the rest are texts."""
+    if isinstance(cell, (np.generic, np.ndarray)):
+        cell = cell.tolist()
+    if cell is None or isinstance(cell, (str, bool, int, float, list)):
+        return cell
+    try:
+        return float(cell) if hasattr(cell, "as_tuple") else str(cell)
+    except (ValueError, OverflowError):
+        return str(cell)
 
 
 def number_of(cell: Cell) -> float | None:

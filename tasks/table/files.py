@@ -15,7 +15,7 @@ import numpy as np
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.extras import load_extra
-from lossrag.tasks.table.cells import Cell, Table
+from lossrag.tasks.table.cells import Cell, Table, known_cell, plain_cell
 
 MAX_BYTES = 2**30
 """Tables are held in memory as a whole: larger files are refused."""
@@ -55,7 +55,7 @@ def read_table(
     if not rows:
         raise DataError(f"{path} has no rows below its header." if names else f"{path} is empty: it holds no table.")
     absent = frozenset(missing)
-    cells = [[_known(row[i], absent) for row in rows] for i in range(len(names))]
+    cells = [[known_cell(row[i], absent) for row in rows] for i in range(len(names))]
     return Table(
         dict(zip(names, cells, strict=True)),
         (str(given),),
@@ -63,14 +63,6 @@ def read_table(
         np.array(lines, dtype=np.int64),
         hashlib.sha256(content).hexdigest()[:12],
     )
-
-
-def _known(cell: Cell, missing: frozenset[str]) -> Cell:
-    """The cell without white space around it; None where it stands for nothing."""
-    if isinstance(cell, str):
-        cell = cell.strip()
-        return None if cell in missing else cell
-    return None if isinstance(cell, float) and cell != cell else cell  # noqa: PLR0124 - NaN
 
 
 def _bytes(path: Path) -> bytes:
@@ -189,17 +181,8 @@ def _parquet(path: Path, content: bytes) -> Rows:
     parquet = load_extra("pyarrow.parquet", "table", f"Reading {path.name}")
     try:
         table = parquet.read_table(io.BytesIO(content))
-        columns = [[_plain(cell) for cell in column.to_pylist()] for column in table.columns]
+        columns = [[plain_cell(cell) for cell in column.to_pylist()] for column in table.columns]
     except Exception as error:  # pyarrow raises its own and many of Python's
         raise DataError(f"Cannot read {path} as a Parquet file: {str(error).splitlines()[0]:.200}.") from None
     rows = [list(cells) for cells in zip(*columns, strict=True)]
     return list(table.column_names), rows, list(range(1, len(rows) + 1))
-
-
-def _plain(cell: Any) -> Cell:
-    if cell is None or isinstance(cell, (str, bool, int, float, list)):
-        return cell
-    try:
-        return float(cell) if hasattr(cell, "as_tuple") else str(cell)  # decimals are numbers, dates are texts
-    except (ValueError, OverflowError):
-        return str(cell)

@@ -11,6 +11,7 @@ from lossrag.checks import check_choice, check_inside, require
 from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.tasks.metrics import METRICS
 from lossrag.tasks.table.cells import MISSING
+from lossrag.tasks.table.frames import is_frame
 from lossrag.tasks.text.suite import TextConfig
 
 KINDS = ("binary", "classification", "multilabel", "regression")
@@ -52,7 +53,8 @@ class Target:
 class TableConfig(TextConfig):
     """Settings of a table, beside those of every text suite (:class:`TextConfig`), which matter for a column of texts.
 
-    data: a file, or files by part: ``{train: a.csv, validation: b.csv, test: c.csv}``.
+    data: a file, or files by part: ``{train: a.csv, validation: b.csv, test: c.csv}``. In Python a pandas DataFrame or
+        a Hugging Face data set takes the place of a file.
     targets: names of columns, or by task its options (:class:`Target`; ``column`` or ``columns`` where the task has
         another name).
     text: the column of the texts that all tasks read. vectors_file: a .npy file (N, F) of the rows' inputs, in the
@@ -92,17 +94,17 @@ class TableConfig(TextConfig):
         require(len(inputs) < 2, self, f"{' and '.join(inputs)} are inputs of different kinds: give one of them.")
 
 
-def parse_files(where: str, given: Any) -> dict[str, str]:
-    """Files by part; a single one is that of ``train``. Raises ConfigError for anything else."""
+def parse_files(where: str, given: Any) -> dict[str, Any]:
+    """Files, or frames, by part; a single one is that of ``train``. Raises ConfigError for anything else."""
     example = f"write {where}=my.csv, or '{where}={{train: a.csv, validation: b.csv, test: c.csv}}'."
-    if isinstance(given, str) and given:
+    if (isinstance(given, str) and given) or is_frame(given):
         return {"train": given}
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(f"{where} names no file of a table: {example}")
     for part, path in given.items():
         if part not in FILES:
             raise ConfigError(f"{where}: unknown part {part!r}: {did_you_mean(str(part), FILES)}")
-        if not isinstance(path, str) or not path:
+        if not is_frame(path) and (not isinstance(path, str) or not path):
             raise ConfigError(f"{where}.{part} takes the name of a file, not {path!r:.60}: {example}")
     if "train" not in given:
         raise ConfigError(f"{where} has no part train: {example}")

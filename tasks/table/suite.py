@@ -19,6 +19,7 @@ from lossrag.tasks.table.cells import Cell, Table, joined, name_of
 from lossrag.tasks.table.columns import Column, fit_column
 from lossrag.tasks.table.division import divide
 from lossrag.tasks.table.files import read_table
+from lossrag.tasks.table.frames import frame_table, is_frame
 from lossrag.tasks.table.preprocessing import TablePreprocessing, documents_of
 from lossrag.tasks.table.settings import TableConfig, Target, parse_files, parse_targets
 from lossrag.tasks.table.targets import expanded, read_target, standardised
@@ -45,12 +46,20 @@ class _Source:
 
     @staticmethod
     def read(config: TableConfig, targets: Sequence[Target]) -> _Source:
-        own = [parse_files(f"tasks.targets.{target.name}.data", target.data) for target in targets if target.data]
+        own = [
+            parse_files(f"tasks.targets.{target.name}.data", target.data)
+            for target in targets
+            if target.data is not None
+        ]
         everyone = [] if len(own) == len(targets) and config.data is None else [parse_files("tasks.data", config.data)]
         tables, part, source = [], [], []
         for number, files in enumerate([*everyone, *own], start=1 - len(everyone)):
             for name, path in files.items():
-                table = read_table(path, config.missing, config.delimiter, config.encoding)
+                table = (
+                    frame_table(path, config.missing)
+                    if is_frame(path)
+                    else read_table(path, config.missing, config.delimiter, config.encoding)
+                )
                 tables.append(table)
                 part += [name] * len(table)
                 source += [number] * len(table)
