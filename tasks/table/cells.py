@@ -16,8 +16,8 @@ from lossrag.errors import DataError, did_you_mean
 Cell: TypeAlias = "str | float | bool | list[Any] | None"
 """Text, number, truth, list, or None where there is nothing."""
 Content = Literal["numbers", "texts", "truths", "lists", "dates", "nothing"]
-MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""Texts that stand for nothing, unless told otherwise."""
+MISSING = ("?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+"""Texts that stand for nothing beside the empty one, unless told otherwise."""
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 

@@ -54,7 +54,7 @@ def read_table(
             raise DataError(f"{path}, line 1: column {names.index('') + 1} of {len(names)} has no name: give it one.")
     if not rows:
         raise DataError(f"{path} has no rows below its header." if names else f"{path} is empty: it holds no table.")
-    absent = frozenset(missing)
+    absent = frozenset([*missing, ""])
     cells = [[known_cell(row[i], absent) for row in rows] for i in range(len(names))]
     return Table(
         dict(zip(names, cells, strict=True)),

@@ -28,7 +28,7 @@ def frame_table(data: Any, missing: Collection[str]) -> Table:
     for name in names:
         if not isinstance(name, str) or not name or names.count(name) > 1:
             raise DataError(f"The frame has a column {name!r}: columns need a name each, a text that comes once.")
-    absent = frozenset(missing)
+    absent = frozenset([*missing, ""])
     columns: dict[str, list[Cell]] = {}
     for name in names:
         cells = list(data[name])

@@ -63,7 +63,7 @@ class TableConfig(TextConfig):
         of them that do not hold what they look like. ignore: columns to leave out.
     split: a column that says train, validation or test. group: a column whose rows stay together in one split.
     validation, test: shares of the rows, where the data do not say it.
-    missing: cells that stand for nothing. delimiter, encoding: of CSV files.
+    missing: cells that stand for nothing, beside empty ones. delimiter, encoding: of CSV files.
 
     Raises OptionError for a value that cannot work.
     """

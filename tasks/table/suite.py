@@ -122,7 +122,7 @@ def load_table(config: TableConfig, encoder: EncoderFiles | None = None) -> Suit
         vectors=made.vectors,
         input_shape=tuple(made.inputs.values.shape[1:]) if isinstance(made.inputs, DenseInputs) else (),
         encoder=made.folder,
-        notes=(f"{sizes} rows ({' / '.join(SPLITS)}), {made.content}", made.note, *told),
+        notes=(f"{sizes} rows ({' / '.join(SPLITS)}), {made.content}", made.note, *told, *_copies(table, split)),
         preprocessing=replace(made.fitted, targets=tuple(columns), reading=reading),
     )
 
@@ -243,6 +243,17 @@ def _split(
     ]
     split[free] = divide(labels, units, shares, config.seed)
     return split
+
+
+def _copies(table: Table, split: NDArray[np.str_]) -> list[str]:
+    """A line for each of validation and test that has copies of training rows, which files or a column put there."""
+    rows = list(zip(*(map(str, column) for column in table.columns.values()), strict=True))
+    known = {row for row, name in zip(rows, split, strict=True) if name in ("support", "query")}
+    counts = {
+        name: sum(row in known for row, own in zip(rows, split, strict=True) if own == name)
+        for name in ("validation", "test")
+    }
+    return [f"{count:,} {name} rows are copies of training rows" for name, count in counts.items() if count]
 
 
 def _said(table: Table, column: str) -> list[str]:

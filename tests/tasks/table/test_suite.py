@@ -108,6 +108,13 @@ def test_splits_said_by_a_column_or_by_files(write):
     files = {"train": write(rows[:100], "a.csv", PEOPLE), "test": write(rows[100:], "c.csv", PEOPLE)}
     suite = load(files)
     assert len(suite.splits["test"][0]) == 60
+    assert not [note for note in suite.notes if "copies" in note]
+    copies = load({**files, "test": write(rows[60:], "e.csv", PEOPLE)})
+    validation = len(copies.splits["validation"][0])
+    assert validation == 15
+    (line,) = [note for note in copies.notes if "copies" in note]
+    assert 25 <= int(line.split()[0]) <= 40  # of 40 that stand in both files those that are not in validation
+    assert line.endswith("test rows are copies of training rows")
     with pytest.raises(DataError, match=r"d.csv has no column 'gain', which .*a.csv has"):
         load({**files, "test": write(rows[100:], "d.csv", [own for own in PEOPLE if own != "gain"])})
 
@@ -297,6 +304,15 @@ def test_too_many_classes(write):
 def test_settings_that_cannot_work(options, said):
     with pytest.raises(ConfigError, match=said):
         load_suite("table", **options)
+
+
+def test_cells_that_stand_for_nothing(write):
+    rows = [{"x": "?" if i % 7 == 0 else i, "y": ("", "None", "a", "b")[i % 4]} for i in range(80)]
+    suite = load(write(rows), ("y",))
+    assert suite.tasks[0].labels == ("a", "b")
+    assert suite.preprocessing.columns[0].tells_missing
+    suite = load(write(rows), ("y",), missing=["?"])
+    assert suite.tasks[0].labels == ("None", "a", "b")
 
 
 def test_columns_called_like_keywords(write):
