@@ -16,7 +16,7 @@ from lossrag.tasks.text.suite import TextConfig
 
 KINDS = ("binary", "classification", "multilabel", "regression")
 FILES = ("train", "validation", "test")
-_NAME = re.compile(r"[^\W_][\w \-]*")
+_NAME = re.compile(r"[^\W_][\w\-]*")  # what TensorBoard leaves as it is
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _target(name: Any, options: Any) -> Target:
     where = f"tasks.targets.{name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{where}: a task is called by letters, digits, spaces, - and _: name it otherwise, "
+            f"{where}: a task is called by letters, digits, - and _: name it otherwise, "
             f"'tasks.targets={{my_task: {{column: \"{name}\"}}}}'."
         )
     known = ["column", *(own.name for own in fields(Target) if own.name not in ("name", "member"))]

@@ -24,7 +24,7 @@ MAX_CLASSES = 1000
 MAX_LABELS = 50
 """Labels of a multi-label target, each of which is a task."""
 HAS = ("no", "yes")
-_ODD = re.compile(r"[^\w -]")
+_ODD = re.compile(r"[^\w-]")
 Mask = NDArray[np.bool_]
 SPLIT_NUMBER = 4
 """Splits, each of which needs a label."""
@@ -232,7 +232,7 @@ def expanded(table: Table, target: Target, rows: Mask) -> list[Target]:
             f"{len(labels):,} labels, each of which would be a task: name up to {MAX_LABELS} of them in "
             f"labels: [...]; or their separator, where the cells are texts.",
         )
-    names = [f"{target.name} {_ODD.sub('_', label)}" for label in labels]
+    names = [f"{target.name}_{_ODD.sub('_', label)}" for label in labels]
     for own, label in zip(names, labels, strict=True):
         if names.count(own) > 1:
             raise table.error(first, name, f"several labels would be the task {own!r}, {label!r} among them.")

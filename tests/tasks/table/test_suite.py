@@ -211,10 +211,10 @@ def test_a_multi_label_column_is_a_task_for_each_label(write, tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     suite = load(str(path), ("tags",))
     assert [(task.name, task.labels) for task in suite.tasks] == [
-        ("tags red", ("no", "yes")),
-        ("tags sci-fi_new", ("no", "yes")),
+        ("tags_red", ("no", "yes")),
+        ("tags_sci-fi_new", ("no", "yes")),
     ]
-    assert "tags red: whether tags has red; 59 of 60 rows have one" in suite.notes
+    assert "tags_red: whether tags has red; 59 of 60 rows have one" in suite.notes
     column = suite.preprocessing.columns[0]
     for split in SPLITS:
         x = suite.splits[split][0].inputs.values[:, 0].double() * column.scale + column.mean
@@ -226,7 +226,7 @@ def test_a_multi_label_column_is_a_task_for_each_label(write, tmp_path):
     cells = [{**row, "tags": "|".join(row["tags"] or ["nothing"])} for row in rows]
     options = {"kind": "multilabel", "separator": "|", "labels": ["red"], "metric": "f1"}
     suite = load(write(cells), {"t": {"column": "tags", **options}})
-    assert [(task.name, task.metric) for task in suite.tasks] == [("t red", "f1")]
+    assert [(task.name, task.metric) for task in suite.tasks] == [("t_red", "f1")]
     with pytest.raises(DataError, match=r"column 'tags': no row has the label 'rde': did you mean 'red'"):
         load(write(cells), {"t": {"column": "tags", **options, "labels": ["rde"]}})
     many = [{"x": i, "tags": f"n{i}"} for i in range(60)]
@@ -293,6 +293,7 @@ def test_too_many_classes(write):
         ({"data": "t.csv"}, "tasks.targets names no column"),
         ({"data": "t.csv", "targets": [None]}, "tasks.targets: None is no name"),
         ({"data": "t.csv", "targets": ["y", "y"]}, "names 'y' twice"),
+        ({"data": "t.csv", "targets": ["a b"]}, r"my_task: {column: \"a b\"}"),
         ({"data": "t.csv", "targets": ["a.b"]}, "tasks.targets.a.b: a task is called by letters"),
         ({"data": "t.csv", "targets": {"y": {"knd": "binary"}}}, "did you mean 'kind'"),
         ({"data": "t.csv", "targets": {"y": {"kind": "binery"}}}, "tasks.targets.y.kind='binery' is unknown"),
