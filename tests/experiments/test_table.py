@@ -58,7 +58,7 @@ def test_the_command_without_a_preset_of_tables(lossrag, people, tmp_path):
 
 def test_lossrag_composes_losses(lossrag, people, tmp_path):
     options = ["tasks.targets={income: {positive: '<=50K'}, hours: regression}", "tasks.columns=[age,school]"]
-    result = lossrag(*TABLE, *options, "loss.policy=retrieval", "train.batch_size=32")
+    result = lossrag(*TABLE, *options, "loss.policy=retrieval", "loss.evidence=look_ahead")
     assert result.code == 0, result
     path, summary = finished(tmp_path)
     assert set(summary["compositions"]) == {"income", "hours"}
