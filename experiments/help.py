@@ -47,6 +47,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   outer.average=class   outer.metric=macro_accuracy   rare classes count as much as frequent ones
   'tasks.corrupt={REC: {noise: symmetric, rate: 0.4}}'   wrong training labels, for research
   outer.batch_size=64                  query rows per step (default: train.batch_size)
+  train.patience=5                     end when validation has not been better for so many epochs
+  outer.metric=f1                      another score: roc_auc, average_precision, mae, rmse, spearman (docs/table.md)
   train.refit=true                     after the run, train once more on support and query
 
   loss.policy=retrieval                compose each task's loss from those that helped where it was alike
@@ -56,7 +58,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
   loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
 
-  tasks=newsgroups | sentiment | domains | digits   tasks.rho=0.1     data.root=FOLDER
+  experiment=table tasks.data=my.csv 'tasks.targets=[income,hours]'        a table of your own (docs/table.md)
+  tasks=newsgroups | sentiment | domains | digits | table   tasks.rho=0.1     data.root=FOLDER
   tasks.edition=raw | stripped | normalised       model=textcnn | mlp | bert
   model.sharing=hard | none | shared_private
   model.adversarial=0.05   model.orthogonal=0.01   model.penalty=paper | unit     terms of AdvMTL, with shared_private

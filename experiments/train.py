@@ -6,6 +6,7 @@ checkpoint to continue bit for bit.
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import DivergedError, GroupError, RunDirectoryError
+from lossrag.errors import DivergedError, GroupError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
@@ -44,6 +45,7 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
+from lossrag.files import write_atomic
 from lossrag.tasks import Suite
 
 
@@ -75,7 +77,13 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
             say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
             say(console, str(directory.path))
         else:
-            summary = Training(config, settings, directory, console, device, machine, ranks).run()
+            try:
+                training = Training(config, settings, directory, console, device, machine, ranks)
+            except LossRAGError:
+                if ranks.leads:
+                    directory.discard()
+                raise
+            summary = training.run()
         if ranks.leads:
             print_summary(summary, console)
         return summary
@@ -118,6 +126,8 @@ class Training:
         self.suite, self.problem, self.batch_step = ranks.together(self._build, "building the run")
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
+        for note in self.suite.notes:
+            say(console, f"  {note}")
         several = "" if ranks.group is None else f", {ranks.group.size} processes that share the rows of every batch"
         say(console, f"run {directory.path} on {machine}{several}")
         self.contexts: ContextRecorder | None = None
@@ -127,6 +137,8 @@ class Training:
         edition, model = self.suite.edition, self.problem.model
         state = (directory, edition, model, self.step, self.learned, self.contexts)
         self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
+        if self.suite.preprocessing is not None and ranks.leads:
+            write_atomic(directory.preprocessing, json.dumps(self.suite.preprocessing.plain()).encode())
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -183,7 +195,7 @@ class Training:
         steps = len(self.batch_step.plan(progress.epoch))
         done = progress.epoch * steps + progress.done
         with RunProgress(self.console, self.suite.tasks, epochs, steps, done) as bar:
-            while progress.epoch < epochs:
+            while not self._done():
                 for index in self.batch_step.plan(progress.epoch)[progress.done :]:
                     self._one_step(index)
                     progress.done += 1
@@ -257,13 +269,22 @@ class Training:
             progress.best = Best(progress.epoch, evaluation.score_mean, copies)
         loss, weights = float(means["support"].mean()), means["weights"].tolist()
         bar.epoch(progress.epoch, loss, evaluation.score_mean, weights, better)
-        self._maybe_checkpoint(force=progress.epoch == self.config.train.epochs)
+        self._maybe_checkpoint(force=self._done())
+
+    def _done(self) -> bool:
+        """True after the last epoch, or after so many without a better score that patience is at its end."""
+        progress, train = self.progress, self.config.train
+        waited = progress.epoch - progress.best.epoch
+        return progress.epoch >= train.epochs or (train.patience is not None and waited >= train.patience)
 
     def _finish(self) -> dict[str, Any]:
         self.finishing = True
         if self.ranks.any(self.terminating):
             raise _Terminated(self.step.count)
         best, problem = self.progress.best, self.problem
+        if self.progress.epoch < self.config.train.epochs:
+            patience = self.config.train.patience
+            say(self.console, f"ended after epoch {self.progress.epoch}: none of the last {patience} was better")
         problem.model.load_state_dict(unpack("model", best.tensors))
         if self.config.train.refit:
             trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
@@ -277,6 +298,7 @@ class Training:
             self.board.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
+        further["epochs"] = self.progress.epoch
         if self.contexts:
             save_contexts(self.directory.path, self.contexts.recorded(self.directory.run_id))
         seconds = time.monotonic() - self.started

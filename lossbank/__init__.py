@@ -4,6 +4,7 @@ if __name__ != "lossrag.lossbank":
     raise ImportError("lossbank is imported as lossrag.lossbank: from lossrag.lossbank import ...")
 
 # Importing the losses is what registers them.
+from lossrag.labels import labelled, labelled_mean
 from lossrag.lossbank import losses
 from lossrag.lossbank.composing.composer import Composer, Event
 from lossrag.lossbank.composing.evidence import Batch, Evidence, EvidenceOptions, Moment, TaskMoment, TaskSpec
@@ -27,7 +28,6 @@ from lossrag.lossbank.experience.questions import Answer, Question
 from lossrag.lossbank.library.batched import gradient_sizes
 from lossrag.lossbank.library.contract import Loss, LossFunction
 from lossrag.lossbank.library.inputs import LossInputs
-from lossrag.lossbank.library.labels import labelled, labelled_mean
 from lossrag.lossbank.library.metric_learning import from_metric_learning
 from lossrag.lossbank.library.mixture import Mixture, joined_mixture
 from lossrag.lossbank.library.registration import LOSSES, register_loss

@@ -9,6 +9,8 @@ from .errors import LossRAGError as LossRAGError
 from .errors import OptionError as OptionError
 from .errors import RunDirectoryError as RunDirectoryError
 from .errors import did_you_mean as did_you_mean
+from .labels import labelled as labelled
+from .labels import labelled_mean as labelled_mean
 from .lossbank import CONTEXT_NAMES as CONTEXT_NAMES
 from .lossbank import GEOMETRY_NAMES as GEOMETRY_NAMES
 from .lossbank import LOSSES as LOSSES
@@ -50,8 +52,6 @@ from .lossbank import from_metric_learning as from_metric_learning
 from .lossbank import gradient_curve as gradient_curve
 from .lossbank import gradient_sizes as gradient_sizes
 from .lossbank import joined_mixture as joined_mixture
-from .lossbank import labelled as labelled
-from .lossbank import labelled_mean as labelled_mean
 from .lossbank import look_ahead as look_ahead
 from .lossbank import push_forward as push_forward
 from .lossbank import register_loss as register_loss
@@ -74,6 +74,7 @@ from .models import reverse as reverse
 from .models import row_lookup as row_lookup
 from .models import stack_padded as stack_padded
 from .registry import Registry as Registry
+from .tasks import METRICS as METRICS
 from .tasks import SPLITS as SPLITS
 from .tasks import SUITES as SUITES
 from .tasks import Corruption as Corruption
@@ -83,10 +84,12 @@ from .tasks import DigitsConfig as DigitsConfig
 from .tasks import EncoderFiles as EncoderFiles
 from .tasks import Examples as Examples
 from .tasks import Inputs as Inputs
+from .tasks import Metric as Metric
 from .tasks import NewsgroupsConfig as NewsgroupsConfig
 from .tasks import SentimentConfig as SentimentConfig
 from .tasks import Suite as Suite
 from .tasks import SuiteEntry as SuiteEntry
+from .tasks import TableConfig as TableConfig
 from .tasks import Task as Task
 from .tasks import TokenInputs as TokenInputs
 from .tasks import corrupt as corrupt
@@ -97,6 +100,7 @@ from .tasks import ordered_batches as ordered_batches
 from .tasks import parse_corruption as parse_corruption
 from .tasks import pool_query as pool_query
 from .tasks import query_index as query_index
+from .tasks import register_metric as register_metric
 from .tasks import register_suite as register_suite
 from .tasks import split_train as split_train
 from .weighting import DTP as DTP

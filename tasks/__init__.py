@@ -7,14 +7,17 @@ from lossrag.tasks.batches import epoch_plan, ordered_batches, query_index
 from lossrag.tasks.corruption.corrupt import CorruptionReport, corrupt
 from lossrag.tasks.corruption.settings import Corruption, parse_corruption
 from lossrag.tasks.digits import DigitsConfig
+from lossrag.tasks.metrics import METRICS, Metric, register_metric
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
 from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite, register_suite
+from lossrag.tasks.table.settings import TableConfig
 from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig
 from lossrag.tasks.text.sentiment import SentimentConfig
 
 __all__ = [
+    "METRICS",
     "SPLITS",
     "SUITES",
     "Corruption",
@@ -24,10 +27,12 @@ __all__ = [
     "EncoderFiles",
     "Examples",
     "Inputs",
+    "Metric",
     "NewsgroupsConfig",
     "SentimentConfig",
     "Suite",
     "SuiteEntry",
+    "TableConfig",
     "Task",
     "TokenInputs",
     "corrupt",
@@ -38,6 +43,7 @@ __all__ = [
     "parse_corruption",
     "pool_query",
     "query_index",
+    "register_metric",
     "register_suite",
     "split_train",
 ]

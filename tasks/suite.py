@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lossrag.errors import DataError
+from lossrag.labels import labelled
 
 SPLITS = ("support", "query", "validation", "test")
 """Support trains the model, query the task weights, validation picks the epoch, test is touched once."""
@@ -20,24 +21,38 @@ SPLITS = ("support", "query", "validation", "test")
 class Task:
     """One task: its name, what it predicts, and the names of its classes.
 
-    ``outputs`` is the number of classes, or the number of regression targets. ``macro``: the score of a classification
-    task is the mean over its classes of the accuracy on each, so that rare classes count as much as frequent ones.
+    ``outputs`` is the number of classes, or the number of regression targets. ``score``: the name of its score among
+    METRICS, "" for the usual one of its kind. ``mean``, ``scale``: of a regression's values (outputs,) before they were
+    standardised, where they were.
     """
 
     name: str
     kind: Literal["classification", "regression"]
     outputs: int
     labels: tuple[str, ...] = ()
-    macro: bool = False
+    score: str = ""
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
 
     @property
     def metric(self) -> str:
-        """Name of its score: ``accuracy``, ``macro_accuracy`` or, for regression, ``r2``, coefficient of determination.
+        """Name of its score on a whole split: ``accuracy`` or, for regression, ``r2``, unless it has another.
 
-        >>> Task("parity", "classification", 2, macro=True).metric
-        'macro_accuracy'
+        >>> Task("parity", "classification", 2, score="f1").metric
+        'f1'
         """
-        return "r2" if self.kind == "regression" else "macro_accuracy" if self.macro else "accuracy"
+        return self.score or ("r2" if self.kind == "regression" else "accuracy")
+
+    @property
+    def batch_metric(self) -> str:
+        """Name of its score on a batch, which is computed on the device: ``accuracy``, ``macro_accuracy``, ``r2``.
+
+        >>> Task("parity", "classification", 2, score="f1").batch_metric
+        'accuracy'
+        """
+        if self.kind == "regression":
+            return "r2"
+        return "macro_accuracy" if self.score == "macro_accuracy" else "accuracy"
 
 
 class Inputs(Protocol):
@@ -102,13 +117,23 @@ class TokenInputs:
 
 @dataclass(frozen=True)
 class Examples:
-    """One task's examples in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats."""
+    """One task's examples in one split: inputs and targets, (N,) int64 classes or (N, outputs) floats.
+
+    A row without a label has the class -100, or a NaN among its values (:mod:`lossrag.labels`).
+    """
 
     inputs: Inputs
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
+
+
+class Preprocessing(Protocol):
+    """What made a suite's inputs and targets of the data, for use on other data."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +143,10 @@ class Suite:
     With ``shared_input`` all tasks of a split share one inputs object and one row order; else every task has
     its own. ``vectors`` (V, E) are the word vectors of a text suite (row 0 is padding), ``encoder`` is the folder of
     the pre-trained encoder whose word pieces it holds instead, ``input_shape`` the
-    shape of one dense input. ``edition`` says in words which data this is, and is printed beside results.
+    shape of one dense input. ``edition`` says in words which data this is, and is printed beside results; ``notes`` are
+    lines on what was found in it, printed when a run starts. ``preprocessing`` is stored with a run.
 
-    Raises DataError when a task has no samples or lacks a class in a split.
+    Raises DataError when a task has no labelled sample, lacks a class or has one too many in a split.
     """
 
     name: str
@@ -131,6 +157,8 @@ class Suite:
     vectors: Tensor | None = None
     input_shape: tuple[int, ...] = ()
     encoder: Path | None = None
+    notes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -146,8 +174,20 @@ def _check_examples(suite: str, split: str, task: Task, examples: Examples) -> N
     where = f"Suite {suite!r}: task {task.name!r} has"
     if len(examples) == 0:
         raise DataError(f"{where} no samples in the {split} split: give it more data or a larger share.")
+    targets = examples.targets[labelled(examples.targets)]
+    if len(targets) == 0:
+        raise DataError(
+            f"{where} {len(examples)} samples in the {split} split, but a label for none of them: label some, move "
+            "labelled ones there, or leave the task out."
+        )
     if task.kind == "classification":
-        absent = (torch.bincount(examples.targets, minlength=task.outputs) == 0).nonzero().flatten().tolist()
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= task.outputs:
+            raise DataError(
+                f"{where} the class {low if low < 0 else high} in the {split} split, but its classes go from 0 to "
+                f"{task.outputs - 1}, and -100 is for a sample without a label."
+            )
+        absent = (torch.bincount(targets, minlength=task.outputs) == 0).nonzero().flatten().tolist()
         if absent:
             missing = [task.labels[i] if task.labels else str(i) for i in absent]
             raise DataError(

@@ -12,6 +12,8 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.registry import Registry
 from lossrag.tasks.digits import DigitsConfig, load_digits
 from lossrag.tasks.suite import Suite
+from lossrag.tasks.table.settings import TableConfig
+from lossrag.tasks.table.suite import load_table
 from lossrag.tasks.text.domains import DomainsConfig, load_domains
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig, load_newsgroups
@@ -35,6 +37,7 @@ SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups, load_news
 SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment, load_sentiment))
 SUITES.add("domains", SuiteEntry(DomainsConfig, load_domains, load_domains))
 SUITES.add("digits", SuiteEntry(DigitsConfig, load_digits))
+SUITES.add("table", SuiteEntry(TableConfig, load_table, load_table))
 
 Settings = TypeVar("Settings")
 Load = Callable[[Settings], Suite]

@@ -97,8 +97,9 @@ def build_config(settings: Settings) -> schema.Config:
     def options(cls: type[T], name: str) -> T:
         return build(cls, section(settings, name), name)
 
-    loss, outer = options(schema.LossConfig, "loss"), options(schema.OuterConfig, "outer")
-    load_library(loss.library)
+    loss = options(schema.LossConfig, "loss")
+    load_library(loss.library)  # what it registers may be named in any other section
+    outer = options(schema.OuterConfig, "outer")
     for name, losses in (("loss", loss), ("outer", outer)):
         _check_loss(f"{name}.classification", losses.classification, "classification")
         _check_loss(f"{name}.regression", losses.regression, "regression")

@@ -33,7 +33,9 @@ def load_library(files: Sequence[str]) -> list[str]:
 
 def _run(path: Path, given: str) -> None:
     if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"loss.library: {given!r} is no Python file: give files of losses, weightings or suites.")
+        raise ConfigError(
+            f"loss.library: {given!r} is no Python file: give files of losses, metrics, weightings or suites."
+        )
     # a name of its own, so that two files called losses.py do not meet
     name = f"lossrag_library_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, path)

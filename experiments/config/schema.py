@@ -11,7 +11,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig, lazy_allows
 from lossrag.lossbank import POLICIES, ComposerConfig, LookAheadOptions, OneStepOptions
-from lossrag.tasks import Corruption
+from lossrag.tasks import METRICS, Corruption
 from lossrag.weighting import Weighting
 
 Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
@@ -94,7 +94,8 @@ class OuterConfig:
     """The outer problem: its losses on the query batch (None: as in training), and that batch's size.
 
     average: ``sample``, or ``class``: the outer loss of a task is the mean over its classes, rare or not.
-    metric: what epochs are chosen by and tables show, ``accuracy`` or ``macro_accuracy`` (the mean over the classes).
+    metric: score of the tasks that have such a one and no other of their own, which epochs are chosen by and tables
+        show: a name among METRICS, such as ``macro_accuracy``, ``f1``, ``roc_auc``, ``mae``.
     every: steps from one outer problem to the next; between them the task weights stay.
     tasks: those that the outer problem is over, by name; None for all.
     """
@@ -110,7 +111,7 @@ class OuterConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "batch_size", "every")
         check_choice(self, "average", ("sample", "class"))
-        check_choice(self, "metric", ("accuracy", "macro_accuracy"))
+        check_choice(self, "metric", tuple(METRICS))
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class TrainConfig:
     refit: after the run, train afresh on support and query with the learned weights, for the best epoch's length.
     precision: float32, or bf16: autocast of the encoder where the machine has instructions for it.
     memory: with an outer problem, ``rows`` holds T gradients of the model; ``low`` holds one and computes them again.
+    patience: epochs without a better mean validation score after which the run ends; None: never.
     nonfinite: a loss or gradient that is not finite ends the run (``raise``), or its step is left out and counted
         (``skip``); ``trust`` looks at none, which spares reading from the device in every step.
     """
@@ -129,13 +131,14 @@ class TrainConfig:
     epochs: int = 10
     batch_size: int = 256
     query_for_baselines: str = "all"
+    patience: int | None = None
     refit: bool = False
     precision: str = "float32"
     memory: str = "rows"
     nonfinite: str = "raise"
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "epochs", "batch_size")
+        check_least(self, 1, "epochs", "batch_size", "patience")
         check_choice(self, "nonfinite", ("raise", "skip", "trust"))
         check_choice(self, "query_for_baselines", ("all", "support"))
         check_choice(self, "precision", ("float32", "bf16"))

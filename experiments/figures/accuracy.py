@@ -16,6 +16,8 @@ from lossrag.experiments.studies.statistics import interval
 COLUMNS = 5
 OWN = ("weighting.", "optimizer.", "model.sharing", "model.adversarial", "model.orthogonal", "model.penalty")
 """Settings that may differ between methods in a fair comparison."""
+PERCENT = {"accuracy": "accuracy (%)", "macro_accuracy": "macro acc. (%)", "f1": "F1 (%)"}
+"""Metrics that are written in percent."""
 
 
 def draw_accuracy(runs: Sequence[FinishedRun]) -> list[Drawing]:
@@ -48,7 +50,7 @@ def _draw(problem: tuple[str, ...], runs: list[FinishedRun]) -> Drawing:
 def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None:
     metrics = next(iter(methods.values()))[0].summary["metric"]
     kinds = set(metrics.values()) if task == "mean" else {metrics[task]}
-    percent = "r2" not in kinds
+    percent = kinds <= PERCENT.keys()
     for row, runs in enumerate(methods.values()):
         values = [float(run.summary["test_score_mean"]) if task == "mean" else run.score(task) for run in runs]
         values = [100 * value for value in values] if percent else values
@@ -71,4 +73,5 @@ def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None
 def _unit(kinds: set[str]) -> str:
     if len(kinds) > 1:
         return "score"
-    return {"accuracy": "accuracy (%)", "macro_accuracy": "macro acc. (%)", "r2": "R²"}[next(iter(kinds))]
+    (kind,) = kinds
+    return PERCENT.get(kind, "R²" if kind == "r2" else kind.replace("_", " "))

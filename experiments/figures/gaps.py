@@ -113,6 +113,6 @@ def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) ->
 
 
 def _unit(run: FinishedRun) -> str:
-    kinds = {"classification" if metric != "r2" else "regression" for metric in run.summary["metric"].values()}
+    kinds = {"regression" if task in run.summary["test_r2"] else "classification" for task in run.summary["metric"]}
     names = [str(run.settings["loss"][kind]) for kind in sorted(kinds)]
     return "; ".join(name.replace("_", " ") + (", nats" if name == "cross_entropy" else "") for name in names)

@@ -19,9 +19,11 @@ class RunDirectory:
 
     def __init__(self, path: Path, run_id: str, lock: FileLock) -> None:
         self.path, self.run_id, self.lock = path, run_id, lock
+        self.fresh = not (path / "config.yaml").exists()
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
+        self.preprocessing = path / "preprocessing.json"
         self.figure = path / "trajectories.png"
         self.tensorboard = path / "tensorboard"
         self.last = path / "checkpoints" / "last.safetensors"
@@ -30,6 +32,15 @@ class RunDirectory:
     def release(self) -> None:
         """Let other processes use the directory."""
         self.lock.release()
+
+    def discard(self) -> None:
+        """Take a directory back that was made for a run that cannot begin; one that was there before stays."""
+        if self.fresh:
+            for path in (self.config, self.preprocessing, self.path / ".lock"):
+                path.unlink(missing_ok=True)
+            for folder in (self.last.parent, self.path):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 def open_run(settings: Settings, run: RunConfig) -> RunDirectory:

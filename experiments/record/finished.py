@@ -111,8 +111,11 @@ class FinishedRun:
 
     @property
     def problem(self) -> tuple[str, ...]:
-        """Suite, edition if it has several, and encoder: runs of different ones are never in one panel."""
-        parts = (self.settings["tasks"]["name"], self.settings["tasks"].get("edition"), self.settings["model"]["name"])
+        """Suite, edition or file if it has several, and encoder: runs of different ones are never in one panel."""
+        tasks = self.settings["tasks"]
+        data = tasks.get("data") or ""
+        file = Path(data["train"] if isinstance(data, Mapping) else data).stem
+        parts = (tasks["name"], tasks.get("edition") or file, self.settings["model"]["name"])
         return tuple(str(part) for part in parts if part)
 
     def score(self, task: str) -> float:

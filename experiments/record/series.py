@@ -41,15 +41,19 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64."""
+    """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64, each score in its own metric.
+
+    worths: the scores in (-1, 1], more being better (:meth:`lossrag.tasks.Metric.worth`).
+    """
 
     losses: Tensor
     scores: Tensor
+    worths: Tensor
 
     @property
     def score_mean(self) -> float:
-        """The mean score: over all tasks, each in its own metric (:attr:`Task.metric`). It chooses the epoch."""
-        return float(self.scores.mean())
+        """The mean score: over all tasks, of what their scores are worth. It chooses the epoch."""
+        return float(self.worths.mean())
 
 
 def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.optim.Optimizer) -> Values:
@@ -63,7 +67,7 @@ def step_values(outcome: StepOutcome, tasks: Sequence[Task], optimizer: torch.op
 
     def put(pattern: str, values: Tensor | None) -> None:
         if values is not None:
-            names.extend(pattern.format(metric=task.metric, task=task.name) for task in tasks)
+            names.extend(pattern.format(metric=task.batch_metric, task=task.name) for task in tasks)
             tensors.append(values.double().cpu() if values.device.type == "mps" else values.double())
 
     put("support/loss/{task}", record.support_losses)
@@ -112,11 +116,12 @@ def layout(tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> dict[
     def chart(pattern: str) -> list[object]:
         return ["Multiline", [pattern]]
 
-    metrics = sorted({task.metric for task in tasks})
+    metrics = {"validation": sorted({task.metric for task in tasks})}
+    metrics["support"] = metrics["query"] = sorted({task.batch_metric for task in tasks})
     charts = {"task weights": chart(r"^weight/.*"), "lambda": chart(r"^lambda/.*")}
     for split in ("support", "query", "validation"):
         charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
-        for metric in metrics:
+        for metric in metrics[split]:
             charts[f"{split} {metric}"] = chart(rf"^{split}/{metric}/.*")
     charts |= {name.replace("/", " "): chart(rf"^{name}/.*") for name in terms}
     categories = {"All tasks": charts}

@@ -39,8 +39,8 @@ def write_summary(
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
-    ``compositions``, ``off``, ``reasons`` and ``steadiness`` where losses are composed, ``theorem_1`` with an outer
-    problem.
+    ``epochs`` that it took, ``compositions``, ``off``, ``reasons`` and ``steadiness`` where losses are composed,
+    ``theorem_1`` with an outer problem.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -61,7 +61,6 @@ def write_summary(
         "task_weights": dict(zip(suite.task_names, best.tensors["task_weights"].tolist(), strict=True)),
         "best_epoch": best.epoch,
         "validation_score_mean": best.score,
-        "epochs": config.train.epochs,
         "refit": config.train.refit,
         **further,
         "seconds": round(seconds, 3),

@@ -18,7 +18,8 @@ from lossrag.experiments.run.encoded_suites import load_pieces
 from lossrag.experiments.run.machine import require_bf16
 from lossrag.experiments.run.problem import Problem
 from lossrag.models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
-from lossrag.tasks import SUITES, Suite, corrupt, pool_query
+from lossrag.tasks import METRICS, SUITES, Suite, Task, corrupt, pool_query
+from lossrag.tasks.metrics import check_metric
 from lossrag.weighting import Group, MultiTaskStep
 
 
@@ -37,9 +38,16 @@ def build_suite(config: Config) -> Suite:
         suite = SUITES[config.tasks.name].load(config.tasks.options)
     if config.corrupt:
         suite, _ = corrupt(suite, config.corrupt, config.seed)
-    if config.outer.metric == "macro_accuracy":
-        suite = replace(suite, tasks=tuple(replace(task, macro=True) for task in suite.tasks))
+    suite = replace(suite, tasks=tuple(_scored(task, config.outer.metric) for task in suite.tasks))
     return pool_query(suite) if trains_on_query(config) else suite
+
+
+def _scored(task: Task, metric: str) -> Task:
+    """The task with this score, if it is one of its kind; one that has a score of its own keeps it."""
+    if task.score:
+        check_metric("its suite", task.score, task)
+    fits = not task.score and metric != task.metric and METRICS[metric].fits(task)
+    return replace(task, score=metric) if fits else task
 
 
 def build_model(config: Config, suite: Suite) -> MultiTaskModel:

@@ -12,6 +12,7 @@ from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.contexts import RunContexts, SeenTask
 from lossrag.experiments.run.build import trains_on_query
 from lossrag.experiments.run.problem import Problem
+from lossrag.labels import labelled
 from lossrag.lossbank import LOSSES, LossInputs
 from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
 from lossrag.models import BertOptions
@@ -66,12 +67,14 @@ class ContextRecorder:
 
     @torch.no_grad()
     def _rows(self, split: str, t: int, done: int) -> LossInputs:
-        """Up to :data:`ROWS` rows of a task, drawn by (seed, moment)."""
+        """Up to :data:`ROWS` labelled rows of a task, drawn by (seed, moment)."""
         suite, device = self.problem.suite, self.problem.device
         examples = suite.splits[split][t]
         place = (done, SIDES.index(split), 0 if suite.shared_input else t)
         chance = generator(self.config.seed, Stream.CONTEXT, *place)
-        index = torch.from_numpy(chance.permutation(len(examples))[:ROWS])
+        rows = self.problem.labelled_rows(split, t)
+        index = torch.from_numpy(chance.permutation(len(examples) if rows is None else len(rows))[:ROWS])
+        index = index if rows is None else rows[index]
         outputs = self.problem.model.outputs(examples.inputs.gather(index).to(device), t)
         targets = examples.targets[index].to(device)
         return LossInputs(outputs.logits, targets, outputs.features, self.problem.inner[t].class_counts)
@@ -80,7 +83,7 @@ class ContextRecorder:
         """What was seen, for the run's directory."""
         suite = self.problem.suite
         tasks = [
-            SeenTask(task.name, task.kind, task.outputs, len(own))
+            SeenTask(task.name, task.kind, task.outputs, int(labelled(own.targets).sum()))
             for task, own in zip(suite.tasks, suite.splits["support"], strict=True)
         ]
         return RunContexts(run_id, encoder_kind(self.config), self.steps, tasks, self.moments)

@@ -59,8 +59,15 @@ def build_learned_losses(
     loss = config.loss
     if loss.policy == "fixed":
         return None
+    by_class = judged_by_class(config)
     tasks = [
-        TaskSpec(task.name, task.kind, mixture.losses[0].name, mixture.class_counts, judged_by_class(config))
+        TaskSpec(
+            task.name,
+            task.kind,
+            mixture.losses[0].name,
+            mixture.class_counts,
+            by_class or task.batch_metric == "macro_accuracy",
+        )
         for task, mixture in zip(problem.suite.tasks, problem.inner, strict=True)
     ]
     if bank is None and POLICIES[loss.policy].candidates == "bank":
@@ -128,12 +135,18 @@ def _kept(problem: Problem, objective: BatchObjective) -> Batch:
 
 
 def _drawn(problem: Problem, split: str, rows: int, seed: int, step: int) -> Batch:
-    """Up to so many rows of a split for every task, drawn by (seed, step), in passes of a bounded size."""
+    """Up to so many labelled rows of a split for every task, of a shared input rows with a label of any, drawn by
+    (seed, step), in passes of a bounded size."""
+    told = [problem.labelled_rows(split, t) for t in range(len(problem.suite.tasks))]
+    if problem.suite.shared_input and not problem.complete:
+        any_task = torch.cat([rows for rows in told if rows is not None])
+        told = [torch.unique(any_task)] * len(told)
     index = []
-    for t, examples in enumerate(problem.suite.splits[split]):
+    for t, (examples, known) in enumerate(zip(problem.suite.splits[split], told, strict=True)):
         place = (step, SIDES.index(split), 0 if problem.suite.shared_input else t)
         chance = generator(seed, Stream.CONTEXT, *place)
-        index.append(torch.from_numpy(chance.permutation(len(examples.targets))[:rows]))
+        drawn = torch.from_numpy(chance.permutation(len(examples) if known is None else len(known))[:rows])
+        index.append(drawn if known is None else known[drawn])
     inputs, objective = problem.batch(split, index)
     model = problem.model
 

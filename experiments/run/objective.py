@@ -19,7 +19,7 @@ def score(task: Task, logits: Tensor, targets: Tensor, known: Tensor | None = No
     """Accuracy in [0, 1], or R^2 in (-inf, 1]; a scalar. ``known``: (B,) booleans, the rows that have a label, None for
     all; where there is none the score is 0."""
     if task.kind == "classification":
-        if task.macro:
+        if task.batch_metric == "macro_accuracy":
             return macro_accuracy(logits, targets, known)
         return hits(logits, targets).mean() if known is None else labelled_mean(hits(logits, targets), known)
     if known is None:
@@ -115,7 +115,7 @@ class BatchObjective:
         known = None if self.complete else labelled(targets)
         self._keep(tasks, outputs)
         with torch.no_grad():
-            if all(self.tasks[t].metric == "accuracy" for t in tasks):
+            if all(self.tasks[t].batch_metric == "accuracy" for t in tasks):
                 self._scores[tasks.start] = segment_means(hits(logits, targets), sizes, known)
             else:
                 parts = torch.split(logits, list(sizes))

@@ -17,7 +17,7 @@ from lossrag.experiments.run.objective import BatchObjective, score
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
 from lossrag.lossbank import LOSSES, Mixture, labelled, labelled_mean
 from lossrag.models import MultiTaskModel
-from lossrag.tasks import Suite, ordered_batches
+from lossrag.tasks import METRICS, Suite, ordered_batches
 from lossrag.weighting import Losses
 
 EVALUATION_ROWS = 512
@@ -72,6 +72,10 @@ class Problem:
     def complete(self) -> bool:
         """True where every row of the suite has a label, so that no step has to look."""
         return all(bool(labelled(e.targets).all()) for split in self.suite.splits.values() for e in split)
+
+    def labelled_rows(self, split: str, t: int) -> Tensor | None:
+        """The rows (n,) of a split that have a label of task t; None where all of them have one."""
+        return None if self.complete else labelled(self.suite.splits[split][t].targets).nonzero().flatten()
 
     def trained_rows(self, index: Sequence[Tensor]) -> Tensor | None:
         """The rows of a trained word table that a support batch reads; None where there is no such table."""
@@ -138,7 +142,10 @@ class Problem:
         with torch.no_grad():
             results = [self._evaluate_task(split, t) for t in range(len(self.suite.tasks))]
         self.model.train()
-        return Evaluation(torch.stack([r[0] for r in results]), torch.stack([r[1] for r in results]))
+        losses, scores = (torch.stack([result[part] for result in results]) for part in (0, 1))
+        pairs = zip(self.suite.tasks, scores.tolist(), strict=True)
+        worths = [METRICS[task.metric].worth(task, value) for task, value in pairs]
+        return Evaluation(losses, scores, torch.tensor(worths, dtype=torch.float64))
 
     def _evaluate_task(self, split: str, t: int) -> tuple[Tensor, Tensor]:
         examples = self.suite.splits[split][t]
@@ -149,7 +156,11 @@ class Problem:
         known = None if self.complete else labelled(targets)
         values = self.inner[t](logits, targets, features, True if self.complete else None).double()
         loss = values.mean() if known is None else labelled_mean(values, known)
-        return loss.cpu(), score(self.suite.tasks[t], logits, targets, known).cpu()
+        task = self.suite.tasks[t]
+        if task.metric == task.batch_metric:
+            return loss.cpu(), score(task, logits, targets, known).cpu()
+        told = (logits, targets) if known is None else (logits[known], targets[known])
+        return loss.cpu(), torch.tensor(METRICS[task.metric].score(task, *told), dtype=torch.float64)
 
 
 def check_task_losses(suite: Suite, losses: Mapping[str, str]) -> None:

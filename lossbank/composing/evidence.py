@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lossrag.checks import require
+from lossrag.labels import labelled_mean
 from lossrag.lossbank.composing.shares import ShareState
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.inputs import Labelled, LossInputs
-from lossrag.lossbank.library.labels import labelled_mean
 from lossrag.lossbank.library.registration import LOSSES
 
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.labels import IGNORED
 from lossrag.lossbank.library.inputs import Labelled, LabelledInputs, LossInputs
-from lossrag.lossbank.library.labels import IGNORED
 
 LossFunction = Callable[..., Tensor]
 """(logits (B, K), targets) -> (B,). Targets are classes (B,) int64, or values (B, K) floats.
@@ -69,7 +69,7 @@ class Loss:
     ) -> Tensor:
         """Per-sample losses (B,), 0 for a row without a label. What the loss does not need may be given and is ignored.
 
-        targets: classes (B,), or values (B, K), or (B,) beside one output; see :func:`.labels.labelled`.
+        targets: classes (B,), or values (B, K), or (B,) beside one output; see :func:`lossrag.labels.labelled`.
         labelled: (B,) booleans, rows that count, where targets alone do not say so; True where all rows are known to
             have a label, so that nobody has to look.
 

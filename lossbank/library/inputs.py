@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.lossbank.library.labels import labelled, unlabelled
+from lossrag.labels import labelled, unlabelled
 
 Labelled = Tensor | Literal[True] | None
 """Rows (B,) of a batch that count, booleans; True for all, None for those whose targets say so."""
@@ -21,8 +21,8 @@ class LossInputs:
     """All that a loss may read of a batch: logits (B, K), targets (B,) or (B, K); features (B, F) and class_counts (K,)
     where there are any.
 
-    labelled: (B,) booleans, rows that count, where targets alone do not say so (see :mod:`.labels`); True where all
-        rows are known to have a label, so that nobody has to look.
+    labelled: (B,) booleans, rows that count, where targets alone do not say so (see :mod:`lossrag.labels`); True where
+        all rows are known to have a label, so that nobody has to look.
     """
 
     logits: Tensor

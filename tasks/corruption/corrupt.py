@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lossrag.errors import ConfigError, did_you_mean
+from lossrag.labels import IGNORED
 from lossrag.streams import Stream, check_seed, generator
 from lossrag.tasks.corruption.settings import DEFAULT_FACTOR, Corruption
 from lossrag.tasks.suite import SPLITS, Examples, Suite, Task, select
@@ -28,7 +29,7 @@ class CorruptionReport:
     """The changes to the n rows of a task in a split, of which m were kept.
 
     ``kept`` (n,) and ``changed`` (m,) are masks of the rows that stayed and of those whose label is another one
-    now; ``before`` and ``after`` (K,) count the labels of every class.
+    now; ``before`` and ``after`` (K,) count the labels of every class. Rows without a label stay as they are.
     """
 
     kept: Mask
@@ -38,8 +39,8 @@ class CorruptionReport:
 
     @property
     def rate(self) -> float:
-        """The share of the kept rows whose label changed."""
-        return float(self.changed.mean())
+        """The share of the kept labels that changed."""
+        return float(self.changed.sum() / self.after.sum())
 
 
 def corrupt(
@@ -110,8 +111,9 @@ class _Plan:
         rng = generator(seed, Stream.CORRUPTION, SPLITS.index(split), name)
         place, flip, other = rng.random((len(truth), 3)).T
         kept = self._keep(truth, place)
-        labels = self._label(truth, flip, other)[kept]
-        before, after = (np.bincount(column, minlength=self.classes) for column in (truth, labels))
+        missing = truth == IGNORED
+        labels = np.where(missing, IGNORED, self._label(np.where(missing, 0, truth), flip, other))[kept]
+        before, after = (np.bincount(column[column != IGNORED], minlength=self.classes) for column in (truth, labels))
         if not after.all():
             lost = int(np.flatnonzero(after == 0)[0])
             raise self.error(

@@ -168,7 +168,7 @@ def encode(
         pieces = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
         tensors = _tensors(parts, tasks, lambda part: encode_pieces(encoder, part.texts, config.max_tokens))
         return tensors, f"{counted}, {pieces}"
-    words, vectors = _vocabulary(config, parts["support"].words + parts["query"].words)
+    words, vectors = vocabulary(config, parts["support"].words + parts["query"].words)
     tensors = _tensors(parts, tasks, lambda part: encode_words(words, part.words, config.max_tokens))
     source = "GloVe 6B" if config.vectors == "glove" else "random"
     content = f"{source} {config.dim}-d vectors of {len(words):,} words"
@@ -189,8 +189,8 @@ def _tensors(
     return tensors
 
 
-def _vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[list[str], NDArray[np.float32]]:
-    """Words in the order of their ids, and their vectors (1 + V, dim)."""
+def vocabulary(config: TextConfig, documents: list[list[str]]) -> tuple[list[str], NDArray[np.float32]]:
+    """Words of these documents in the order of their ids, and their vectors (1 + V, dim)."""
     counts = document_frequency(documents)
     words = ranked(counts, config.min_df)
     known = {}

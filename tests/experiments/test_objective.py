@@ -24,7 +24,8 @@ def batch(kind, outputs=3):
 
 
 def objective(kind, targets, **options):
-    tasks = [Task(str(t), kind, 3, macro=options.pop("macro", False)) for t in range(3)]
+    chosen = options.pop("score", "")  # of a classification
+    tasks = [Task(str(t), kind, 3, score=chosen if kind == "classification" else "") for t in range(3)]
     mixtures = [Mixture((LOSSES[LOSS[kind]],))] * 3
     if options.pop("mixed", False):
         other = LOSSES["mae" if kind == "classification" else "l1"]
@@ -43,7 +44,7 @@ def found(objective, logits, many):
     return losses.detach(), objective.scores(), gradients
 
 
-CASES = [(options, many) for options in ({}, {"mixed": True}, {"macro": True}) for many in (False, True)]
+CASES = [(options, many) for options in ({}, {"mixed": True}, {"score": "macro_accuracy"}) for many in (False, True)]
 CASES.append(({"by_class": True}, False))
 """Classes are averaged task by task."""
 

@@ -49,6 +49,30 @@ def test_task_without_samples_or_class_is_refused():
         suite([0, 1], validation=[0])
 
 
+def test_rows_without_a_label_are_no_class():
+    assert suite([0, -100, 1]).splits["test"][0].targets.tolist() == [0, -100, 1]
+    with pytest.raises(DataError, match=r"no sample of class no in the query split"):
+        suite([0, 1], query=[0, -100])
+    with pytest.raises(DataError, match=r"has 2 samples in the test split, but a label for none of them"):
+        suite([0, 1], test=[-100, -100])
+    with pytest.raises(DataError, match=r"has the class 2 in the test split, but its classes go from 0 to 1"):
+        suite([0, 1], test=[0, 1, 2])
+    with pytest.raises(DataError, match=r"has the class -1 in the support split"):
+        suite([0, 1], support=[0, 1, -1])
+
+
+def test_a_regression_without_a_value_is_refused():
+    def examples(values):
+        return (Examples(DenseInputs(torch.zeros(2, 2)), torch.tensor(values)),)
+
+    some = dict.fromkeys(SPLITS, examples([[1.0, 2.0], [float("nan"), 2.0]]))
+    task = Task("t", "regression", 2)
+    Suite("s", "made up", (task,), True, some)
+    none = examples([[1.0, float("nan")], [float("nan"), 2.0]])
+    with pytest.raises(DataError, match=r"task 't' has 2 samples in the validation split, but a label for none"):
+        Suite("s", "made up", (task,), True, {**some, "validation": none})
+
+
 def test_pool_query_joins_shared_inputs_once():
     pooled = pool_query(suite([0, 1], query=[1, 0, 1]))
     assert pooled.splits["support"][0].targets.tolist() == [0, 1, 1, 0, 1]

@@ -25,7 +25,7 @@ def _suites_as_before(monkeypatch):
 
 
 def test_every_suite_has_settings_that_hydra_can_hold():
-    assert sorted(SUITES) == ["digits", "domains", "newsgroups", "sentiment"]
+    assert sorted(SUITES) == ["digits", "domains", "newsgroups", "sentiment", "table"]
     for entry in SUITES.values():
         assert is_dataclass(entry.config)
         schema = OmegaConf.structured(entry.config)

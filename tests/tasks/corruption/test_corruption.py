@@ -91,6 +91,30 @@ def test_invariants(corruption, seed, tokens):
     assert f"TALK with {corruption.describe()}" in dirty.edition
 
 
+@settings(deadline=None, max_examples=40)
+@given(CORRUPTIONS, st.integers(0, 5))
+def test_missing_labels_stay_missing(corruption, seed):
+    """And take no share in what happens to the others, whose fate is theirs alone."""
+    clean = suite(names=("REC",))
+    splits = {split: examples[0].targets.clone() for split, examples in clean.splits.items()}
+    for targets in splits.values():
+        targets[np.random.default_rng(seed).random(len(targets)) < 0.3] = -100
+    sparse = replace(
+        clean, splits={split: (replace(clean.splits[split][0], targets=splits[split]),) for split in SPLITS}
+    )
+    dirty, reports = corrupt(sparse, {"REC": corruption}, seed)
+    for split in CORRUPTED:
+        report, truth, labels = reports["REC"][split], splits[split].numpy(), dirty.splits[split][0].targets.numpy()
+        assert report.kept[truth == -100].all()
+        assert np.array_equal(labels == -100, truth[report.kept] == -100)
+        assert report.before.tolist() == np.bincount(truth[truth >= 0], minlength=K).tolist()
+        assert report.after.sum() == (labels >= 0).sum()
+        assert report.rate == report.changed[labels >= 0].mean()
+        if corruption.imbalance is None:
+            full = corrupt(clean, {"REC": corruption}, seed)[0].splits[split][0].targets.numpy()
+            assert np.array_equal(labels[labels >= 0], full[labels >= 0])
+
+
 @settings(deadline=None, max_examples=30)
 @given(CORRUPTIONS, CORRUPTIONS)
 def test_tasks_do_not_depend_on_each_other(one, other):
