@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lossrag.errors import ConfigError, OptionError
+from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
@@ -131,6 +131,9 @@ def build_step(config: Config, problem: Problem, group: Group | None = None) -> 
         problem.adversary.attach(optimizer)
     method = config.weighting.options
     names, train = problem.suite.task_names, config.train
+    unknown = [name for name in config.outer.tasks or () if name not in names]
+    if unknown:
+        raise ConfigError(f"outer.tasks names {unknown[0]!r}, which is no task: {did_you_mean(unknown[0], names)}")
     try:
         return MultiTaskStep(
             model.parameters(),

@@ -158,5 +158,13 @@ class BatchObjective:
         return parts
 
     def scores(self) -> Tensor:
-        """Scores (T,) in task order."""
-        return torch.cat([self._scores[start] for start in sorted(self._scores)])
+        """Scores (T,) in task order, no numbers for tasks whose losses were not computed."""
+        parts: list[Tensor] = []
+        done = 0
+        for start in [*sorted(self._scores), len(self.tasks)]:
+            if start > done:
+                parts.append(next(iter(self._scores.values())).new_full((start - done,), float("nan")))
+            if start in self._scores:
+                parts.append(self._scores[start])
+                done = start + len(parts[-1])
+        return torch.cat(parts)

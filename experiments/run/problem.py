@@ -95,6 +95,7 @@ class Problem:
         rows: Tensor | None = None,
         mixtures: Sequence[Mixture] | None = None,
         keep_features: bool = False,
+        only: Sequence[int] | None = None,
     ) -> tuple[Losses, BatchObjective]:
         """Closures of the losses on one batch, ``index[t]`` (B,) being the rows of task t, and the scores they fill in.
 
@@ -103,10 +104,14 @@ class Problem:
         rows: :meth:`trained_rows` of the step's support batch, for ``groups``.
         mixtures: what the tasks are trained with at this step, when it is not ``inner`` or ``outer``.
         keep_features: for :meth:`BatchObjective.representation` and :meth:`BatchObjective.features`.
+        only: the tasks whose losses are wanted, each in a pass of its own; all by default.
         """
         inputs, objective = self.batch(split, index, mixtures, keep_features)
         if self.suite.shared_input:
-            return partial(self._shared, objective, inputs[0]), objective
+            return partial(self._shared, objective, inputs[0], only), objective
+        if only is not None:
+            every = single_losses(self.model, inputs, objective)
+            return [every[t] for t in only], objective
         if self.adversary is not None and split == "support":
             return self.adversary.losses(inputs, objective, joint=route == "joint"), objective
         if route == "joint":
@@ -133,8 +138,9 @@ class Problem:
         inputs = [e.inputs.gather(i).to(self.device) for e, i in (read[:1] if self.suite.shared_input else read)]
         return inputs, objective
 
-    def _shared(self, objective: BatchObjective, inputs: Tensor) -> list[Tensor]:
-        return [objective.one(t, outputs) for t, outputs in enumerate(self.model.forward_shared(inputs))]
+    def _shared(self, objective: BatchObjective, inputs: Tensor, only: Sequence[int] | None) -> list[Tensor]:
+        outputs = list(self.model.forward_shared(inputs))
+        return [objective.one(t, outputs[t]) for t in (range(len(outputs)) if only is None else only)]
 
     def evaluate(self, split: str) -> Evaluation:
         """Mean loss and score of every task over a whole split, in evaluation mode."""

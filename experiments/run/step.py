@@ -59,8 +59,11 @@ class BatchStep:
         learns = self.step.learns_next
         route = passes_route(config, learns)
         rows = problem.trained_rows(index) if route == "groups" else None
-        if self.group is not None and rows is not None:
-            # processes that share a batch read other rows of a table each: they exchange all of it
+        tasks = len(problem.suite.tasks)
+        only = None if len(self.step.outer) == tasks else self.step.outer
+        if rows is not None and (self.group is not None or only is not None):
+            # processes that share a batch read other rows of a table each, and so do passes of some tasks alone: all of
+            # it is held
             route, rows = "single", None
         size = config.outer.batch_size or config.train.batch_size
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
@@ -78,7 +81,7 @@ class BatchStep:
         own_query = self._share("query", query_rows, problem.outer, False)
         if learns:
             query, query_batch = problem.batch_losses(
-                "query", own_query.index, route=route, rows=rows, keep_features=learned is not None
+                "query", own_query.index, route=route, rows=rows, keep_features=learned is not None, only=only
             )
         query_counts = [count for task, count in enumerate(own_query.rows) if task in self.step.outer]
         try:
@@ -95,7 +98,8 @@ class BatchStep:
             raise made_of(error, learned) from None
         # what a step that was left out has seen moves no composition; a question is asked all the same
         if learned and (record.skipped is None or record.step in learned.looks):
-            kept = query_batch if record.query_gradient is not None and self.group is None else None
+            whole = self.group is None and only is None
+            kept = query_batch if record.query_gradient is not None and whole else None
             shown = replace(shown, step=record.step, batch=kept)
             with drawing_alike(self.group, self.step.parameters):
                 learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
