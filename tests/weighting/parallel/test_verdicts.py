@@ -9,8 +9,8 @@ from torch import nn
 
 from lossrag.errors import ConfigError, DivergedError, GroupError
 from lossrag.weighting import MGDA, Group, MultiTaskStep, TaskGroup
+from tests.processes import together
 from tests.weighting.parallel.loop import ROWS, Net, batch, closures, counts, difference, flat, made, share, take
-from tests.weighting.parallel.processes import together
 
 NAMES = ("uniform", "mgda", "meta unit", "gradnorm")
 NOWHERE = (24, 0, 9, 1)
