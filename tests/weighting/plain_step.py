@@ -16,6 +16,7 @@ class PlainStep:
         self.net, self.names, self.kind, self.lr, self.alpha = net, list(names), kind, lr, alpha
         self.outer, self.every, self.count = outer or names, every, 0
         self.weights = dict.fromkeys(names, 1.0)
+        self.losses, self.query_losses = {}, {}
 
     def gradients(self, losses, names) -> dict[str, dict[int, Tensor]]:
         """By task, by place of the parameter, the gradients of parameters that it touches."""
@@ -30,6 +31,7 @@ class PlainStep:
         """One step; support and query: losses by the names of the tasks that are there. Returns which of the two is no
         number, if one is."""
         self.count += 1
+        self.losses, self.query_losses = {name: float(loss.detach()) for name, loss in support.items()}, {}
         there = [name for name in self.names if name in support]
         if not there:
             return None
@@ -63,6 +65,7 @@ class PlainStep:
         outer = [name for name in self.names if name in query and name in self.outer]
         if not outer:
             return None
+        self.query_losses = {name: float(query[name].detach()) for name in outer}
         held_out = self.gradients(query, outer)
         if not _finite({name: query[name] for name in outer}, held_out):
             return "query"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import random
 
@@ -237,11 +238,15 @@ class Player:
                 if record.skipped is None:
                     step.optimizer.step()
                 if learns:
-                    step.learn(held_out, **counts)
+                    record = step.learn(held_out, **counts)
             elif learns:
-                step(last[0], held_out if step.learns_next else None, **last[1], **counts)
+                record = step(last[0], held_out if step.learns_next else None, **last[1], **counts)
             else:
-                step(last[0], **last[1])
+                record = step(last[0], **last[1])
+            for told, losses in ((record.support_losses, self.seen[0]), (record.query_losses, self.seen[1])):
+                if told is not None and record.skipped is None:
+                    by_name = dict(zip(self.names, told.tolist(), strict=True))
+                    losses.update({name: value for name, value in by_name.items() if not math.isnan(value)})
 
         return _said(run)
 
@@ -254,6 +259,7 @@ class Player:
         if event["replaced"]:
             self.replace(number)
         sides = (event["support"], 2 * number), (event["query"], 2 * number + 1)
+        self.seen = {}, {}
         support, query = (Side(told, k, self.size, self.kept["split"], self.rank) for told, k in sides)
         mistake = event["mistake"]
         vain = {"one function", "no rows"} - {"one function" if self.kept["split"] == "tasks" else "no rows"}
@@ -297,7 +303,7 @@ class Player:
         held = None
         if self.step is not None:
             weights = dict(zip(self.names, self.step.task_weights.tolist(), strict=True))
-            held = said, flat(self.net), weights, self.step.count
+            held = said, flat(self.net), weights, self.step.count, self.seen
         every = [None] * distributed.get_world_size() if self.rank == 0 else None
         distributed.gather_object(held, every, 0, group=self.harness)
         if every is None:
@@ -311,7 +317,7 @@ class Player:
 
     def faults(self, answer, first, own, expected):
         """What is wrong with what a process holds and says."""
-        (word, parameters, weights, count), plain = answer, self.plain
+        (word, parameters, weights, count, seen), plain = answer, self.plain
         if expected is None or word is None:
             if word != expected:
                 yield f"expected {expected}"
@@ -327,6 +333,9 @@ class Player:
             yield f"weights {weights}, not {plain.weights}"
         if count != plain.count:
             yield f"at step {count}, not {plain.count}"
+        for told, known in zip(seen, (plain.losses, plain.query_losses), strict=True):
+            if told and told != pytest.approx(known, rel=1e-6):
+                yield f"losses {told}, not {known}"
 
 
 def _said(run):
