@@ -215,7 +215,8 @@ class MultiTaskStep(GroupSide):
         micro-batches that a task was in, those of ``backward`` among them.
 
         The processes of a group weigh by the rows of all micro-batches, of which they must have the same number.
-        Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with table rows.
+        Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with table rows. An
+        error in one drops all micro-batches of the step.
         """
         if self.memory == "low":
             raise ConfigError(
@@ -224,10 +225,15 @@ class MultiTaskStep(GroupSide):
         losses = ordered(support, self.tasks, "support")
         self._follow()
         self.micro.whole = False
-        if self.group is None:
-            self.add_micro(losses)
-        else:
-            self.add_shared(self.group, losses, Inputs(None, None, None, rows))
+        try:
+            if self.group is None:
+                self.add_micro(losses)
+            else:
+                self.add_shared(self.group, losses, Inputs(None, None, None, rows))
+        except BaseException:
+            # gradients of some of its tasks have been added to the others by now
+            self.micro.clear()
+            raise
 
     def learn(self, query: Losses, *, query_rows: Rows | None = None) -> StepRecord:
         """The query side of the step that :meth:`backward` began, after the optimisers' step: D is that of an update by

@@ -107,16 +107,20 @@ def train(lossrag, tmp_path) -> Callable[..., Path]:
     return call
 
 
-@pytest.fixture
-def quick(train, monkeypatch) -> Callable[..., Path]:
-    """As ``train``, without TensorBoard and pictures, which take most of the time of a small run that composes."""
-    pictures = (
+def unpictured(patch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which take most of the time of a small run that composes."""
+    for picture in (
         "record.composition_log.draw_compositions",
         "record.composition_log.draw_bank",
         "train.plot_trajectories",
-    )
-    for picture in pictures:
-        monkeypatch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)
+    ):
+        patch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)
+
+
+@pytest.fixture
+def quick(train, monkeypatch) -> Callable[..., Path]:
+    """As ``train``, without TensorBoard and pictures."""
+    unpictured(monkeypatch)
     return partial(train, "log.tensorboard=false")
 
 

@@ -1,11 +1,14 @@
 """`torchrun lossrag train`: the same run over several processes, killed, and resumed on another number of them."""
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +16,13 @@ import pytest
 import torch
 
 from lossrag import ConfigError
+from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.ranks import check_ranks, share_of, undivided
+from tests.experiments.conftest import unpictured
+from tests.processes import forked
 
 QUICK = ["experiment=digits", "train.batch_size=256", "log.tensorboard=false"]
 ROOT = str(Path(__file__).parents[2])
@@ -38,6 +44,17 @@ def finished(process, code=0):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == code, out
     return out
+
+
+def command(rank, size, arguments, environment, port):
+    """`lossrag ARGUMENTS` as torchrun starts it in each of its processes: its exit code, and what it printed."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({**environment, **{name: str(value) for name, value in places.items()}})
+    unpictured(pytest.MonkeyPatch())
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        code = run(list(arguments))
+    return code, out.getvalue()
 
 
 def parameters(folder):
@@ -63,11 +80,16 @@ def wait_for(seen, process, seconds=60):
         time.sleep(0.02)
 
 
-def test_ranks_train_what_one_process_trains(tmp_path, lossrag):
+def test_ranks_train_what_one_process_trains(tmp_path, lossrag, monkeypatch):
+    unpictured(monkeypatch)
     # a composed run: looks, compositions and weights on top of losses, some of which relate rows
     arguments = ["train", *QUICK, "train.epochs=2", "loss.policy=gradient", "loss.evidence=one_step"]
-    running = started(2, *arguments, "run.dir=two")
-    one, two = lossrag(*arguments, "run.dir=one").out, finished(running)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = forked(command, 2, [*arguments, "run.dir=two"], dict(os.environ), port, seconds=120)
+    assert [answer[0] for answer in ranks] == [0, 0], ranks
+    one, two = lossrag(*arguments, "run.dir=one").out, "".join(said for _, said in ranks)
     assert two.count("test set, best epoch") == one.count("test set, best epoch") == 1
     assert two.count("epoch 1/2") == one.count("epoch 1/2") == 1
     assert "2 processes that share the rows of every batch" in two
@@ -84,9 +106,10 @@ def test_ranks_train_what_one_process_trains(tmp_path, lossrag):
             assert first[tag] == pytest.approx(second[tag], rel=1e-3, abs=1e-3), tag
 
 
-def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag):
-    arguments = ["train", *QUICK, "train.epochs=12", "weighting=metaweighting", "run.checkpoint_seconds=0"]
-    broken = started(2, *arguments, "run.dir=broken")
+def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag, monkeypatch):
+    unpictured(monkeypatch)
+    arguments = ["train", *QUICK, "train.epochs=8", "weighting=metaweighting"]
+    broken = started(2, *arguments, "run.dir=broken", "run.checkpoint_seconds=0")
     last = tmp_path / "broken" / "checkpoints" / "last.safetensors"
     wait_for(last.exists, broken)
     os.kill(rank_of(broken, 1), signal.SIGKILL)
@@ -95,7 +118,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag):
     assert time.monotonic() - killed < 10
     assert "lost the others" in out or "SIGTERM" in out
     _, meta = load_checkpoint(last)
-    assert meta["epoch"] < 12
+    assert meta["epoch"] < 8
     assert "resuming after step" in lossrag(*arguments, "run.dir=broken").out
     assert lossrag(*arguments, "run.dir=whole").code == 0
     expected, found = parameters(tmp_path / "whole"), parameters(tmp_path / "broken")

@@ -68,6 +68,27 @@ def test_a_task_that_is_in_some_of_the_micro_batches():
     assert record.present == (True, True)
 
 
+@pytest.mark.parametrize("name", ["uniform", "mgda", "metaweighting"])
+def test_an_error_in_a_micro_batch_drops_all_of_the_step(name):
+    """The gradients of the tasks before it are in none of the next ones."""
+    (net, step), (other, fresh) = made(name), made(name)
+    nets, steps = (net, other), (step, fresh)
+    losses = [losses_of(net, *batch(0, 3)) for net in nets]
+
+    def broken():
+        raise ArithmeticError("a closure of the user's")
+
+    steps[0].accumulate(losses[0])
+    with pytest.raises(ArithmeticError):
+        steps[0].accumulate([lambda: losses[0]()[0], broken, broken])
+    for net, step in zip(nets, steps, strict=True):
+        first = losses_of(net, *batch(1, 3))
+        step.accumulate([lambda first=first, t=t: first()[t] for t in range(3)])
+        step.backward(losses_of(net, *batch(2, 3)))
+        step.optimizer.step()
+    torch.testing.assert_close(flat(nets[0]), flat(nets[1]), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("method", [Uniform(), MGDA(), MetaWeighting(alpha=0.1, scale="unit")])
 @pytest.mark.parametrize("scaled", ["by the scaler", "by the step"])
 def test_gradient_scaler(method, scaled):

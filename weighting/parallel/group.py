@@ -46,6 +46,18 @@ class Group:
                 "torch.distributed.init_process_group('gloo', timeout=...) first, 'nccl' on GPUs."
             )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group:
+        """The group itself: the copy of a step is taken with the same processes."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.processes is not None:
+            raise ConfigError(
+                "Group: a group of some of the processes is known in this run alone, it cannot be pickled: keep the "
+                "step's state_dict(), and load it into a step made with a group of the run that goes on."
+            )
+        return self.__dict__
+
     @property
     def rank(self) -> int:
         """Number of this process in the group, from 0."""

@@ -84,7 +84,7 @@ def take(step, net, number, rank=0, size=1, joint=False, absent=(), query_absent
     """One step on a batch, or on the share of a process."""
     support, query = (share(batch(number, side), rank, size) for side in (0, 1))
     needs = step.needs
-    more = {"epoch": number // 5} if needs.epoch else {}
+    more = {"epoch": number // 2} if needs.epoch else {}
     if step.group is not None:
         more |= {"rows": counts(support)}
         more |= {"query_rows": counts(query)} if needs.hypergradient else {}

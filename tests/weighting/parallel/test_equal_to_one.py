@@ -9,10 +9,10 @@ import torch
 from lossrag.errors import GroupError
 from lossrag.weighting import Group
 from lossrag.weighting.parallel.cost import traffic
+from tests.processes import together
 from tests.weighting.parallel.loop import METHODS, Net, T, difference, flat, made, take
-from tests.weighting.parallel.processes import together
 
-STEPS = 20
+STEPS, FEW = 20, 8
 
 
 def trained(name, group=None, rank=0, size=1, joint=False, steps=STEPS):
@@ -22,10 +22,10 @@ def trained(name, group=None, rank=0, size=1, joint=False, steps=STEPS):
     return flat(net), step.task_weights, record.support_losses
 
 
-def each(rank, size, names, split, joint):
+def each(rank, size, names, split, joint, steps):
     group = Group(split, check_every=5)
     mine = (rank, size) if split == "rows" else (0, 1)
-    return {name: trained(name, group, *mine, joint) for name in names}
+    return {name: trained(name, group, *mine, joint, steps) for name in names}
 
 
 def sent():
@@ -48,8 +48,8 @@ def counted(rank, size, split):
     return found
 
 
-def both(rank, size, names, split, joint=False):
-    return each(rank, size, names, split, joint), counted(rank, size, split)
+def both(rank, size, names, split, joint=False, steps=STEPS):
+    return each(rank, size, names, split, joint, steps), counted(rank, size, split)
 
 
 def and_one_ends(rank, size, *arguments):
@@ -66,10 +66,10 @@ def and_one_ends(rank, size, *arguments):
         return (*answer, str(error), time.monotonic() - started, torch.equal(before, flat(net)), step.count)
 
 
-def check(answers, names, joint=False):
+def check(answers, names, joint=False, steps=STEPS):
     assert all(isinstance(answer, tuple) for answer in answers), answers
     for name in names:
-        whole, found = trained(name, joint=joint), [answer[0][name] for answer in answers]
+        whole, found = trained(name, joint=joint, steps=steps), [answer[0][name] for answer in answers]
         assert all(torch.equal(a, b) for other in found for a, b in zip(found[0], other, strict=True)), name
         assert difference(found[0][0], whole[0]) < 1e-6, name
         assert difference(found[0][1], whole[1]) < 1e-5, name
@@ -82,14 +82,14 @@ def check(answers, names, joint=False):
 
 def test_shares_of_rows_give_what_one_process_gives():
     names = list(METHODS)
-    check(together(both, 2, names, "rows", seconds=300, timeout=60), names)
+    check(together(both, 2, names, "rows", False, FEW, seconds=300, timeout=60), names, steps=FEW)
 
 
 def test_three_processes_that_divide_tasks_and_one_that_ends():
     names = ["uniform", "mgda", "meta unit"]
-    one, gone, other = together(and_one_ends, 3, names, "tasks", seconds=120, timeout=60)
+    one, gone, other = together(and_one_ends, 3, names, "tasks", False, FEW, seconds=120, timeout=60)
     assert gone is None
-    check([one, other], names)
+    check([one, other], names, steps=FEW)
     for *_, message, took, unchanged, count in (one, other):
         assert "lost the others" in message
         assert "last checkpoint" in message

@@ -1,16 +1,18 @@
 """What one process meets alone: absent tasks, values that are no numbers, errors, its end; all act alike."""
 
+import copy
+import pickle
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import distributed, nn
 
 from lossrag.errors import ConfigError, DivergedError, GroupError
 from lossrag.weighting import MGDA, Group, MultiTaskStep, TaskGroup
+from tests.processes import together
 from tests.weighting.parallel.loop import ROWS, Net, batch, closures, counts, difference, flat, made, share, take
-from tests.weighting.parallel.processes import together
 
 NAMES = ("uniform", "mgda", "meta unit", "gradnorm")
 NOWHERE = (24, 0, 9, 1)
@@ -155,6 +157,23 @@ def normed(rank, size):
     return found
 
 
+def copied(rank, size):
+    """Steps of a group of some of the processes: one goes on as a copy; what is said to pickling it."""
+    group = Group(check_every=1, processes=distributed.new_group(list(range(size))))
+    found = []
+    for copies in (False, True):
+        net, step = made("meta unit", group)
+        for number in range(3):
+            if copies:
+                net, step = copy.deepcopy((net, step))
+            take(step, net, number, rank, size)
+        found += [flat(net), step.task_weights]
+    try:
+        pickle.dumps(step)
+    except ConfigError as error:
+        return [*found, str(error)]
+
+
 def in_groups(net, drawn):
     """The same losses as task groups of two tasks."""
 
@@ -235,6 +254,7 @@ def accuracies(net, drawn):
 
 def everything(rank, size):
     told = {"absent": absent(rank, size), "failing": failing(rank, size), "normed": normed(rank, size)}
+    told["copied"] = copied(rank, size)
     told["further", "rows"] = further(Group(check_every=1), rank, size)
     told["further", "tasks"] = further(Group("tasks", check_every=1))
     told["grouped", "rows"] = grouped(Group(check_every=1), rank, size)
@@ -332,6 +352,13 @@ def test_some_outer_tasks_kept_gradients_and_scaled_losses(answers, split):
 def test_micro_batches_weigh_by_their_rows(answers):
     found = answers[0]["normed"]
     assert difference(found["micro True"], found["micro False"]) < 1e-6
+
+
+def test_a_step_is_copied_with_its_group_and_not_pickled_with_a_part_of_the_processes(answers):
+    for parameters, weights, same_parameters, same_weights, said in (answer["copied"] for answer in answers):
+        assert torch.equal(parameters, same_parameters)
+        assert torch.equal(weights, same_weights)
+        assert "state_dict()" in said
 
 
 def test_a_group_needs_processes():
