@@ -13,13 +13,14 @@ FLOORS := tasks models weighting lossbank experiments
 LINKS := build/typing/lossrag
 PYTEST := $(BIN)/python -m pytest -n 2 -q --durations=5
 
-.PHONY: train test test-slow lint types clean help
+.PHONY: train test test-slow test-gpu lint types clean help
 
 help:
 	@echo "make train            train MetaWeighting on four topic tasks (a few minutes on two cores)"
 	@echo "make train ARGS=...   the same with overrides, e.g. ARGS='experiment=digits seed=1'"
 	@echo "make test             lint, type-check, tests, doc examples"
 	@echo "make test-slow        the tests that take minutes each"
+	@echo "make test-gpu         the tests that need CUDA, against the CPU"
 
 train: $(VENV)/.run
 	$(BIN)/lossrag train $(ARGS)
@@ -29,6 +30,10 @@ test: lint
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow
+
+# Of their own: one process, as they share the device. GPU_DEVICE=cpu tries the tests themselves.
+test-gpu: $(VENV)/.dev
+	LOSSRAG_TEST_DEVICE=$(or $(GPU_DEVICE),cuda) $(BIN)/python -m pytest -q -p no:benchmark --durations=5 tests/gpu
 
 lint: $(VENV)/.dev types
 	$(BIN)/ruff check .

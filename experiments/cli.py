@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
     name, *rest = arguments or ["help"]
+    several, leads = os.environ.get("WORLD_SIZE", "1") != "1", os.environ.get("RANK", "0") == "0"
     try:
         if name in (*HELP, "help"):
             print(MAIN_HELP, end="")
@@ -44,6 +46,8 @@ def run(arguments: list[str]) -> int:
             print(f"lossrag {__version__}")
         elif name not in COMMANDS:
             raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
+        elif several and name != "train":
+            raise ConfigError(f"torchrun starts lossrag train, not lossrag {name}: run that as one process.")
         elif not HELP.isdisjoint(rest) or (not rest and name != "train"):  # train alone has a default
             print(COMMANDS_HELP[name], end="")
         else:
@@ -51,10 +55,13 @@ def run(arguments: list[str]) -> int:
             return int(command(rest, Console()))
         return 0
     except LossRAGError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
+        # the others of several processes meet it alike
+        console = Console(stderr=True, quiet=several and not leads)
+        console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
         return exits.MISTAKE
     except exits.Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if leads:
+            print(stopped, file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

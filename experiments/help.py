@@ -71,6 +71,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
   lossrag train --cfg [key=value ...]  print the resolved configuration and stop
+  torchrun --nproc-per-node=2 $(which lossrag) train ...   the same run on several devices (docs/devices.md)
 
 Look at it:  tensorboard --logdir runs
 """,
@@ -93,12 +94,16 @@ Costs as medians of paired ratios (docs/cost.md).
      all of these: batch=512 length=150 vectors=50 filters=64 words=30000 trainable=false device=cpu threads=1 pairs=9
   bank            a question to a bank of outcomes, and how many of the nearest cases it finds
                   sizes=[10000,100000,1000000] questions=200 losses=32 near=15 threads=1
+  loops           what becomes of absent tasks, NaN, scalers and the like, beside torchjd (docs/own-loop.md)
+                  processes=true threads=1
   textcnn         a TextCNN step beside PyTorch's dense convolution and pooling
                   sizes=[[width,filters],...] batch=256 length=150 words=30000 pairs=9 threads=1
   frank_wolfe     the min-norm solver beside torchjd's at the same gap; many problems at once beside a loop
                   tasks=[...] batch_tasks=[...] problems=3 pairs=9 batch=1000 gap=1e-6 max_iterations=20000 threads=1
   bert            peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)
                   encoder=minilm batch=32 length=128 tasks=[4,14] steps=2 low=false threads=1
+  devices         a model, nothing is timed: a step of BERT-base over several devices (docs/devices.md)
+                  tasks=[4,14,64] devices=[2,...,64] parameters=109.5e6 body=85.1e6 rows=512 length=128
 """,
     "bank": """\
 lossrag bank COMMAND

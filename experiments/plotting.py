@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from numpy.typing import NDArray
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a two-column page, and both."""
@@ -79,11 +82,19 @@ def legend_below(figure: Figure, columns: int, title: str | None = None) -> None
         legend.remove()
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure for the screen. It is drawn once: ``Figure.savefig`` does it twice, for formats that need it."""
+def rendered(figure: Figure) -> NDArray[np.uint8]:
+    """Pixels (H, W, 4) of a figure for the screen. Drawing is dear: several uses of a figure share them."""
     figure.set_dpi(SCREEN)
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(path)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
+def write_png(figure: Figure, path: Path) -> NDArray[np.uint8]:
+    """Write a figure for the screen; its pixels (H, W, 4)."""
+    pixels = rendered(figure)
+    imsave(path, pixels, dpi=SCREEN)
+    return pixels
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -10,6 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,18 +19,19 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import DivergedError, LossRAGError, RunDirectoryError
+from lossrag.errors import DivergedError, GroupError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.plotting import rendered
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
 from lossrag.experiments.record.contexts import save_contexts
 from lossrag.experiments.record.descent import descent_checks, descent_shares, descent_summary
-from lossrag.experiments.record.directory import RunDirectory, open_run
+from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
-from lossrag.experiments.record.jsonl import JsonLines, read_points
+from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
 from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
 from lossrag.experiments.record.state import Best, is_finite, load_state, save_state
@@ -40,9 +42,11 @@ from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.contexts import ContextRecorder
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
+from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
 from lossrag.files import write_atomic
+from lossrag.tasks import Suite
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -50,34 +54,41 @@ def train(arguments: Sequence[str], console: Console) -> int:
     _, settings = load_config([argument for argument in arguments if argument not in ("--cfg", "job")])
     if "--cfg" in arguments:
         print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
-    else:
-        train_run(settings, console)
+        return 0
+    ranks = Ranks.joined(build_config(settings).machine.device)
+    train_run(settings, console if ranks.leads else Console(quiet=True), ranks)
+    ranks.leave()
     return 0
 
 
-def train_run(settings: Settings, console: Console) -> dict[str, Any]:
-    """Train (or resume, or show) the run of these plain settings; its summary.
+def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Train (or resume, or show) the run of these plain settings; its summary, which of several ``ranks`` the first one
+    has.
 
     Raises LossRAGError for what a user can mend, Stopped after SIGTERM or an interrupt.
     """
     config = build_config(settings)
     device, machine = apply_machine(config.machine)
-    directory = open_run(settings, config.run)
+    directory = open_together(settings, config.run, ranks)
     resume = "the same command" + (f" with run.dir={directory.path} instead of run.again" if config.run.again else "")
     try:
-        summary = read_summary(directory.path)
+        summary = ranks.of_first(partial(read_summary, directory.path))
         if summary is not None:
             say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
             say(console, str(directory.path))
         else:
             try:
-                training = Training(config, settings, directory, console, device, machine)
+                training = Training(config, settings, directory, console, device, machine, ranks)
             except LossRAGError:
-                directory.discard()
+                if ranks.leads:
+                    directory.discard()
                 raise
             summary = training.run()
-        print_summary(summary, console)
+        if ranks.leads:
+            print_summary(summary, console)
         return summary
+    except GroupError as error:
+        raise GroupError(f"{error} The last good checkpoint was kept: {resume} resumes.") from None
     except OSError as error:
         raise RunDirectoryError(
             f"A file cannot be read or written: {error}. Mend that; {resume} resumes the run in {directory.path}."
@@ -108,23 +119,25 @@ class Training:
         console: Console,
         device: torch.device,
         machine: str,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
-        self.suite = build_suite(config)
-        self.problem = build_problem(config, self.suite, device)
-        self.batch_step = BatchStep.of(config, self.problem, config.train.epochs)
+        self.ranks, self.device = ranks, device
+        self.suite, self.problem, self.batch_step = ranks.together(self._build, "building the run")
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
         for note in self.suite.notes:
             say(console, f"  {note}")
-        say(console, f"run {directory.path} on {machine}")
+        several = "" if ranks.group is None else f", {ranks.group.size} processes that share the rows of every batch"
+        say(console, f"run {directory.path} on {machine}{several}")
         self.contexts: ContextRecorder | None = None
         if config.log.contexts:
             steps = len(self.batch_step.plan(0)) * config.train.epochs
             self.contexts = ContextRecorder(config, self.problem, steps)
         edition, model = self.suite.edition, self.problem.model
-        self.progress = load_state(directory, edition, model, self.step, self.learned, self.contexts)
-        if self.suite.preprocessing is not None:
+        state = (directory, edition, model, self.step, self.learned, self.contexts)
+        self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
+        if self.suite.preprocessing is not None and ranks.leads:
             write_atomic(directory.preprocessing, json.dumps(self.suite.preprocessing.plain()).encode())
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
@@ -134,12 +147,19 @@ class Training:
         self.pending: list[tuple[int, StepOutcome]] = []
         self.latest: Values = {}
 
+    def _build(self) -> tuple[Suite, Problem, BatchStep]:
+        suite = build_suite(self.config)
+        problem = build_problem(self.config, suite, self.device)
+        return suite, problem, BatchStep.of(self.config, problem, self.config.train.epochs, self.ranks.group)
+
     def run(self) -> dict[str, Any]:
         """Train all epochs, then evaluate the best one on the test split, once."""
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.lines = JsonLines(self.directory.metrics, self.progress.offset)
-        self.board = self._open_board() if self.config.log.tensorboard else None
-        self.compositions = CompositionLog(self.directory, self.learned, self.lines, self.board, self.config.log)
+        leads = self.ranks.leads
+        self.lines = JsonLines(self.directory.metrics, self.progress.offset) if leads else Unwritten()
+        self.board = self._open_board() if leads and self.config.log.tensorboard else None
+        learned = self.learned if leads else None
+        self.compositions = CompositionLog(self.directory, learned, self.lines, self.board, self.config.log)
         self.compositions.resume(self.step.count, self.progress)
         try:
             self._epochs()
@@ -168,7 +188,7 @@ class Training:
 
     def _picture(self, board: TensorBoard, D: Tensor, epoch: int) -> None:
         if epoch % self.config.log.figures_every == 0:
-            board.picture(D_TAG, matrix_figure(D, self.suite.task_names), self.step.count)
+            board.picture(D_TAG, rendered(matrix_figure(D, self.suite.task_names)), self.step.count)
 
     def _epochs(self) -> None:
         progress, epochs = self.progress, self.config.train.epochs
@@ -259,7 +279,7 @@ class Training:
 
     def _finish(self) -> dict[str, Any]:
         self.finishing = True
-        if self.terminating:
+        if self.ranks.any(self.terminating):
             raise _Terminated(self.step.count)
         best, problem = self.progress.best, self.problem
         if self.progress.epoch < self.config.train.epochs:
@@ -270,6 +290,8 @@ class Training:
             trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
             problem = refit(self.config, self.suite, trajectory, problem.device)
         test, values = self._evaluated("test", problem)
+        if not self.ranks.leads:
+            return {}
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         if self.board is not None:
@@ -300,17 +322,14 @@ class Training:
         self.terminating = True
 
     def _maybe_checkpoint(self, force: bool = False) -> None:
-        due = time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
+        # one process may hear of it before the others: all end after the same step
+        self.terminating = self.ranks.any(self.terminating)
+        due = self.ranks.leads and time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
         if not (due or force or self.terminating):
             return
         self._flush()
         if is_finite(self.problem.model):
-            self.progress.offset = self.lines.sync()
-            self.progress.seconds = time.monotonic() - self.started
-            if self.board is not None:
-                self.board.sync()
-            edition, model = self.suite.edition, self.problem.model
-            save_state(self.directory, edition, model, self.step, self.progress, self.learned, self.contexts)
+            self._checkpoint()
         elif force:
             raise DivergedError(
                 f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "
@@ -320,3 +339,12 @@ class Training:
         self.saved = time.monotonic()
         if self.terminating:
             raise _Terminated(self.step.count)
+
+    def _checkpoint(self) -> None:
+        if self.ranks.leads:
+            self.progress.offset = self.lines.sync()
+            self.progress.seconds = time.monotonic() - self.started
+            if self.board is not None:
+                self.board.sync()
+            edition, model = self.suite.edition, self.problem.model
+            save_state(self.directory, edition, model, self.step, self.progress, self.learned, self.contexts)

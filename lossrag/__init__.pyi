@@ -4,6 +4,7 @@ from .errors import CheckpointError as CheckpointError
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError
 from .errors import DivergedError as DivergedError
+from .errors import GroupError as GroupError
 from .errors import LossRAGError as LossRAGError
 from .errors import OptionError as OptionError
 from .errors import RunDirectoryError as RunDirectoryError
@@ -114,6 +115,7 @@ from .weighting import Fixed as Fixed
 from .weighting import FrankWolfeResult as FrankWolfeResult
 from .weighting import GradientRows as GradientRows
 from .weighting import GradNorm as GradNorm
+from .weighting import Group as Group
 from .weighting import HypergradientSpec as HypergradientSpec
 from .weighting import JointClosure as JointClosure
 from .weighting import Losses as Losses

@@ -55,6 +55,10 @@ class DivergedError(LossRAGError):
     """A loss or a gradient that is no longer finite."""
 
 
+class GroupError(LossRAGError):
+    """Processes that work together and cannot go on: one is gone, failed, or differs from the others."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Close matches of ``name`` as a clause to append to a message, or the whole list when none is close.
 

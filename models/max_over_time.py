@@ -5,16 +5,17 @@
 Forward. Laid end to end, the padded documents are one matrix (rows, E), and the same matrix shifted by o rows is a
 view of it. So all kernel sizes together are one product per offset o, added up in place: columns are ordered by kernel
 size, the largest first, so that those which use offset o are a prefix. Documents go through in blocks whose scores
-stay in the cache, and only the maxima and their positions ever leave it. (At the seams between documents a row mixes
-two of them; those rows lie beyond the last position and are not looked at.)
+stay in the cache, and only the maxima and their positions ever leave it; on an accelerator, where a launch costs more
+than a cache miss, in larger ones. (At the seams between documents a row mixes two of them; those rows lie beyond the
+last position and are not looked at.)
 
 Backward and in forward mode only the winning window of each (document, filter) counts, one position of L: 1/L of the
 dense work (sums in models/winning_windows.py). Ties go to the first position; dense autograd shares the gradient among
 them, which gives the same weight gradients, because windows that tie by having the same words are equal.
 
 A second backward pass (create_graph=True) differentiates the dense formula at the winning positions instead.
-:func:`dense` is the plain form: the oracle of the tests, and the path for everything this one does not cover
-(accelerators, even kernel sizes).
+:func:`dense` is the plain form: the oracle of the tests, and the path for everything this one does not cover (even
+kernel sizes, tensors without data, other accelerators than CUDA).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 
-from lossrag.models.winning_windows import BLOCK_BYTES, Taps, copy_gradients, margin, words_gradient
+from lossrag.models.winning_windows import BLOCK_BYTES, DEVICE_BLOCK_BYTES, Taps, copy_gradients, margin, words_gradient
 from lossrag.models.winning_windows import tangents as window_tangents
 
 __all__ = ["covers", "dense", "margin", "max_over_time", "max_over_time_by_segment"]
 
 
 def covers(words: Tensor, weights: Sequence[Tensor]) -> bool:
-    """True where the fast path applies: real CPU tensors and odd kernel sizes."""
-    real = words.device.type == "cpu" and type(words) is Tensor and not torch.compiler.is_compiling()
+    """True where the fast path applies: real tensors on the CPU or on CUDA, and odd kernel sizes."""
+    real = words.device.type in ("cpu", "cuda") and type(words) is Tensor and not torch.compiler.is_compiling()
     return real and words.numel() > 0 and all(weight.shape[-1] % 2 == 1 for weight in weights)
 
 
@@ -103,7 +104,8 @@ def _scores(words: Tensor, taps: Taps, rows: slice, buffer: Tensor) -> Tensor:
 def _blocks(words: Tensor, taps: Taps) -> tuple[list[slice], Tensor]:
     """The documents in blocks, and a buffer for the scores of one."""
     documents, padded, _ = words.shape
-    size = max(1, min(documents, BLOCK_BYTES // (padded * taps.columns * words.element_size())))
+    most = BLOCK_BYTES if words.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    size = max(1, min(documents, most // (padded * taps.columns * words.element_size())))
     slices = [slice(start, min(start + size, documents)) for start in range(0, documents, size)]
     return slices, words.new_empty(size * padded, taps.columns)
 
@@ -117,7 +119,7 @@ class _MaxOverTime(torch.autograd.Function):
         taps = Taps([copy[0].to(settings[1]) for copy in copies])
         slices, buffer = _blocks(words, taps)
         pooled = words.new_empty(len(words), taps.columns)
-        positions = torch.empty(pooled.shape, dtype=torch.int64)
+        positions = torch.empty(pooled.shape, dtype=torch.int64, device=words.device)
         for rows in slices:
             torch.max(_scores(words, taps, rows, buffer), 1, out=(pooled[rows], positions[rows]))
         return taps.from_columns(pooled).to(dtype), taps.from_columns(positions)

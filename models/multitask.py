@@ -183,7 +183,7 @@ def _stacked_logits(features: Tensor, sizes: Sequence[int], weights: Tensor, bia
     weight, bias = weights.view(len(sizes), -1, weights.shape[1]), biases.view(len(sizes), -1)
     if len(set(sizes)) == 1:
         return torch.baddbmm(bias[:, None], features.view(len(sizes), -1, features.shape[1]), weight.mT).flatten(0, 1)
-    ends = torch.tensor(sizes, device=features.device)
+    ends = torch.tensor(sizes).to(features.device, non_blocking=True)
     held = torch.arange(max(sizes), device=features.device) < ends[:, None]
     padded = features.new_zeros(*held.shape, features.shape[1]).masked_scatter(held[:, :, None], features)
     logits = torch.baddbmm(bias[:, None], padded, weight.mT)

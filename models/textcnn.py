@@ -78,7 +78,8 @@ class TextCNN(nn.Module):
         else:
             words = embed_by_segment(self._padded(tokens), self.embedding.weight, rest.pop(0), lookup, sizes)
         pooled = max_over_time_by_segment(self.vector_dropout(words), rest[0::2], sizes, _precision(tokens))
-        biases = torch.cat(rest[1::2], dim=1).repeat_interleave(torch.tensor(sizes, device=pooled.device), dim=0)
+        repeats = torch.tensor(sizes).to(pooled.device, non_blocking=True)
+        biases = torch.cat(rest[1::2], dim=1).repeat_interleave(repeats, dim=0, output_size=len(pooled))
         return cast(Tensor, self.dropout(torch.relu(pooled + biases)))
 
     def _filters(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 BLOCK_BYTES = 2**20
 """Bytes that are worked on at once: about a second-level cache."""
+DEVICE_BLOCK_BYTES = 2**28
+"""The same on an accelerator."""
 
 
 def margin(kernel_sizes: Sequence[int]) -> int:
@@ -64,7 +66,7 @@ def copy_gradients(
 ) -> list[Tensor]:
     documents, padded, width = words.shape
     # row of the flat words that each (document, column) won at; one bag per (segment, column)
-    rows = where + torch.arange(documents).unsqueeze(1) * padded + taps.margin
+    rows = where + torch.arange(documents, device=where.device).unsqueeze(1) * padded + taps.margin
     rows, shares = _by_segment(rows, sizes), _by_segment(amount, sizes)
     flat = words.view(-1, width)
     # in memory (size, S, filters, E): what is written are long runs, several times faster than single entries
@@ -98,13 +100,15 @@ def words_gradient(words: Tensor, taps: Taps, where: Tensor, amount: Tensor) -> 
     # winners in order of position, and how many there are before each position: a bag per position
     ordered, columns = where.sort(dim=1)
     shares = amount.gather(1, columns)
-    place = ordered + torch.arange(documents).unsqueeze(1) * length
-    before = torch.bincount(place.view(-1), minlength=documents * length).cumsum(0)
-    starts = F.pad(before, (1, 0))
+    place = (ordered + torch.arange(documents, device=where.device).unsqueeze(1) * length).view(-1)
+    # bincount would wait for the device, to learn how many there are
+    winners_at = place.new_zeros(documents * length).scatter_add_(0, place, torch.ones_like(place))
+    starts = F.pad(winners_at.cumsum(0), (1, 0))
     result = torch.zeros_like(words)
-    step = max(1, BLOCK_BYTES // (length * span * width * words.element_size()))
+    most = BLOCK_BYTES if words.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    step = max(1, most // (length * span * width * words.element_size()))
     for first in range(0, documents, step):
-        last = min(first + step, documents)
+        last = min(first + step, documents)  # every document has one winner for each column
         bags = starts[first * length : last * length] - starts[first * length]
         winners, weights = columns[first:last].reshape(-1), shares[first:last].reshape(-1)
         sums = F.embedding_bag(winners, table, bags, mode="sum", per_sample_weights=weights)
@@ -124,13 +128,14 @@ def tangents(
 ) -> Tensor:
     """Tangents (B, C) of the maxima at ``where`` (B, C), our column order, for filters that move by ``changes[s]``."""
     documents, padded, width = words.shape
-    rows = where + torch.arange(documents).unsqueeze(1) * padded + taps.margin
-    segment = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))
+    rows = where + torch.arange(documents, device=where.device).unsqueeze(1) * padded + taps.margin
+    numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
+    segment = torch.tensor(numbers).to(where.device, non_blocking=True)
     total = words.new_zeros(where.shape)
     for number, (offset, matrix) in enumerate(taps.matrices):
         used = matrix.shape[1]
         at = (rows[:, :used] + offset).flatten()
-        columns = torch.arange(used).expand(documents, used)
+        columns = torch.arange(used, device=where.device).expand(documents, used)
         moved = torch.cat([change.matrices[number][1].t() for change in changes])
         own = segment[:, None] * used + columns
         total[:, :used] += _row_products(moved, words.view(-1, width), at, own).view(documents, used)
@@ -142,7 +147,7 @@ def tangents(
 
 def _row_products(left: Tensor, right: Tensor, at: Tensor, of: Tensor) -> Tensor:
     """<left[of[i]], right[at[i]]> (n,) for every i, without a copy of the rows."""
-    start = torch.zeros(1, dtype=at.dtype)
+    start = at.new_zeros(1)
     backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
     products: Tensor = backward(left, right, at, start, of.flatten(), 0)  # 0: bags that add up
     return products

@@ -23,6 +23,7 @@ from lossrag.weighting.methods.torchjd import PCGrad, TorchJD, UPGrad
 from lossrag.weighting.methods.uncertainty import Uncertainty
 from lossrag.weighting.methods.uniform import Uniform
 from lossrag.weighting.min_norm.frank_wolfe import FrankWolfeResult, frank_wolfe
+from lossrag.weighting.parallel.group import Group
 from lossrag.weighting.record import StepRecord
 from lossrag.weighting.step import MultiTaskStep
 from lossrag.weighting.training.closures import Closure, JointClosure, Losses, TableRows, TaskGroup
@@ -40,6 +41,7 @@ __all__ = [
     "FrankWolfeResult",
     "GradNorm",
     "GradientRows",
+    "Group",
     "HypergradientSpec",
     "JointClosure",
     "Losses",

@@ -166,5 +166,14 @@ def state_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers (n,) in the dtype and on the device of ``like``, sent there without waiting, as ``new_tensor`` would.
+
+    >>> numbers([1, 2.5], torch.zeros(3))
+    tensor([1.0000, 2.5000])
+    """
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
 WEIGHTINGS: Registry[type[Weighting]] = Registry("weighting")
 """All methods by name; add your own with ``@WEIGHTINGS.register("mine")``."""

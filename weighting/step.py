@@ -20,9 +20,13 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
+from lossrag.weighting.gradients.places import columns
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
+from lossrag.weighting.parallel.group import Group
+from lossrag.weighting.parallel.tally import Rows, rows_of
 from lossrag.weighting.record import StepRecord
+from lossrag.weighting.state.host import learn_on_host
 from lossrag.weighting.state.presence import learn_present
 from lossrag.weighting.state.saved import OWN, load_state, saved_state
 from lossrag.weighting.training.closures import Losses, Ordered, Value, ordered
@@ -32,13 +36,14 @@ from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, Trained
 from lossrag.weighting.training.statistics import Statistics
 from lossrag.weighting.update.finite import POLICIES
-from lossrag.weighting.update.judge import Judge, SkippedStep
-from lossrag.weighting.update.support import OVERFLOW, Features, Gathered, Inputs, SupportSide
+from lossrag.weighting.update.in_group import GroupSide, Mean, check_group
+from lossrag.weighting.update.judge import OVERFLOW, Judge, SkippedStep
+from lossrag.weighting.update.support import Features, Gathered, Inputs
 
 MEMORY = ("rows", "low")
 
 
-class MultiTaskStep(SupportSide):
+class MultiTaskStep(GroupSide):
     """A step over T tasks: call it with the support losses, and the query losses if the method learns on them.
 
     parameters: those whose gradients are compared, a list, ``model.parameters()`` or the model. What the optimiser
@@ -57,6 +62,8 @@ class MultiTaskStep(SupportSide):
     nonfinite: ``raise`` DivergedError before anything is changed when a loss or a gradient is not finite, ``skip`` the
         step and count it in ``skipped``, or ``trust`` all values, which reads nothing back from the device.
     query_statistics: let query passes move the running statistics of normalisations.
+    group: the processes that take the step together (docs/devices.md): the call then needs ``rows``, the number of rows
+        that the losses of this process are means over, and ``query_rows``; all processes get the same parameters.
     keep_query_gradient: set it to have the mean query gradient of a step in its record (with ``memory="rows"``).
 
     A task is absent from a batch when its closure or its loss is None, or its loss is no number and has no gradient, as
@@ -94,6 +101,7 @@ class MultiTaskStep(SupportSide):
         private: Given | None = None,
         nonfinite: str = "raise",
         query_statistics: bool = False,
+        group: Group | None = None,
     ) -> None:
         one_of("MultiTaskStep: memory", memory, MEMORY)
         one_of("MultiTaskStep: nonfinite", nonfinite, POLICIES)
@@ -103,7 +111,9 @@ class MultiTaskStep(SupportSide):
         if memory == "low" and method.needs.hypergradient is not None:
             _check_low(type(method).__name__, method.needs)
         self.outer = numbers_of(outer, names)
-        self.optimizers = Optimizers(optimizer)
+        self.optimizers, self.group = Optimizers(optimizer), group
+        sparse = any(group.get("sparse", False) for one in self.optimizers.every for group in one.param_groups)
+        check_group(group, type(method).__name__, method.needs, memory, sparse)
         self.optimizer = self.optimizers.every[0]
         self.trained = Trained(parameters, self.optimizers)
         self.every, self.nonfinite, self.query_statistics = every, nonfinite, query_statistics
@@ -111,7 +121,7 @@ class MultiTaskStep(SupportSide):
         if self.model is not None:
             refuse_wrapped(self.model)
         self._declared = shared, private
-        super().__init__(method, names, self._made(names), memory)
+        super().__init__(method, names, self._made(names), memory, group)
         taken = sorted(set(OWN) & set(self.state))
         if taken:
             raise ConfigError(
@@ -148,6 +158,8 @@ class MultiTaskStep(SupportSide):
         epoch: int | None = None,
         scores: Callable[[], Tensor] | None = None,
         representation: Features | None = None,
+        rows: Rows | None = None,
+        query_rows: Rows | None = None,
     ) -> StepRecord:
         """Update the parameters once, and the task weights if the method learns them.
 
@@ -156,19 +168,22 @@ class MultiTaskStep(SupportSide):
             were computed and before the update, and only for methods that need them.
         representation: the features (B_t, F) that the head of each task read in the support pass, the same tensor for
             tasks that share it; called once, right after that pass, and only for methods that need it.
+        rows, query_rows: how many rows the support and the query losses of this process are means over, one number for
+            all tasks or one for each, or what else a mean is divided by; read by the processes of a ``group`` alone.
 
         Raises ConfigError when the method needs query losses, the epoch or scores and there are none, when there are
         query losses that it does not take, and when the losses or scores do not match the number of tasks;
-        DivergedError as ``nonfinite`` says.
+        DivergedError as ``nonfinite`` says; GroupError where another process is gone or has failed.
         """
         self._check_query(query)
         held_out = None if query is None else self._query(query)
+        counts = self._query_counts(query_rows) if held_out is not None and self.learns_next else ()
         self.engine.scale(1.0)
-        gathered = self._gathered(support, Inputs(epoch, scores, representation), unscale=True)
+        gathered = self._gathered(support, Inputs(epoch, scores, representation, rows), unscale=True)
         if gathered.skipped is None:
             self.optimizers.step()
         self._lying = Lying.of(self.optimizers.parameters())
-        return self._learned(gathered, held_out)
+        return self._learned(gathered, held_out, counts)
 
     def backward(
         self,
@@ -178,6 +193,7 @@ class MultiTaskStep(SupportSide):
         scores: Callable[[], Tensor] | None = None,
         representation: Features | None = None,
         scale: float = 1.0,
+        rows: Rows | None = None,
     ) -> StepRecord:
         """The support side of a step alone: the weighted gradient is added to the parameters' ``grad``, for you to
         clip, unscale and apply with optimisers of your own. Where there is an outer problem, :meth:`learn` follows.
@@ -189,14 +205,15 @@ class MultiTaskStep(SupportSide):
         Raises as a call does.
         """
         self.engine.scale(scale)
-        gathered = self._gathered(support, Inputs(epoch, scores, representation))
+        gathered = self._gathered(support, Inputs(epoch, scores, representation, rows))
         self._waiting = gathered
         return self._record(gathered)
 
-    def accumulate(self, support: Losses) -> None:
+    def accumulate(self, support: Losses, *, rows: Rows | None = None) -> None:
         """Add a micro-batch to the next :meth:`backward`: losses and gradients of the step are their means over the
         micro-batches that a task was in, those of ``backward`` among them.
 
+        The processes of a group weigh by the rows of all micro-batches, of which they must have the same number.
         Holds the gradient of every task, whatever the method. Takes closures, no :class:`TaskGroup` with table rows.
         """
         if self.memory == "low":
@@ -206,9 +223,12 @@ class MultiTaskStep(SupportSide):
         losses = ordered(support, self.tasks, "support")
         self._follow()
         self.micro.whole = False
-        self.add_micro(losses)
+        if self.group is None:
+            self.add_micro(losses)
+        else:
+            self.add_shared(self.group, losses, Inputs(None, None, None, rows))
 
-    def learn(self, query: Losses) -> StepRecord:
+    def learn(self, query: Losses, *, query_rows: Rows | None = None) -> StepRecord:
         """The query side of the step that :meth:`backward` began, after the optimisers' step: D is that of an update by
         the learning rate times the weighted gradient, as it was before you clipped or changed it.
 
@@ -220,10 +240,19 @@ class MultiTaskStep(SupportSide):
         if self.needs.hypergradient is None:
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} takes no query losses: leave learn out.")
         self._lying = Lying.of(self.optimizers.parameters())
-        return self._learned(gathered, self._query(query))
+        return self._learned(gathered, self._query(query), self._query_counts(query_rows))
 
     def _query(self, query: Losses) -> Ordered:
         return ordered(query, [self.tasks[task] for task in self.outer], "query")
+
+    def _query_counts(self, given: Rows | None) -> list[float]:
+        """The query rows (T,) of this process; none where it is alone."""
+        if self.group is None:
+            return []
+        told = dict(
+            zip(self.outer, rows_of(given, self.group, [self.tasks[t] for t in self.outer], "query"), strict=True)
+        )
+        return [told.get(task, 0.0) for task in range(len(self.tasks))]
 
     def _check_query(self, query: Losses | None) -> None:
         if (self.needs.hypergradient is None) != (query is None):
@@ -233,7 +262,7 @@ class MultiTaskStep(SupportSide):
 
     def _made(self, tasks: tuple[str, ...]) -> Engine:
         parameters, told = self.trained.now()
-        return Engine.of(parameters, told, tasks, self.optimizers, self.model, *self._declared)
+        return Engine.of(parameters, told, tasks, self.optimizers, self.model, *self._declared, self.group)
 
     def _follow(self) -> None:
         """Take up what was frozen, thawed, added or replaced since the last step."""
@@ -258,6 +287,7 @@ class MultiTaskStep(SupportSide):
                 raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} needs {name}: pass {name}=...")
         losses = ordered(support, self.tasks, "support")
         self._follow()
+        self.compare()
         update = self.route(self.learns_next)
         self.count += 1
         self._forget()
@@ -284,6 +314,7 @@ class MultiTaskStep(SupportSide):
             statistics.restore()
             self._put_back(held, before)
             return gathered
+        self.share_statistics()
         scale = self.engine.passes.scale
         for parameter in self.parameters if unscale and scale != 1 else ():
             if parameter.grad is not None:
@@ -305,7 +336,7 @@ class MultiTaskStep(SupportSide):
         for parameter, gradient in zip(self.parameters, held, strict=True):
             parameter.grad = gradient
 
-    def _learned(self, gathered: Gathered, query: Ordered | None) -> StepRecord:
+    def _learned(self, gathered: Gathered, query: Ordered | None, counts: Sequence[float]) -> StepRecord:
         """The query side: D[t, j] = -(1/T) <factor * grad L_t^q(theta^k), grad L_j^s(theta^{k-1})> (Eq. 10)."""
         spec = self.needs.hypergradient
         if spec is None or query is None or gathered.skipped is not None or self.count % self.every:
@@ -313,10 +344,12 @@ class MultiTaskStep(SupportSide):
         engine, judge = self.engine, self._judge(query)
         passes = engine.passes_over(self.tasks, self.outer)
         statistics = Statistics(() if self.query_statistics else engine.statistics)
-        values, D = self._hypergradient(query, spec, gathered, passes)
+        values, D, gradients = self._hypergradient(query, spec, gathered, passes, counts)
         statistics.restore()
+        if self.query_statistics:
+            self.share_statistics()
         there, why = judge.query_present(self.outer, values, D)
-        if why is not None:
+        if why is not None and why != OVERFLOW:
             if self.nonfinite == "raise":
                 raise DivergedError(
                     f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
@@ -329,36 +362,48 @@ class MultiTaskStep(SupportSide):
             if value is not None:
                 losses[place] = value
         kept = None
-        if self.keep_query_gradient and gathered.replay is None:
-            kept = engine.query_sum.take_mean(max(len(there), 1))
+        if gradients is not None:
+            kept = gradients(there)
         told = replace(self._record(gathered), query_losses=losses, query_gradient=kept, skipped=why)
         told = replace(told, query_present=self.mask(there))
         if not there:
             return told
-        self.state, outer = learn_present(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
-        return replace(told, next_weights=self.task_weights, hypergradient=D[list(self.outer)], **vars(outer))
+        learn = learn_on_host if judge.reads_device else learn_present
+        self.state, outer = learn(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
+        return replace(
+            told, next_weights=self.task_weights, hypergradient=D[columns(self.outer, D.device)], **vars(outer)
+        )
 
     def _hypergradient(
-        self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes
-    ) -> tuple[list[Value], Tensor]:
+        self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes, counts: Sequence[float]
+    ) -> tuple[list[Value], Tensor, Mean | None]:
+        """Query losses, D (T, T), and the mean over tasks of the query gradients where it is to be kept."""
         engine = self.engine
-        factors = inner_factors(self.optimizers, self.parameters, spec)
         divisor = 1 if spec.scale == "unit" else len(gathered.present)
+        if self.group is not None:
+            values, products, mean = self.shared_hypergradient(
+                self.group, query, counts, spec, passes, self.keep_query_gradient
+            )
+            return values, products / -divisor, mean
+        factors = inner_factors(self.optimizers, self.parameters, spec)
         if gathered.replay is not None:
             replayed = (gathered.replay, query, passes, factors, spec, gathered.present, engine.fresh_rows())
             values, products = replayed_hypergradient(*replayed)
-            return values, products / -divisor
+            return values, products / -divisor, None
         D = self.parameters[0].new_zeros(len(self.tasks), len(self.tasks))
+        rows = engine.dense_rows
 
         def add_rows(gradients: TaskGradients) -> None:
-            rows = engine.rows.inner(gradients, factors, shared=spec.parameters == "shared")
+            inner = rows.inner(gradients, factors, shared=spec.parameters == "shared")
             # a scaler may have moved its scale since the support pass
-            scaled = rows if passes.scale == engine.rows.scale else rows * (engine.rows.scale / passes.scale)
+            scaled = inner if passes.scale == rows.scale else inner * (rows.scale / passes.scale)
             D[gradients.tasks.start : gradients.tasks.stop] -= scaled / divisor
             if self.keep_query_gradient:
                 engine.query_sum.add(gradients)
 
-        return passes.gradients(query, add_rows), D
+        values = passes.gradients(query, add_rows)
+        mean = (lambda there: engine.query_sum.take_mean(max(len(there), 1))) if self.keep_query_gradient else None
+        return values, D, mean
 
     def _judge(self, losses: Ordered) -> Judge:
         return Judge(self.nonfinite, self.count, self.tasks, self.engine, self.optimizers, losses)

@@ -15,7 +15,9 @@ from rich.table import Table
 from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark.bank import BankBenchmark, run_bank
 from lossrag.experiments.benchmark.bert import BertBenchmark, run_bert
+from lossrag.experiments.benchmark.devices import DevicesBenchmark, run_devices
 from lossrag.experiments.benchmark.frank_wolfe import FrankWolfeBenchmark, run_frank_wolfe
+from lossrag.experiments.benchmark.loops import LoopsBenchmark, markdown, run_loops
 from lossrag.experiments.benchmark.lossbank import LossbankBenchmark, run_lossbank
 from lossrag.experiments.benchmark.memory import MemoryBenchmark, run_memory
 from lossrag.experiments.benchmark.paired import Result
@@ -39,10 +41,12 @@ SUBJECTS.add("textcnn", (TextCNNBenchmark, run_textcnn))
 SUBJECTS.add("memory", (MemoryBenchmark, run_memory))
 SUBJECTS.add("scaling", (ScalingBenchmark, run_scaling))
 SUBJECTS.add("peers", (PeersBenchmark, run_peers))
+SUBJECTS.add("loops", (LoopsBenchmark, run_loops))
 SUBJECTS.add("frank_wolfe", (FrankWolfeBenchmark, run_frank_wolfe))
 SUBJECTS.add("lossbank", (LossbankBenchmark, run_lossbank))
 SUBJECTS.add("bank", (BankBenchmark, run_bank))
 SUBJECTS.add("bert", (BertBenchmark, run_bert))
+SUBJECTS.add("devices", (DevicesBenchmark, run_devices))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:
@@ -59,9 +63,13 @@ def benchmark(arguments: Sequence[str], console: Console) -> int:
     options = build(subject, values, arguments[0])
     apply_machine(MachineConfig(getattr(options, "device", "cpu"), options.threads))
     results = run(options)
-    for unit in dict.fromkeys(result.unit for result in results):
-        console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
-    write_atomic(output, json.dumps([result.as_dict() for result in results], indent=2).encode() + b"\n")
+    rows = [result.as_dict() for result in results]
+    if arguments[0] == "loops":
+        console.print(markdown(rows), markup=False, highlight=False, soft_wrap=True)
+    else:
+        for unit in dict.fromkeys(result.unit for result in results):
+            console.print(_table(arguments[0], [result for result in results if result.unit == unit]))
+    write_atomic(output, json.dumps(rows, indent=2).encode() + b"\n")
     console.print(f"written to {output}", highlight=False)
     return 0
 

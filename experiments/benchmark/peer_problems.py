@@ -100,9 +100,9 @@ def own_case(options: TextOptions, tasks: int) -> Case:
     return Case(f"T={tasks}, own input", tasks, partial(text_model, options, tasks, 0.0), ours, joint, alone)
 
 
-def shared_case(width: int, rows: int, layers: int, heads: int) -> Case:
+def shared_case(width: int, rows: int, layers: int, heads: int, device: str = "cpu") -> Case:
     """Heads on one trunk."""
-    batches = [shared_batch(width, rows, heads, seed) for seed in (1, 2)]
+    batches = [tuple(part.to(device) for part in shared_batch(width, rows, heads, seed)) for seed in (1, 2)]
 
     def joint(model: MultiTaskModel, number: int) -> tuple[Tensor, list[Tensor]]:
         inputs, labels = batches[number]
@@ -112,7 +112,7 @@ def shared_case(width: int, rows: int, layers: int, heads: int) -> Case:
     return Case(
         f"T={heads}, shared input, width {width}, {rows} rows, {layers} layers",
         heads,
-        partial(shared_model, width, layers, heads),
+        lambda: shared_model(width, layers, heads).to(device),
         lambda model, number: lambda: joint(model, number)[1],
         joint,
     )
@@ -148,7 +148,7 @@ def autograd_loop(case: Case, dtype: torch.dtype = torch.float32) -> Update[Tens
     model = case.build().to(dtype)
     optimizer = adam(model)
     method = MetaWeighting(scale="unit")
-    state = method.init(case.tasks, torch.device("cpu"))
+    state = method.init(case.tasks, next(model.parameters()).device)
     parameters = trained(model)
     sizes = [parameter.numel() for parameter in parameters]
 

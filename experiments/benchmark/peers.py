@@ -52,7 +52,7 @@ class PeersBenchmark(TextOptions):
 def run_peers(options: PeersBenchmark) -> list[Result]:
     """MGDA, UPGrad and PCGrad beside torchjd, MetaWeighting beside an autograd loop, Frank-Wolfe beside scipy."""
     cases = [own_case(options, tasks) for tasks in options.tasks]
-    cases += [shared_case(width, rows, layers, options.heads) for width, rows, layers in options.shared]
+    cases += [shared_case(width, rows, layers, options.heads, options.device) for width, rows, layers in options.shared]
     results: list[Result] = []
     for case in cases:
         for name in METHODS:

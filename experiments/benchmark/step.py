@@ -54,7 +54,7 @@ def beside_uniform(subject: str, case: str, sizes: TextOptions, tasks: int, quer
 
 def _shared(options: StepBenchmark, width: int, rows: int, layers: int) -> Result:
     """Both give the same D, or there is nothing to time."""
-    case = shared_case(width, rows, layers, options.heads)
+    case = shared_case(width, rows, layers, options.heads, options.device)
     error = require_equal(case.name, our_hypergradient(case), our_hypergradient(case, watch=False), 1e-4)
     watched, loop = (our_step(case, MetaWeighting(scale="unit"), watch=watch) for watch in (True, False))
     timed = paired_ratio(watched.run, loop.run, options.pairs)

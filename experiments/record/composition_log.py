@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
-from lossrag.experiments.plotting import write_png
+from lossrag.experiments.plotting import rendered, write_png
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
 from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
@@ -74,8 +76,8 @@ class CompositionLog:
         self._begun = {tag for point in points for tag in point if tag.startswith(COMPOSITION)}
         # TensorBoard drops the points of that very step
         self._tell([event for event in kept if event.step == step])
-        if not progress.done and progress.epoch % self.figures_every == 0:
-            self._pictures(points, step)
+        if not progress.done:
+            self.end_epoch(step, progress.epoch)
 
     def observe(self, step: int) -> None:
         """After ``step``: hold what is to be logged, without reading the device, and tell the events."""
@@ -117,10 +119,28 @@ class CompositionLog:
         return values
 
     def end_epoch(self, step: int, epochs: int) -> None:
-        """After so many epochs: the pictures in TensorBoard when they are due."""
-        if self.learned is not None and self.board is not None and epochs % self.figures_every == 0:
+        """After so many epochs: the pictures in TensorBoard, when they are due and would show anything new."""
+        if self.board is None or not self.composed or epochs % self.figures_every:
+            return
+        before = step // epochs * (epochs - self.figures_every)
+        if self._moves or any(changed > before for steps in self.changes.values() for changed in steps):
             self.lines.sync()
-            self._pictures(read_points(self.directory.metrics), step)
+            points = read_points(self.directory.metrics)
+            figure = compositions_figure(points, self.changes)
+            if figure is not None:
+                self._show(rendered(figure), points, step)
+
+    @property
+    def composed(self) -> bool:
+        """Whether a task was ever made of more than its reference, or may be: without that there is nothing to draw."""
+        if self.learned is None:
+            return False
+        return self._moves or bool(self.changes) or self.learned.composer.composes
+
+    @property
+    def _moves(self) -> bool:
+        """Whether evidence moves shares, at other moments than events tell."""
+        return self.learned is not None and self.learned.evidence is not None
 
     def finish(self, step: int) -> dict[str, Any]:
         """Draw the pictures of the run directory; what summary.json says of the losses at the end of training."""
@@ -128,11 +148,12 @@ class CompositionLog:
             return {}
         self.lines.sync()
         points = read_points(self.directory.metrics)
-        draw_compositions(self.directory.path, points)
-        draw_bank(self.directory.path, self.learned, points)
-        self._pictures(points, step)
-        if self.board is not None:
-            self.board.sync()
+        if self.composed:
+            pixels = draw_compositions(self.directory.path, points)
+            draw_bank(self.directory.path, self.learned, points)
+            if self.board is not None and pixels is not None:
+                self._show(pixels, points, step)
+                self.board.sync()
         events = read_events(self.directory.path)
         answers = [event for event in events if event.what in ANSWERS]
         summary = composition_summary(self.learned.composer, _explaining(answers), _sources(events))
@@ -144,13 +165,11 @@ class CompositionLog:
         for task, steps in _changes(events).items():
             self.changes.setdefault(task, []).extend(steps)
 
-    def _pictures(self, points: list[dict[str, Any]], step: int) -> None:
+    def _show(self, pixels: NDArray[np.uint8], points: list[dict[str, Any]], step: int) -> None:
         if self.board is None or self.learned is None or step == self._drawn:
             return
         self._drawn = step
-        figure = compositions_figure(points, self.changes)
-        if figure is not None:
-            self.board.picture(PICTURE, figure, step)
+        self.board.picture(PICTURE, pixels, step)
         kinds = {task.target_kind for task in self.learned.composer.tasks}
         write_projector(self.directory.tensorboard, kinds, last_shares(points))
 
@@ -169,16 +188,17 @@ class CompositionLog:
             self.board.text(tag, "\n".join(lines), step)
 
 
-def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> None:
-    """Write compositions.png and losses.png of the run in ``folder`` from its logged points; neither without any.
+def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> NDArray[np.uint8] | None:
+    """Write compositions.png and losses.png of the run in ``folder`` from its logged points, neither without any; the
+    pixels (H, W, 4) of the first.
 
     ``draw_compositions(folder, read_points(folder / "metrics.jsonl"))`` redraws a finished run.
     """
-    changes = _changes(read_events(folder))
-    figures = compositions_figure(points, changes), loss_map_figure(last_shares(points))
-    for name, figure in zip(("compositions.png", "losses.png"), figures, strict=True):
-        if figure is not None:
-            write_png(figure, folder / name)
+    figure = compositions_figure(points, _changes(read_events(folder)))
+    losses = loss_map_figure(last_shares(points))
+    if losses is not None:
+        write_png(losses, folder / "losses.png")
+    return None if figure is None else write_png(figure, folder / "compositions.png")
 
 
 def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]) -> None:

@@ -40,6 +40,23 @@ class JsonLines:
         self._file.close()
 
 
+class Unwritten(JsonLines):
+    """Points of a process that writes none."""
+
+    def __init__(self) -> None:
+        """No file."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> int:
+        """0."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_points(path: Path) -> list[dict[str, Any]]:
     """All points of a metrics.jsonl, oldest first."""
     with open(path, encoding="utf-8") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,14 +95,19 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
-        + (f"losses    {summary['directory']}/{', '.join(_pictures(summary))}\n" if "compositions" in summary else "")
+        + _losses_line(summary)
         + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
     )
 
 
-def _pictures(summary: Mapping[str, Any]) -> list[str]:
-    """Names of the pictures of its losses."""
-    return ["compositions.png", "losses.png", *(["bank.png"] if summary.get("bank_sources") else [])]
+def _losses_line(summary: Mapping[str, Any]) -> str:
+    """Where the pictures of a run's losses are, or how to see why there are none."""
+    folder = Path(summary["directory"])
+    drawn = [name for name in ("compositions.png", "losses.png", "bank.png") if (folder / name).exists()]
+    if drawn:
+        return f"losses    {folder}/{', '.join(drawn)}\n"
+    asked = bool(summary.get("bank_sources"))
+    return f"losses    as configured; lossrag bank picture run={folder} shows what was asked\n" if asked else ""
 
 
 def composition_summary(composer: Composer, answers: Mapping[str, Event], sources: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -41,9 +43,9 @@ class TensorBoard:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
-    def picture(self, tag: str, figure: Figure, step: int) -> None:
-        """A matplotlib figure."""
-        self._writer.add_figure(tag, figure, step)
+    def picture(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """A picture (H, W, 4)."""
+        self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def text(self, tag: str, text: str, step: int) -> None:
         """A text in Markdown."""

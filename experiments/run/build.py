@@ -20,7 +20,7 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.models import BERT, BertOptions, EncoderOptions, MultiTaskModel, TextCNN
 from lossrag.tasks import METRICS, SUITES, Suite, Task, corrupt, pool_query
 from lossrag.tasks.metrics import check_metric
-from lossrag.weighting import MultiTaskStep
+from lossrag.weighting import Group, MultiTaskStep
 
 
 def trains_on_query(config: Config) -> bool:
@@ -123,8 +123,8 @@ def build_optimizer(config: OptimizerConfig, model: MultiTaskModel) -> torch.opt
     return kind(groups, **options)
 
 
-def build_step(config: Config, problem: Problem) -> MultiTaskStep:
-    """The training step with the configured weighting."""
+def build_step(config: Config, problem: Problem, group: Group | None = None) -> MultiTaskStep:
+    """The training step with the configured weighting, of one process or of a ``group``."""
     model = problem.model
     optimizer = build_optimizer(config.optimizer, model)
     if problem.adversary is not None:
@@ -142,6 +142,7 @@ def build_step(config: Config, problem: Problem) -> MultiTaskStep:
             outer=config.outer.tasks,
             every=config.outer.every,
             nonfinite=train.nonfinite,
+            group=group,
         )
     except OptionError as error:  # of lists that must have an entry for each task
         raise ConfigError(error.by_key("weighting.")) from None

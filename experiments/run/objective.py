@@ -125,7 +125,7 @@ class BatchObjective:
                     for t, part, own in zip(tasks, parts, rows, strict=True)
                 ]
                 self._scores[tasks.start] = torch.stack(scores)
-        lengths = torch.tensor(list(sizes), device=logits.device)
+        lengths = torch.tensor(list(sizes)).to(logits.device, non_blocking=True)
         task = torch.arange(len(sizes), device=logits.device).repeat_interleave(lengths, output_size=len(logits))
         values = joined_mixture([self.mixtures[t] for t in tasks], logits, targets, task, self._told)
         means = segment_means(values, sizes, known)

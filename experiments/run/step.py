@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +15,13 @@ from lossrag.experiments.record.series import StepOutcome
 from lossrag.experiments.run.build import build_step, passes_route
 from lossrag.experiments.run.learned_losses import StepRows, build_learned_losses
 from lossrag.experiments.run.problem import Problem
+from lossrag.experiments.run.ranks import Share, check_ranks, joined_scores, share_of, undivided
 from lossrag.experiments.run.schedule import Schedule
-from lossrag.lossbank import LearnedLosses
+from lossrag.lossbank import LearnedLosses, Mixture
 from lossrag.streams import step_seed
 from lossrag.tasks import epoch_plan, query_index
-from lossrag.weighting import MultiTaskStep
+from lossrag.weighting import Group, MultiTaskStep
+from lossrag.weighting.parallel.randomness import drawing_alike
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,17 @@ class BatchStep:
     step: MultiTaskStep
     learned: LearnedLosses | None
     schedule: Schedule | None = None
+    group: Group | None = None
 
     @staticmethod
-    def of(config: Config, problem: Problem, epochs: int) -> BatchStep:
-        """A fresh step for so many epochs."""
-        step = build_step(config, problem)
+    def of(config: Config, problem: Problem, epochs: int, group: Group | None = None) -> BatchStep:
+        """A fresh step for so many epochs, of one process or of a ``group`` that shares the rows of every batch."""
+        check_ranks(config, group)
+        step = build_step(config, problem, group)
         steps = len(_plan(config, problem, 0)) * epochs
         learned = build_learned_losses(config, problem, steps)
         step.keep_query_gradient = learned is not None and learned.evidence is not None and learned.evidence.follows
-        return BatchStep(config, problem, step, learned, Schedule.of(config.optimizer, step.optimizer, steps))
+        return BatchStep(config, problem, step, learned, Schedule.of(config.optimizer, step.optimizer, steps), group)
 
     def plan(self, epoch: int) -> list[tuple[Tensor, ...]]:
         """The steps of an epoch, from 0: the support rows (B,) of every task."""
@@ -53,33 +58,59 @@ class BatchStep:
             self.schedule.set(self.step.count)
         route = passes_route(config)
         rows = problem.trained_rows(index) if route == "groups" else None
+        if self.group is not None and rows is not None:
+            # processes that share a batch read other rows of a table each: they exchange all of it
+            route, rows = "single", None
         size = config.outer.batch_size or config.train.batch_size
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
         shown = StepRows(problem, config.seed, self.step.count, {"support": index, "query": query_rows})
         mixtures = learned.begin(self.step.count + 1, shown) if learned else None
         needs = config.weighting.options.needs
         keep = needs.representation is not None
+        if self.group is not None and self.group.rank:  # masks of its own, but the same looks
+            torch.manual_seed(step_seed(config.seed, self.step.count) + self.group.rank)
+        own = self._share("support", index, mixtures or problem.inner, needs.scores)
         support, batch = problem.batch_losses(
-            "support", index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
+            "support", own.index, route=route, rows=rows, mixtures=mixtures, keep_features=keep
         )
         query = query_batch = None
+        own_query = self._share("query", query_rows, problem.outer, False)
         if needs.hypergradient is not None:
             query, query_batch = problem.batch_losses(
-                "query", query_rows, route=route, rows=rows, keep_features=learned is not None
+                "query", own_query.index, route=route, rows=rows, keep_features=learned is not None
             )
+        query_counts = [count for task, count in enumerate(own_query.rows) if task in self.step.outer]
         try:
-            record = self.step(support, query, epoch=epoch, scores=batch.scores, representation=batch.representation)
+            record = self.step(
+                support,
+                query,
+                epoch=epoch,
+                scores=batch.scores,
+                representation=batch.representation,
+                rows=own.rows,
+                query_rows=query_counts,
+            )
         except DivergedError as error:
             raise made_of(error, learned) from None
         # what a step that was left out has seen moves no composition; a question is asked all the same
         if learned and (record.skipped is None or record.step in learned.looks):
-            kept = query_batch if record.query_gradient is not None else None
+            kept = query_batch if record.query_gradient is not None and self.group is None else None
             shown = replace(shown, step=record.step, batch=kept)
-            learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
+            with drawing_alike(self.group, self.step.parameters):
+                learned.end(record.step, shown, query_gradient=record.query_gradient, lam=record.lam)
         terms = problem.adversary.measured() if problem.adversary else {}
         # no query pass where the step was left out, or the outer problem is not due
         reached = query_batch.scores() if query_batch and record.query_losses is not None else None
-        return StepOutcome(record, batch.scores(), reached, terms, self.step.skipped)
+        if reached is not None:
+            reached = joined_scores(self.group, reached, own_query.rows)
+        return StepOutcome(
+            record, joined_scores(self.group, batch.scores(), own.rows), reached, terms, self.step.skipped
+        )
+
+    def _share(self, split: str, index: Sequence[Tensor], mixtures: Sequence[Mixture], scored: bool) -> Share:
+        by_class = split == "query" and self.problem.by_class
+        whole = undivided(self.problem, mixtures, by_class, scored) if self.group is not None else []
+        return share_of(self.group, self.problem, split, index, whole)
 
 
 def made_of(error: DivergedError, learned: LearnedLosses | None) -> DivergedError:

@@ -92,6 +92,7 @@ class Composer:
         self.contributions = torch.zeros(len(self.tasks), len(self.names), dtype=torch.float64, device=device)
         self.events: list[Event] = []
         self._active = [self.state.listed(t) for t in range(len(self.tasks))]
+        self._made: tuple[ShareState, list[list[int]], list[Mixture]] | None = None
 
     @property
     def composes(self) -> bool:
@@ -103,13 +104,16 @@ class Composer:
         return self._concerned(t) == [self.reference[t]]
 
     def mixtures(self) -> list[Mixture]:
-        """The mixture that every task is trained with at the next step."""
+        """The mixture that every task is trained with at the next step; the same objects while nothing changes."""
+        if self._made is not None and self._made[0] is self.state and self._made[1] == self._active:
+            return self._made[2]
         coefficients = self.state.coefficients(self.reference)
         mixtures = []
         for t, active in enumerate(self._active):
             alone = active == [self.reference[t]]
             own = None if alone else coefficients[t, active].float()
             mixtures.append(Mixture(tuple(self.losses[i] for i in active), own, self.tasks[t].class_counts))
+        self._made = self.state, list(self._active), mixtures
         return mixtures
 
     def compositions(self) -> dict[str, dict[str, float]]:

@@ -141,9 +141,19 @@ def test_a_run_leaves_the_picture_and_a_resumed_one_too(lossrag, tmp_path):
 
 
 def test_no_picture_without_a_bank(train):
-    run = train("loss.policy=retrieval", "loss.bank=none", "train.epochs=1", "log.tensorboard=false")
+    run = train("loss.policy=uniform", "train.epochs=1", "log.tensorboard=false")
     assert (run / "compositions.png").exists()
     assert not (run / "bank.png").exists()
+
+
+def test_no_picture_where_every_task_kept_its_reference_but_the_way_to_it(lossrag, tmp_path):
+    bank, run = write_bank(tmp_path / "bank.safetensors"), tmp_path / "run"
+    line = ["train", "experiment=digits", "train.epochs=1", "train.batch_size=64", "loss.policy=retrieval"]
+    done = lossrag(*line, f"loss.bank={bank}", "loss.risk=1000", f"run.dir={run}")
+    assert done.code == 0, done
+    assert [path.name for path in run.glob("*.png")] == ["trajectories.png"]
+    assert f"lossrag bank picture run={run}" in " ".join(done.out.split())
+    assert lossrag("bank", "picture", f"run={run}").code == 0
 
 
 def test_a_bank_alone(lossrag, tmp_path):

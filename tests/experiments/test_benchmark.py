@@ -73,6 +73,8 @@ MISTAKES = {
     "scaling at=70 batches=[64]": ["batches", "at=70"],
     "scaling sizes=[0]": ["sizes"],
     "scaling tasks=[]": ["tasks"],
+    "devices devices=[0]": ["devices"],
+    "devices rows=0": ["rows"],
     "scaling at=600": ["at", "batch=512"],
     "peers problems=1": ["problems", "2"],
     "peers shared=[4,3,2]": ["peers", "list"],

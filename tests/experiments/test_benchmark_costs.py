@@ -131,3 +131,15 @@ def test_slow_routines_get_two_pairs(monkeypatch):
     calls.clear()
     paired_within(lambda: calls.append("a"), lambda: calls.append("b"), pairs=9, seconds=1000)
     assert calls == ["a", "b"] * 10
+
+
+def test_devices_by_the_model(lossrag, tmp_path):
+    assert lossrag("benchmark", "devices", "tasks=[4,64]", "devices=[8]", "output=devices.json").code == 0
+    rows = {row["case"]: row for row in json.loads((tmp_path / "devices.json").read_text())}
+    assert len(rows) == 16
+    divided = rows["T=64, R=8, tasks, H100, NVLink, 400 Gb/s each"]
+    # 2 * 8 + 1 pieces of 7/8 of 438 MB, and 64 eighths of it held
+    assert divided["sent_GB"] == pytest.approx(17 * 0.438 * 7 / 8, abs=2e-3)
+    assert divided["held_GB"] == pytest.approx(64 * 0.438 / 8, abs=1e-3)
+    assert divided["ratio"] < rows["T=64, R=8, rows, H100, NVLink, 400 Gb/s each"]["ratio"] < 1
+    assert rows["T=64, R=8, rows, A100, 10 Gb/s each"]["ratio"] > 1

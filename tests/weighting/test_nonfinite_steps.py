@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from lossrag.errors import DivergedError
 from lossrag.weighting import MGDA, MetaWeighting, MultiTaskStep, Uniform
+from lossrag.weighting.update.finite import finite
 from tests.weighting.loops import Net, batch, losses_of, made, take
 
 METHODS = ["uniform", "uncertainty", "mgda", "gradnorm", "metaweighting", "torchjd/pcgrad"]
@@ -162,3 +163,17 @@ def test_a_compiled_graph_that_can_be_walked_once():
     )
     record = MultiTaskStep(net, torch.optim.SGD(net.parameters(), lr=0.1), MGDA(), 2)(every)
     torch.testing.assert_close(record.weights, expected.weights)
+
+
+def test_values_of_two_devices_are_looked_at_apart(monkeypatch):
+    """Adam keeps its counts on the host, its moments on the device."""
+    seen = []
+    original = torch.stack
+
+    def stack(tensors, *rest, **options):
+        seen.append({t.device.type for t in tensors})
+        return torch.ones(1) * float("nan") if "meta" in seen[-1] else original(tensors, *rest, **options)
+
+    monkeypatch.setattr(torch, "stack", stack)
+    assert not finite([torch.ones(2), torch.ones(2, device="meta"), torch.ones(())])
+    assert seen == [{"cpu"}, {"meta"}]

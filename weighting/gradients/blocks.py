@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-Columns = slice | Tensor
-"""Tasks as an index: a slice where they are consecutive."""
+from lossrag.weighting.gradients.places import Columns, columns
 
 
 class SharedBlock:
@@ -77,7 +76,7 @@ class SharedBlock:
         """(tasks, rows (m, k, n)) of everything that was written."""
         yield from self._parts
         if self._singles:
-            yield _columns(self._singles, self.parameter.device), self._buffer[:, : len(self._singles)]
+            yield columns(self._singles, self.parameter.device), self._buffer[:, : len(self._singles)]
 
     def flat(self, gradient: Tensor) -> Tensor:
         """(r, *shape) as (m, r, n), in the memory order of the first gradient of this block: a view of such ones.
@@ -181,16 +180,10 @@ class OwnRows:
         if positions not in self._owners:
             lengths = torch.tensor(self.lengths(positions))
             owners = torch.arange(len(lengths)).repeat_interleave(lengths)
-            self._owners[positions] = owners.to(self.parameters[0].device)
+            self._owners[positions] = owners.to(self.parameters[0].device, non_blocking=True)
         return self._owners[positions]
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(flat.nbytes for _, flat in self._stacks.values())
-
-
-def _columns(tasks: list[int], device: torch.device) -> Columns:
-    if tasks == list(range(tasks[0], tasks[0] + len(tasks))):
-        return slice(tasks[0], tasks[0] + len(tasks))
-    return torch.tensor(tasks, device=device)

@@ -12,6 +12,8 @@ from lossrag.weighting.gradients.linear_layers import LinearTaps
 from lossrag.weighting.gradients.mean import GradientSum
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.rows import GradientRows
+from lossrag.weighting.parallel.group import Group
+from lossrag.weighting.parallel.rows import SlicedRows
 from lossrag.weighting.training.closures import Value
 from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, positions
@@ -25,7 +27,7 @@ class Engine:
 
     parameters: list[Tensor]
     told: int
-    rows: GradientRows
+    rows: GradientRows | SlicedRows
     passes: Passes
     query_sum: GradientSum
     buffers: list[Tensor] | None
@@ -40,13 +42,20 @@ class Engine:
         model: nn.Module | None,
         shared: Given | None,
         private: Given | None,
+        group: Group | None = None,
     ) -> Engine:
-        """An engine without gradients."""
+        """An engine without gradients; those of a ``group`` are held in slices."""
         places = optimizers.places()
         sparse = frozenset(i for i, p in enumerate(parameters) if places[p][1].get("sparse", False))
         declared = positions(parameters, shared, "shared"), positions(parameters, private, "private")
-        rows = GradientRows(parameters, len(tasks), sparse, told, *declared)
-        passes = Passes(parameters, tasks, rows.restrict, LinearTaps(model or nn.Module(), parameters[:told]))
+        rows: GradientRows | SlicedRows
+        if group is None:
+            rows = GradientRows(parameters, len(tasks), sparse, told, *declared)
+        else:
+            rows = SlicedRows(parameters, len(tasks), group, told, *declared)
+        # what is divided among processes is formed: they have no common input to keep factors of
+        watched = nn.Module() if model is None or group else model
+        passes = Passes(parameters, tasks, rows.restrict, LinearTaps(watched, parameters[:told]))
         buffers = None if model is None else buffers_of(model)
         known = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         names = [known.get(id(p), f"{i} of shape {tuple(p.shape)}") for i, p in enumerate(parameters)]
@@ -56,6 +65,18 @@ class Engine:
         """True for the very same parameters."""
         same = told == self.told and len(parameters) == len(self.parameters)
         return same and all(a is b for a, b in zip(parameters, self.parameters, strict=True))
+
+    @property
+    def dense_rows(self) -> GradientRows:
+        """The rows of a process of its own, which holds them whole."""
+        assert isinstance(self.rows, GradientRows)
+        return self.rows
+
+    @property
+    def sliced_rows(self) -> SlicedRows:
+        """The rows of a process that holds a slice of them."""
+        assert isinstance(self.rows, SlicedRows)
+        return self.rows
 
     def fresh_rows(self) -> GradientRows:
         """Rows that compare what those of the engine do, without sparse tables."""

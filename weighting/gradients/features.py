@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
+from lossrag.weighting.gradients.places import places
 
 
 class Representation:
@@ -43,7 +44,7 @@ class Representation:
         total = self.gradients[0].new_zeros(tasks, tasks)
         for members in self._by_tensor().values():
             rows = torch.stack([self.gradients[t].flatten() for t in members])
-            index = torch.tensor(members, device=total.device)
+            index = places(members, total.device)
             total[index[:, None], index] = rows @ rows.mT
         return total
 

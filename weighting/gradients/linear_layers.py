@@ -21,6 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from lossrag.weighting.gradients.places import columns
+from lossrag.weighting.training.readable import readable
+
 
 class LinearTaps:
     """The plain linear layers of ``model`` that nothing else shares its parameters with."""
@@ -51,7 +54,7 @@ class LinearTaps:
             if not output.requires_grad or self._trusted.get(weight) is False:
                 return
             layer = seen.setdefault(weight, TappedLayer(weight, bias, module.weight.shape))
-            value = inputs[0].detach()
+            value = inputs[0].detach().to(module.weight.dtype)  # under autocast it comes in halves
             layer.inputs.append(value)
             layer.versions.append(value._version)
             layer.edges.append(get_gradient_edge(output))  # stays put when an activation overwrites the output
@@ -72,7 +75,7 @@ class LinearTaps:
         A model that reads ``layer.weight`` itself, or has hooks of its own, keeps formed gradients for that layer.
         """
         new = [layer for layer in layers if layer.weight not in self._trusted]
-        if new and losses[0].device.type != "meta":
+        if new and readable(losses[0]):
             total = torch.stack([loss.float() for loss in losses]).sum()
             edges = [edge for layer in new for edge in layer.edges]
             at_edges = torch.autograd.grad(total, edges, retain_graph=True, allow_unused=True)
@@ -165,28 +168,29 @@ class LinearBlock:
     def combine(self, coefficients: Tensor) -> Tensor:
         """sum_t coefficients[t] * gradient_t, (out, in)."""
         inputs, outputs = self.factors()
-        share = coefficients[self._tasks].to(outputs.dtype)
+        share = coefficients[columns(self._tasks, outputs.device)].to(outputs.dtype)
         summed = (share @ outputs.flatten(1)).view(outputs.shape[1:])
         return summed.mT @ inputs
 
     def add_gramian(self, total: Tensor) -> None:
         """Add the inner products of the gradients among themselves to ``total`` (T, T)."""
         inputs, outputs = self.factors()
+        place = columns(self._tasks, outputs.device)
         for i, task in enumerate(self._tasks):
-            total[task, self._tasks] += self._products(inputs, outputs[i])
+            total[task, place] += self._products(inputs, outputs[i])
 
     def add_inner(self, total: Tensor, gradient: LinearGradient, factor: float) -> None:
         """Add factor * <gradient, gradient_t> to ``total`` (1, T) for every task held."""
         if len(self._tasks) == 1:  # nothing to share the (B, B) product with
             self.add_inner_formed(total, gradient.formed() * factor)
         else:
-            total[0, self._tasks] += self._products(gradient.inputs, gradient.outputs) * factor
+            total[0, columns(self._tasks, total.device)] += self._products(gradient.inputs, gradient.outputs) * factor
 
     def add_inner_formed(self, total: Tensor, gradients: Tensor) -> None:
         """Add <gradients[i], gradient_t> to ``total`` (r, T), for gradients (r, out, in)."""
         inputs, outputs = self.factors()
         seen = gradients @ inputs.mT  # (r, out, B)
-        total[:, self._tasks] += seen.flatten(1) @ outputs.mT.flatten(1).mT
+        total[:, columns(self._tasks, total.device)] += seen.flatten(1) @ outputs.mT.flatten(1).mT
 
     def _products(self, inputs: Tensor, outputs: Tensor) -> Tensor:
         own, deltas = self.factors()

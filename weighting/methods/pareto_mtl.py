@@ -113,7 +113,7 @@ class ParetoMTL(Weighting):
         own = normalize(torch.tensor(self.preference or [1.0] * len(like), dtype=torch.float64), dim=0)
         others = normalize(torch.tensor(self.others or _spread(len(like)), dtype=torch.float64), dim=1)
         different = [row - own for row in others.unbind() if not torch.allclose(row, own, atol=1e-6)]
-        return torch.stack(different).to(like) if different else like.new_zeros(0, len(like))
+        return torch.stack(different).to(like, non_blocking=True) if different else like.new_zeros(0, len(like))
 
 
 def _spread(tasks: int) -> Sequence[Sequence[float]]:

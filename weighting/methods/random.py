@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossrag.checks import check_choice, check_least
 from lossrag.streams import Stream, generator
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, numbers
 
 
 @WEIGHTINGS.register("random")
@@ -51,5 +51,5 @@ class RandomWeights(Weighting):
         else:
             share = np.exp(chance.standard_normal(tasks))
             share /= share.sum()
-        weights = state["weights"].new_tensor((tasks * share).tolist())
+        weights = numbers((tasks * share).tolist(), state["weights"])
         return weights, {"weights": weights}

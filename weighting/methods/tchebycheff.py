@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossrag.checks import check_least, check_length, check_numbers, require
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, numbers
 
 
 @WEIGHTINGS.register("tchebycheff")
@@ -58,8 +58,8 @@ class Tchebycheff(Weighting):
     def weigh(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         """The weights (T,) at these losses; the state keeps the latest."""
         losses = signals.losses.to(state["weights"].dtype)
-        preference = losses.new_tensor(self.preference) if self.preference else torch.ones_like(losses)
-        distance = losses - losses.new_tensor(self.reference) if self.reference else losses
+        preference = numbers(self.preference, losses) if self.preference else torch.ones_like(losses)
+        distance = losses - numbers(self.reference, losses) if self.reference else losses
         height = preference * distance
         height = height - height.max()
         share = torch.softmax(height / self.mu, dim=0) if self.mu else (height == 0).to(height.dtype)

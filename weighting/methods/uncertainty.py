@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lossrag.checks import check_choice, check_length, check_positive, require
 from lossrag.errors import did_you_mean
-from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting
+from lossrag.weighting.base import WEIGHTINGS, Signals, State, Weighting, numbers
 from lossrag.weighting.training.adam import adam_direction
 
 FACTOR = {"classification": 1.0, "regression": 0.5}
@@ -73,7 +73,7 @@ class Uncertainty(Weighting):
         return weights, {"weights": self._weights(log_variance), "log_variance": log_variance, **moments}
 
     def _weights(self, log_variance: Tensor) -> Tensor:
-        return log_variance.new_tensor([FACTOR[name] for name in self.likelihood]) * (-log_variance).exp()
+        return numbers([FACTOR[name] for name in self.likelihood], log_variance) * (-log_variance).exp()
 
 
 def _adam(state: State, gradient: Tensor) -> tuple[Tensor, State]:

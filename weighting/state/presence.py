@@ -75,7 +75,8 @@ def learn_present(
         return state, Outer(none, none, zero, zero.to(torch.int64))
     kept = {name: rows if name in weighting.outer_state else columns for name in state}
     inside = {name: _take(value, kept[name], tasks) for name, value in state.items()}
-    D = torch.stack([torch.stack([hypergradient[t, j] for j in columns]) for t in rows])
+    D = torch.stack([hypergradient[t] for t in rows])
+    D = torch.stack([D[:, j] for j in columns], dim=1)
     after, result = weighting.among(columns, tasks).learn(inside, D)
     return (
         {name: _put(state[name], value, kept[name], tasks) for name, value in after.items()},

@@ -26,12 +26,13 @@ def saved_state(weighting: Weighting, tasks: Sequence[str], state: State, count:
 def load_state(weighting: Weighting, tasks: Sequence[str], saved: State, like: State) -> tuple[int, State]:
     """The count and the state that :func:`saved_state` gave, in the order of ``tasks`` and on the device of ``like``.
 
-    Raises ConfigError for that of another method, of other options or tasks, and for one that is none.
+    Options that list an entry for each task are compared by the names of the tasks. Raises ConfigError for the state of
+    another method, of other options or tasks, and for one that is none.
     """
     try:
         about = json.loads(bytes(saved[ABOUT].cpu().tolist()).decode())
         names, count = list(about["tasks"]), int(saved[COUNT])
-        other = difference(about, describe(weighting))
+        other = difference(about, describe(_in_order(weighting, tasks, names)))
     except (KeyError, ValueError, TypeError, AttributeError):
         raise ConfigError(
             "MultiTaskStep: this is no state of a step: give what state_dict() of a step of this version returned."
@@ -49,3 +50,10 @@ def load_state(weighting: Weighting, tasks: Sequence[str], saved: State, like: S
     order = [names.index(name) for name in tasks]
     moved = own_state if list(names) == list(tasks) else reordered(own_state, order)
     return count, {key: moved[key].to(value) for key, value in like.items()}
+
+
+def _in_order(weighting: Weighting, tasks: Sequence[str], names: Sequence[str]) -> Weighting:
+    """A method over ``tasks`` with its options in the order of ``names``, where these are the same tasks."""
+    if sorted(names) != sorted(tasks):
+        return weighting
+    return weighting.among([list(tasks).index(name) for name in names], len(tasks))

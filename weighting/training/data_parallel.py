@@ -16,7 +16,8 @@ def refuse_wrapped(model: nn.Module) -> None:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise ConfigError(
             "MultiTaskStep: the model is wrapped in DistributedDataParallel, whose hooks the gradients of single tasks "
-            "pass by, so that the ranks would drift apart: call the bare model, model.module, in the losses."
+            "pass by, so that the ranks would drift apart: call the bare model, model.module, in the losses, and give "
+            "the step group=Group(), which averages over the ranks itself."
         )
 
 

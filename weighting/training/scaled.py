@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from lossrag.weighting.training.readable import readable
+
 
 class Scaling:
     """The gradient scaler, of torch.amp, that losses come through; found with the first of them."""
@@ -46,7 +48,7 @@ def _scale_is(scaler: torch.amp.GradScaler, factor: Tensor) -> bool:
 
 def _is_power_of_two(factor: Tensor) -> bool:
     # the search for a scaler takes some time, and no other factor is one
-    if factor.device.type == "meta":
+    if not readable(factor):
         return False
     number = float(factor)
     return number > 0 and math.log2(number).is_integer()

@@ -6,29 +6,24 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 POLICIES = ("raise", "skip", "trust")
 """For values that are not finite: raise DivergedError, leave the step out and count it, or do not look."""
 
 
-def readable(value: Tensor) -> bool:
-    """False for tensors without data, of which only shapes are known."""
-    return value.device.type != "meta" and not isinstance(value, FakeTensor)
-
-
 def finite(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether all entries are finite; reads one number back from the device.
+    """Whether all entries are finite; reads one number back from each device.
 
     >>> finite([torch.ones(2), None]), finite([torch.tensor([1.0, float("inf")])])
     (True, False)
     """
     held = [t._values() if t.is_sparse else t for t in tensors if t is not None]
-    held = [t.detach() for t in held if t.numel() and t.is_floating_point()]
-    if not held:
-        return True
+    apart: dict[torch.device, list[Tensor]] = {}  # an optimiser may keep its counts on the host
+    for t in held:
+        if t.numel() and t.is_floating_point():
+            apart.setdefault(t.device, []).append(t.detach())
     # a sum of zeros is zero, and not a number as soon as one factor is none
-    return bool(torch.stack([(t * 0).sum().float() for t in held]).sum() == 0)
+    return all(bool(torch.stack([(t * 0).sum().float() for t in own]).sum() == 0) for own in apart.values())
 
 
 def cause(

@@ -15,7 +15,10 @@ from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.random_state import random_state, set_random_state
 from lossrag.weighting.training.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.training.optimizers import Optimizers
-from lossrag.weighting.update.finite import InputWatch, cause, finite, readable
+from lossrag.weighting.training.readable import readable
+from lossrag.weighting.update.finite import InputWatch, cause, finite
+
+OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 
 
 class SkippedStep(Exception):  # noqa: N818  # no error: what the policy asks for
@@ -40,6 +43,12 @@ class Judge:
     def reads(self, value: Tensor | None) -> bool:
         """True where a value may be read back from the device."""
         return self.policy != "trust" and value is not None and readable(value)
+
+    @property
+    def reads_device(self) -> bool:
+        """True where the parameters are on a device beside the host, and its values may be read."""
+        parameter = self.engine.parameters[0]
+        return parameter.device.type != "cpu" and self.reads(parameter)
 
     def present(self, values: Sequence[Value], silent: Callable[[int], bool]) -> tuple[int, ...]:
         """The tasks that have a loss in the support batch; silent: whether a task's gradient is 0.
@@ -120,4 +129,6 @@ class Judge:
             if task not in absent and not (math.isfinite(loss) and math.isfinite(row))
         ]
         left = tuple(task for task in there if task not in absent)
+        if wrong and self.engine.passes.scale != 1 and all(word.startswith("hyper") for word in wrong):
+            return (), OVERFLOW
         return left, f"the {', the '.join(wrong)}" if wrong else None

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from lossrag.errors import ConfigError
-from lossrag.weighting.base import Needs, Signals, State, Weighting
+from lossrag.weighting.base import Needs, Signals, State, Weighting, numbers
 from lossrag.weighting.gradients.engine import Engine
 from lossrag.weighting.gradients.features import Representation
+from lossrag.weighting.gradients.places import columns, places
 from lossrag.weighting.gradients.replay import Replay
+from lossrag.weighting.parallel.tally import Rows
+from lossrag.weighting.state.host import weigh_on_host
 from lossrag.weighting.state.presence import weigh_present
 from lossrag.weighting.training.closures import Ordered, Value
 from lossrag.weighting.update.finite import finite
-from lossrag.weighting.update.judge import Judge
+from lossrag.weighting.update.judge import OVERFLOW, Judge
 from lossrag.weighting.update.micro_batches import MicroBatches
 
-OVERFLOW = "the scaled gradients overflowed, which is for the gradient scaler to answer"
 Features = Callable[[], Sequence[Tensor]]
 
 
@@ -36,11 +38,12 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a loop gives a step beside its losses."""
+    """What a loop gives a step beside its losses; rows: the number of rows that those of a task are means over."""
 
     epoch: int | None
     scores: Callable[[], Tensor] | None
     representation: Features | None
+    rows: Rows | None = None
 
 
 class SupportSide:
@@ -84,9 +87,9 @@ class SupportSide:
         told = self._told(values)
         weights = self.task_weights
         if not judge.overflowed:
-            weights = self._weigh(told, inputs, present, representation=representation)
+            weights = self._weigh(told, inputs, present, judge, representation=representation)
         there = torch.stack([value for t in present if (value := values[t]) is not None])
-        share = weights if len(present) == len(self.tasks) else weights[list(present)]
+        share = weights[columns(present, weights.device)]
         if representation is not None and self.needs.applies_to == "shared":
             representation.backward(share)
         else:
@@ -97,10 +100,10 @@ class SupportSide:
 
     def _update_in_turn(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
         """The same update with one task's graph and gradient at a time; the weights cannot depend on the losses."""
-        replay = Replay(self.parameters, support)
+        replay = Replay(self.parameters, support, trusted=judge.policy == "trust")
         every = tuple(range(len(self.tasks)))
         unknown = torch.full((len(self.tasks),), float("nan"), device=self.engine.parameters[0].device)
-        weights = self._weigh(unknown, inputs, every)
+        weights = self._weigh(unknown, inputs, every, judge)
         values = self.engine.passes.accumulate(replay.recording(), weights / len(weights))
         replay.values = values
         present = judge.present(values, replay.is_silent)
@@ -113,34 +116,22 @@ class SupportSide:
 
     def _update_by_rows(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
         """The same update from the T gradient rows, which Gramian or hypergradient (Eq. 9) need."""
-        needs, rows, micro = self.needs, self.engine.rows, self.micro
-        compared: list[Representation | None] = []
-
-        def look(values: list[Value]) -> None:
-            there = judge.present(values, lambda task: self.engine.is_silent(values[task]))
-            compared.append(self._representation(inputs, values, there))
-
-        self.add_micro(support, look if needs.representation else None)
-        values = micro.means()
-        rows.scale = self.engine.passes.scale
-        present = judge.present(values, rows.silent if micro.single else rows.finite)
-        rows.settle(present, None if micro.single else micro.batches.to(self.engine.parameters[0].device))
+        needs, rows = self.needs, self.engine.rows
+        values, present, representation = self._settled(support, inputs, judge)
         told = self._told(values)
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
         overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
         if overflowed and self.engine.passes.scale == 1:
             judge.refuse(judge.blame(present))
-        representation = compared[0] if compared else None
         # an overflow is what a gradient scaler looks for: the gradient stays as it is, the weights as they were
         weights = (
             self.task_weights
             if overflowed
-            else self._weigh(told, inputs, present, gramian=gramian, representation=representation)
+            else self._weigh(told, inputs, present, judge, gramian=gramian, representation=representation)
         )
         own = torch.ones_like(weights) if needs.applies_to == "shared" else weights
         if len(present) < len(self.tasks):
-            there = torch.zeros_like(weights)
-            there[list(present)] = 1
+            there = numbers([float(task in present) for task in range(len(self.tasks))], weights)
             weighed, own = weights.where(there > 0, 0.0), own * there
         else:
             weighed = weights
@@ -150,11 +141,30 @@ class SupportSide:
         judge.gradient(present)
         return Gathered(told, weights, present, OVERFLOW if overflowed else None)
 
+    def _settled(
+        self, support: Ordered, inputs: Inputs, judge: Judge
+    ) -> tuple[list[Value], tuple[int, ...], Representation | None]:
+        """The losses, the tasks that are there, and what is compared at the features; the rows hold the gradients."""
+        rows, micro = self.engine.dense_rows, self.micro
+        compared: list[Representation | None] = []
+
+        def look(values: list[Value]) -> None:
+            there = judge.present(values, lambda task: self.engine.is_silent(values[task]))
+            compared.append(self._representation(inputs, values, there))
+
+        self.add_micro(support, look if self.needs.representation else None)
+        values = micro.means()
+        rows.scale = self.engine.passes.scale
+        present = judge.present(values, rows.silent if micro.single else rows.finite)
+        device = self.engine.parameters[0].device
+        rows.settle(present, None if micro.single else micro.batches.to(device, non_blocking=True))
+        return values, present, compared[0] if compared else None
+
     def add_micro(self, support: Ordered, look: Callable[[list[Value]], None] | None = None) -> None:
         engine, micro = self.engine, self.micro
         if not micro.any:
             engine.rows.clear()
-        values = engine.passes.gradients(support, engine.rows.write, look, tapped=micro.whole)
+        values = engine.passes.gradients(support, engine.dense_rows.write, look, tapped=micro.whole)
         micro.add(values)
 
     def _told(self, values: Sequence[Value]) -> Tensor:
@@ -171,15 +181,19 @@ class SupportSide:
         losses = [value for task in present if (value := values[task]) is not None]
         return Representation(features, losses, [self.tasks[task] for task in present])
 
+    def _scores(self, inputs: Inputs) -> Tensor | None:
+        return inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
+
     def _weigh(
         self,
         losses: Tensor,
         inputs: Inputs,
         present: tuple[int, ...],
+        judge: Judge,
         gramian: Tensor | None = None,
         representation: Representation | None = None,
     ) -> Tensor:
-        reached = inputs.scores().detach() if self.needs.scores and inputs.scores is not None else None
+        reached = self._scores(inputs)
         if reached is not None and reached.shape != losses.shape:
             raise ConfigError(
                 f"MultiTaskStep: expected {len(losses)} scores, one per task, got shape {tuple(reached.shape)}."
@@ -187,9 +201,11 @@ class SupportSide:
         at_features = representation.gramian(self.needs.representation or "rows") if representation else None
         if at_features is not None and len(present) < len(losses):
             whole = at_features.new_zeros(len(losses), len(losses))
-            place = torch.tensor(present, device=whole.device)
+            place = places(present, whole.device)
             whole[place[:, None], place] = at_features
             at_features = whole
         signals = Signals(losses, gramian, reached, inputs.epoch or 0, self.count, at_features)
-        weights, self.state = weigh_present(self.weighting, self.state, signals, self.mask(present))
+        solves = gramian is not None or at_features is not None
+        weigh = weigh_on_host if solves and judge.reads_device else weigh_present
+        weights, self.state = weigh(self.weighting, self.state, signals, self.mask(present))
         return weights
