@@ -60,15 +60,20 @@ def _evaluate_task(
     return mean.cpu(), torch.tensor(value, dtype=torch.float64)
 
 
-def predict_tasks(model: MultiTaskModel, inputs: Inputs, device: torch.device) -> list[Tensor]:
-    """Logits (N, K) of every task for the same inputs, on the CPU and in their order; training mode is left behind.
+def predict_tasks(model: MultiTaskModel, heads: Sequence[int], inputs: Inputs, device: torch.device) -> list[Tensor]:
+    """Logits (N, K) of the tasks ``heads`` for the same inputs, on the CPU and in their order; training mode is left
+    behind.
 
     The batches are those of an evaluation of these rows, so the logits are as well.
     """
     model.eval()
     batches = ordered_batches(inputs, EVALUATION_ROWS)
+    parts = []
     with torch.no_grad():
-        parts = [[own.logits.cpu() for own in model.forward_shared(inputs.gather(r).to(device))] for r in batches]
+        for rows in batches:
+            batch = inputs.gather(rows).to(device)
+            outputs = {heads[0]: model.outputs(batch, heads[0])} if len(heads) == 1 else model.forward_shared(batch)
+            parts.append([outputs[t].logits.cpu() for t in heads])
     model.train()
     order = torch.cat(batches)
     joined = [torch.cat(own) for own in zip(*parts, strict=True)]

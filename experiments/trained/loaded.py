@@ -73,8 +73,19 @@ class LoadedRun:
         """
         rows = self._rows(data, delimiter, encoding) if self._reads_rows else None
         inputs, notes = self._vectors(data) if rows is None else self._inputs(rows)
-        logits = predict_tasks(self.model, self._read(inputs), self.device)
-        columns = {own.name: own.columns for own in self.preprocessing.targets} if self.preprocessing else {}
+        whole = torch.ones(len(inputs), dtype=torch.bool)
+        targets = self.preprocessing.targets if self.preprocessing else ()
+        about = [torch.from_numpy(rows.about(own)) for own in targets] if rows else [whole for _ in self.tasks]
+        logits = [torch.full((len(inputs), task.outputs), float("nan")) for task in self.tasks]
+        waiting = [t for t, own in enumerate(about) if own.any()]
+        while waiting:  # tasks that are about the same rows go through the model together
+            heads = [t for t in waiting if torch.equal(about[t], about[waiting[0]])]
+            chosen = about[heads[0]].nonzero().flatten()
+            read = self._read(inputs if len(chosen) == len(inputs) else select(inputs, chosen))
+            for t, own in zip(heads, predict_tasks(self.model, heads, read, self.device), strict=True):
+                logits[t] = logits[t].to(own.dtype).index_copy_(0, chosen, own)
+            waiting = [t for t in waiting if t not in heads]
+        columns = {own.name: own.columns for own in targets}
         parts = [TaskPrediction.of(t, own, columns.get(t.name, ())) for t, own in zip(self.tasks, logits, strict=True)]
         return Predictions(tuple(parts), tuple(notes))
 

@@ -27,7 +27,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     for note in predictions.notes:
         say(console, f"  {note}")
     for number, row in zip(range(1, SHOWN + 1), predictions.rows, strict=False):
-        cells = ", ".join(f"{name} {_shown(cell)}" for name, cell in row.items())
+        cells = ", ".join(f"{name} {_shown(cell)}" for name, cell in row.items() if cell is not None)
         say(console, f"row {number}: {cells}")
     say(console, f"predictions   {output}")
     return 0

@@ -18,6 +18,7 @@ from lossrag.errors import ConfigError, RunDirectoryError, did_you_mean
 from lossrag.files import write_atomic
 from lossrag.tasks import Task
 
+Column = list[str | None] | list[float | None]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
@@ -25,8 +26,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 class TaskPrediction:
     """Prediction of one task for N rows, in their order.
 
-    outputs: probabilities (N, K) of its classes, or values (N, K) in the units of the data, in float64. parts: names of
-    several values.
+    outputs: probabilities (N, K) of its classes, or values (N, K) in the units of the data, in float64; no numbers
+    where the task is not about a row. parts: names of several values.
     """
 
     task: Task
@@ -45,21 +46,30 @@ class TaskPrediction:
         return TaskPrediction(task, logits.numpy(), parts)
 
     @property
-    def classes(self) -> list[str]:
-        """The most probable class of every row, by name; of no regression."""
+    def classes(self) -> list[str | None]:
+        """The most probable class of every row, by name, None where the task is not about it; of no regression."""
         labels = self.task.labels or tuple(map(str, range(self.task.outputs)))
-        return [labels[place] for place in self.outputs.argmax(axis=1).tolist()]
+        best = self.outputs.argmax(axis=1).tolist()
+        return [labels[place] if about else None for place, about in zip(best, self.about, strict=True)]
 
     @property
-    def columns(self) -> dict[str, list[str] | list[float]]:
+    def about(self) -> list[bool]:
+        """Whether the task is about a row, (N,)."""
+        return [not gone for gone in np.isnan(self.outputs).any(axis=1).tolist()]
+
+    @property
+    def columns(self) -> dict[str, Column]:
         """Columns by name: of a classification the class, and its probability; of a regression the value, or values."""
         name = self.task.name
         if self.task.kind == "classification":
-            return {name: self.classes, f"{name}.probability": self.outputs.max(axis=1).tolist()}
+            return {name: self.classes, f"{name}.probability": self._numbers(self.outputs.max(axis=1))}
         if self.task.outputs == 1:
-            return {name: self.outputs[:, 0].tolist()}
+            return {name: self._numbers(self.outputs[:, 0])}
         parts = self.parts or tuple(map(str, range(self.task.outputs)))
-        return {f"{name}.{part}": self.outputs[:, i].tolist() for i, part in enumerate(parts)}
+        return {f"{name}.{part}": self._numbers(self.outputs[:, i]) for i, part in enumerate(parts)}
+
+    def _numbers(self, values: NDArray[np.float64]) -> list[float | None]:
+        return [value if about else None for value, about in zip(values.tolist(), self.about, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,12 @@ class Predictions:
         return known[name]
 
     @property
-    def columns(self) -> dict[str, list[str] | list[float]]:
+    def columns(self) -> dict[str, Column]:
         """Columns (N,) of all tasks by name, as ``pandas.DataFrame`` takes them."""
         return {name: column for own in self.tasks for name, column in own.columns.items()}
 
     @property
-    def rows(self) -> Iterator[dict[str, str | float]]:
+    def rows(self) -> Iterator[dict[str, str | float | None]]:
         """The same row by row."""
         columns = self.columns
         for cells in zip(*columns.values(), strict=True):

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag.errors import ConfigError, DataError, did_you_mean
-from lossrag.labels import IGNORED
 from lossrag.tasks.suite import DenseInputs, TokenInputs
 from lossrag.tasks.table.cells import Cell, Table, known_cell, name_of, plain_cell
 from lossrag.tasks.table.columns import CategoryColumn, NumericColumn
@@ -61,6 +60,9 @@ class NewRows:
             lines.append(f"not read: {_listed(unread)}")
         if self.names != [name for name in self.table.columns if name in self.names]:
             lines.append("the columns stand in another order than in training: they are found by name")
+        nobodys = ~np.any([self.about(target) for target in self.preprocessing.targets], axis=0)
+        if nobodys.any():
+            lines.append(f"{_rows(int(nobodys.sum()))} no task (the first: {self.table.at(int(nobodys.argmax()))})")
         for column in self.preprocessing.columns:
             lines += _unlike_training(column, self.table.columns[column.name])
         return lines
@@ -87,22 +89,23 @@ class NewRows:
         assert self.preprocessing.text is not None
         return self.preprocessing.text
 
-    def targets(self, target: TargetColumn) -> Tensor | None:
-        """Targets (N,) or (N, K) of a task, without a label where it is not about a row; None where the table lacks a
-        column of them. Raises DataError for a class that training did not have."""
-        if any(name not in self.table.columns for name in target.columns):
-            return None
+    def about(self, target: TargetColumn) -> NDArray[np.bool_]:
+        """The rows (N,) that a task is about: all, where the table has no column to tell them by."""
         rows = np.ones(len(self.table), dtype=np.bool_)
         for name, value in target.where.items():
-            cells = self.table.column(name, f"the rows of {target.name}")
-            rows &= np.array([cell is not None and name_of(cell) == value for cell in cells])
-        return target.encode(self.table, rows)
+            if name in self.table.columns:
+                rows &= np.array([cell is not None and name_of(cell) == value for cell in self.table.columns[name]])
+        return rows
 
-    def unlabelled(self, target: TargetColumn) -> Tensor:
-        """Targets of a task of which no row has one."""
-        if target.kind == "regression":
-            return torch.full((len(self.table), len(target.columns)), float("nan"))
-        return torch.full((len(self.table),), IGNORED)
+    def targets(self, target: TargetColumn) -> Tensor | None:
+        """Targets (N,) or (N, K) of a task, without a label where it is not about a row; None where the table lacks a
+        column of them. Raises DataError for a class that training did not have, and for a table that does not say which
+        rows the task is about."""
+        if any(name not in self.table.columns for name in target.columns):
+            return None
+        for name in target.where:
+            self.table.column(name, f"the rows of {target.name}")
+        return target.encode(self.table, self.about(target))
 
 
 def read_rows(

@@ -11,8 +11,8 @@ from lossrag.tasks.table.targets import TargetColumn
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.suite import TextConfig
 
-COLUMN = "text"
-"""Column of the texts; the class of a task stands in a column of its name."""
+TEXT, TASK, LABEL = "text", "task", "label"
+"""Columns of such a table: a text, the task that it is of, its class."""
 
 
 def of_texts(
@@ -27,9 +27,8 @@ def of_texts(
     No text stands for nothing but the empty one, whatever it says.
     """
     targets = tuple(
-        TargetColumn(task.name, (task.name,), "binary" if task.outputs == 2 else "classification", task.labels)
-        for task in tasks
+        TargetColumn(task.name, (LABEL,), "classification", task.labels, where={TASK: task.name}) for task in tasks
     )
     name, digest = ("", "") if encoder is None else (encoder.name, encoder.digest)
     reading: dict[str, Any] = {"missing": [], "delimiter": None, "encoding": "utf-8"}
-    return TablePreprocessing(targets, (), COLUMN, words, config.max_tokens, tokeniser, name, digest, reading)
+    return TablePreprocessing(targets, (), TEXT, words, config.max_tokens, tokeniser, name, digest, reading)
