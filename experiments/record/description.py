@@ -87,7 +87,7 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
             f"{path} has no model.json: its run ended under a version of LossRAG that kept none. Repeat it with "
             "run.again=true."
         )
-    plain = _json(name, name.read_bytes())
+    plain = _json(name, _content(name))
     told = plain.pop("sha256", None)
     if plain.get("format") != FORMAT:
         raise RunDirectoryError(
@@ -116,11 +116,18 @@ def _tuple(value: Any) -> Any:
 def _preprocessing(path: Path, told: str | None) -> dict[str, Any] | None:
     if told is None:
         return None
-    content = path.read_bytes() if path.is_file() else b""
+    content = _content(path) if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != told:
         reason = "its content does not match its checksum" if content else "it is absent or empty"
         raise CheckpointError(f"{path} is damaged: {reason}. {_RESTORE}")
     return _json(path, content)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"Cannot read {path}: {error}.") from None
 
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:
@@ -140,7 +147,8 @@ def read_weights(path: Path, description: ModelDescription) -> dict[str, Tensor]
         tensors, meta = load_tensors(name)
     except DamagedFile as reason:
         raise CheckpointError(f"{name} is damaged: {reason}. {_RESTORE}") from None
-    if (meta.get("run_id"), meta.get("epoch")) != (description.run_id, description.epoch):
+    told = meta.get("kind"), meta.get("run_id"), meta.get("epoch")
+    if told != (name.stem, description.run_id, description.epoch):
         raise CheckpointError(
             f"{name} is not that of epoch {description.epoch} of run {description.run_id}, which model.json is about. "
             f"{_RESTORE}"

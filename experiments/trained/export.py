@@ -96,7 +96,7 @@ def exported(run: LoadedRun, described: dict[str, str]) -> bytes:
     example = torch.ones(3, 11, dtype=torch.int64) if words else torch.zeros(3, *run.description.input_shape)
     rows = torch.export.Dim("rows")
     dynamic = {0: rows, 1: torch.export.Dim("words", min=8)} if words else {0: rows}
-    predictor = Predictor(run.model.eval(), run.tasks).eval()
+    predictor = Predictor(run.model, run.tasks).eval().requires_grad_(False)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

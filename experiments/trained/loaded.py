@@ -170,11 +170,6 @@ class LoadedRun:
         """Vectors (N, ...) of a model that reads nothing else; raises DataError unless they have its shape."""
         shape = self.description.input_shape
         wanted = f"an array, or a .npy file, of (rows, {', '.join(map(str, shape))}) finite numbers"
-        if not shape:
-            raise ConfigError(
-                f"{self.path}: its suite reads sequences and does not say how texts become them "
-                "(Suite.preprocessing): it cannot be used on other data."
-            )
         if isinstance(data, Path):
             try:
                 data = np.load(data, allow_pickle=False)
@@ -218,6 +213,11 @@ def load_run(
         raise ConfigError(
             f"{path}: {error} Where a file of yours registers its encoder, name it: library=[my.py], or import it."
         ) from None
+    if own is None and not description.input_shape:
+        raise ConfigError(
+            f"{path}: its suite reads sequences and does not say how texts become them (Suite.preprocessing): it "
+            "cannot be used on other data."
+        )
     files = None
     if own is not None and own.encoder:
         files = encoder_files(encoder or own.encoder, root)

@@ -55,7 +55,8 @@ class TaskPrediction:
     @property
     def about(self) -> list[bool]:
         """Whether the task is about a row, (N,)."""
-        return [not gone for gone in np.isnan(self.outputs).any(axis=1).tolist()]
+        rows: list[bool] = (~np.isnan(self.outputs).any(axis=1)).tolist()  # type: ignore[assignment]
+        return rows
 
     @property
     def columns(self) -> dict[str, Column]:
