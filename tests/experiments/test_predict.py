@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -18,49 +17,10 @@ from sklearn.metrics import f1_score, mean_absolute_error
 
 from lossrag import ConfigError, DataError, load_run, load_suite
 from lossrag.experiments.cli import run as command
+from lossrag.tasks import SUITES
+from tests.experiments.tables import SMALL, people, read, same_scores, write
 
-SMALL = ["train.epochs=2", "train.batch_size=64", "log.tensorboard=false"]
 TARGETS = "tasks.targets={income: {metric: f1}, hours: {metric: mae}, place: {columns: [north, east]}}"
-
-
-def people(path: Path, rows: int, seed: int, **more: str) -> list[dict[str, str]]:
-    """A table with holes in everything but the ``more`` columns and the text."""
-    chance = np.random.default_rng(seed)
-    made = []
-    for _ in range(rows):
-        age, school = int(chance.integers(18, 80)), str(chance.choice(["hs", "phd", "none at all"]))
-        z = (age - 45) / 15 + (school == "phd") + chance.normal(0, 0.5)
-        row = {"age": str(age), "school": school, "income": ">50K" if z > 0.4 else "<=50K"}
-        row |= {"hours": f"{40 + 6 * z:.1f}", "north": f"{z:.2f}", "east": f"{-z + age:.2f}"}
-        row = {name: "" if chance.random() < 0.15 else cell for name, cell in row.items()}
-        made.append({**row, "said": f"{school} and word {age // 3} of them", **more})
-    write(path, made)
-    return made
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
-    """The rows as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def same_scores(directory: Path, scores: dict[str, object]) -> bool:
-    """Whether scores and losses are those of the run's own test, to the last digit."""
-    summary = json.loads((directory / "summary.json").read_text())
-    own = {**summary["test_accuracy"], **summary["test_r2"]}
-    return (own, summary["test_loss"], summary["test_score_mean"]) == (
-        scores["score"],
-        scores["loss"],
-        scores["score_mean"],
-    )
 
 
 @pytest.fixture(scope="module")
@@ -320,52 +280,6 @@ def test_tasks_with_rows_of_their_own(lossrag, tmp_path):
     assert "1 row has no task (the first: rows, row 1)" in strange.notes
 
 
-def texts_run(lossrag, tmp_path, *options: str) -> Path:
-    """A run on the texts of a table, whose test rows are then in test.csv alone."""
-    write(tmp_path / "train.csv", people(tmp_path / "train", 120, 0))
-    write(tmp_path / "test.csv", people(tmp_path / "test", 40, 1))
-    files = "tasks.data={train: train.csv, test: test.csv}"
-    line = [files, "tasks.targets=[income,hours]", "tasks.text=said", "run.dir=run", *options]
-    result = lossrag("train", "experiment=table", *SMALL, *line)
-    assert result.code == 0, result
-    (tmp_path / "train.csv").unlink()
-    assert lossrag("evaluate", "run=run", "data=test.csv", "output=scores.json").code == 0
-    return tmp_path / "run"
-
-
-def test_texts(lossrag, tmp_path):
-    options = ["model=textcnn", "tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
-    path = texts_run(lossrag, tmp_path, *options, "model.trainable_vectors=true")
-    assert same_scores(path, json.loads((tmp_path / "scores.json").read_text()))
-    run = load_run(path)
-    texts = [row["said"] for row in read(tmp_path / "test.csv")]
-    assert run.predict(texts).columns == run.predict(tmp_path / "test.csv").columns
-    assert run.predict(["xyzzy", "phd of them"]).notes == (
-        "1 text has no word that training knew (the first: rows, row 1): nothing is known about it",
-    )
-    for data, said in (
-        (["phd", ""], "rows, row 2, column 'said': no text here"),
-        ([], "no rows to predict"),
-        ([3], "Row 1 is 3"),
-    ):
-        with pytest.raises(DataError, match=said):
-            run.predict(data)
-    with pytest.raises(ConfigError, match=r"pathlib\.Path of a file"):
-        run.predict("test.csv")
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_texts_in_word_pieces(lossrag, tmp_path, tiny_bert, frozen):
-    encoder = shutil.copytree(tiny_bert, tmp_path / "encoder")
-    options = ["model=bert", f"model.encoder={encoder}", f"model.frozen={frozen}", "tasks.max_tokens=12"]
-    path = texts_run(lossrag, tmp_path, *options)
-    assert same_scores(path, json.loads((tmp_path / "scores.json").read_text()))
-    (encoder / "vocab.txt").write_text((encoder / "vocab.txt").read_text() + "\nmore")
-    with pytest.raises(DataError, match=r"is not the encoder that .* was trained with"):
-        load_run(path)
-    assert len(load_run(path, encoder=str(tiny_bert)).predict(["it works"])) == 1
-
-
 def test_vectors(lossrag, tmp_path):
     chance = np.random.default_rng(0)
     for name, rows in (("train", 120), ("test", 40)):
@@ -391,8 +305,9 @@ def test_vectors(lossrag, tmp_path):
         run.predict(array)
 
 
-def test_a_suite_of_ones_own_takes_arrays(lossrag, tmp_path):
+def test_a_suite_of_ones_own_takes_arrays(lossrag, tmp_path, monkeypatch):
     """It says nothing of preprocessing; the model reads what the suite gave it."""
+    monkeypatch.setattr(SUITES, "_entries", dict(SUITES))  # what is registered here is gone afterwards
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass, replace\n"
         "from lossrag import Suite, load_suite, register_suite\n\n\n"
@@ -440,14 +355,3 @@ def _table(run, rows):
     from lossrag.tasks.table.new_rows import read_rows
 
     return read_rows(rows, run.preprocessing).table
-
-
-def test_export_of_a_program_that_reads_words(lossrag, tmp_path):
-    options = ["model=textcnn", "tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
-    run = load_run(texts_run(lossrag, tmp_path, *options))
-    assert lossrag("export", "run=run", "format=torch_export", "output=model.pt2").code == 0
-    program = torch.export.load(tmp_path / "model.pt2").module()
-    texts = [row["said"] for row in read(tmp_path / "test.csv")]
-    tokens = run.preprocessing.tokens([text.split() for text in texts]).gather(torch.arange(len(texts)))
-    for outputs, task in zip(program(tokens), run.predict(texts).tasks, strict=True):
-        assert np.allclose(outputs.numpy(), task.outputs, rtol=1e-4, atol=1e-5)
