@@ -28,7 +28,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> int:
     output = None if options.output is None else Path(options.output).expanduser()
     if output is not None:
         check_suffix(output, (".json",))
-    run, machine = opened(options)
+    run, machine = opened(options, options.device)
     vectors = None if options.vectors is None else Path(options.vectors).expanduser()
     found = run.evaluate(Path(options.data).expanduser(), vectors, options.delimiter, options.encoding)
     names = [task.name for task in found.tasks]

@@ -64,7 +64,7 @@ def export(arguments: Sequence[str], console: Console) -> int:
     options = parsed(ExportOptions, arguments, "export")
     suffix = FORMATS[options.format]
     output = Path(options.output or f"{options.run}/model{suffix}").expanduser()
-    run, _ = opened(RunOptions(options.run, "cpu", options.threads, options.encoder, options.root, options.library))
+    run, _ = opened(options)
     check_suffix(output, (suffix,))
     described = _described(run)
     if options.format == "safetensors":

@@ -18,14 +18,13 @@ from lossrag.experiments.trained.loaded import LoadedRun, load_run
 
 @dataclass(frozen=True)
 class RunOptions:
-    """run: the directory of a finished run. device: auto, cpu, cuda, cuda:N or mps. threads: of the CPU.
+    """run: the directory of a finished run. threads: of the CPU.
 
     encoder: where the pre-trained encoder of a run with model=bert lies now. root: the data folder of the bundled one.
     library: Python files of one's own that registered its encoder, losses or metrics.
     """
 
     run: str = ""
-    device: str = "auto"
     threads: int | None = None
     encoder: str | None = None
     root: str | None = None
@@ -36,10 +35,11 @@ class RunOptions:
 class DataOptions(RunOptions):
     """data: a table (.csv, .tsv, .jsonl, .parquet), or a .npy file of vectors. output: the file to write.
 
-    delimiter, encoding: of a CSV file, where they are others than in training.
+    delimiter, encoding: of a CSV file, where they are others than in training. device: auto, cpu, cuda, cuda:N or mps.
     """
 
     data: str = ""
+    device: str = "auto"
     delimiter: str | None = None
     encoding: str | None = None
     output: str | None = None
@@ -58,9 +58,9 @@ def parsed(cls: type[Options], arguments: Sequence[str], command: str) -> Option
     return options
 
 
-def opened(options: RunOptions) -> tuple[LoadedRun, str]:
-    """The run, and the machine in words. The user's own files, if any are named, are run first."""
+def opened(options: RunOptions, on: str = "cpu") -> tuple[LoadedRun, str]:
+    """The run on a device, and the machine in words. The user's own files, if any are named, are run first."""
     load_library(options.library)
-    device, machine = apply_machine(MachineConfig(options.device, options.threads))
+    device, machine = apply_machine(MachineConfig(on, options.threads))
     run = load_run(Path(options.run), device=str(device), encoder=options.encoder, root=options.root)
     return run, machine

@@ -20,7 +20,7 @@ def predict(arguments: Sequence[str], console: Console) -> int:
     options = parsed(DataOptions, arguments, "predict")
     output = Path(options.output or "predictions.csv").expanduser()
     check_suffix(output, SUFFIXES)
-    run, machine = opened(options)
+    run, machine = opened(options, options.device)
     predictions = run.predict(Path(options.data).expanduser(), options.delimiter, options.encoding)
     predictions.save(output)
     say(console, f"{run.path}, epoch {run.description.epoch}, on {options.data}: {len(predictions):,} rows, {machine}")
