@@ -25,6 +25,9 @@ COMMANDS = {
     "sweep": "studies.sweep",
     "figures": "figures.command",
     "theory": "theory.command",
+    "predict": "trained.predict",
+    "evaluate": "trained.evaluate",
+    "export": "trained.export",
 }
 """Module of every command; the function in it, of the arguments and a console, is called like the command."""
 HELP = {"-h", "--help"}

@@ -11,6 +11,9 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
   lossrag sweep key=weighting.alpha values=[0.01,0.1]    one setting over several values and seeds
   lossrag figures root=runs            the paper's figures from finished runs
   lossrag theory run=runs/<run id>     the paper's theorems beside the gaps of a run
+  lossrag predict run=runs/<run id> data=new.csv         what a finished run says about new rows
+  lossrag evaluate run=runs/<run id> data=labelled.csv   its scores on them
+  lossrag export run=runs/<run id>     its model for other programs
   lossrag bank list                    the losses there are: look at them, ask for them
   lossrag COMMAND --help               what a command takes
 
@@ -192,6 +195,41 @@ Draw the paper's figures from finished runs, as PNG (300 dpi) and PDF.
   weights     8, 9, 12      how the task weights move, a panel per method
 
   epochs=[500,1000,1500]    which ones gaps shows; default: a third, two thirds, the end
+""",
+    "predict": """\
+lossrag predict run=DIR data=FILE [output=predictions.csv] [device=auto] [threads=1]
+
+What a finished run says about new rows: a line a row, for every task the class and its probability, or the value in the
+units of the data. The run's directory is all that is needed (docs/predict.md); nothing in it is executed.
+
+  data=new.csv                         .csv, .tsv, .jsonl or .parquet with the input columns of training, found by name;
+                                       a .npy file for a run that was trained on one
+  output=out.jsonl                     .csv, .tsv or .jsonl; delimiter=";"  encoding=latin-1  of data that differ
+  encoder=FOLDER                       of a run with model=bert, where it lies now (root=FOLDER: the data folder)
+  library=[my.py]                      files of yours that registered the run's encoder
+
+  lossrag predict run=runs/RUN data=new.csv output=out.csv
+""",
+    "evaluate": """\
+lossrag evaluate run=DIR data=FILE [output=scores.json] [vectors=FILE.npy] [device=auto] [threads=1]
+
+Scores of a finished run on other rows, each in the metric of its task. The rows of its test split give its own scores.
+
+  data=labelled.csv                    a table as for `lossrag predict`, with the columns of the targets; tasks without
+                                       one are left out, rows without a label count for nothing
+  vectors=FILE.npy                     the inputs of its rows, of a run that was trained on such a file
+  delimiter  encoding  encoder  root  library            as for `lossrag predict`
+""",
+    "export": """\
+lossrag export run=DIR [format=safetensors] [output=FILE]
+
+The model of a finished run for other programs, with what its inputs are made by and what its outputs mean
+(docs/predict.md).
+
+  format=safetensors                   the parameters, and as metadata two JSON texts, description and preprocessing
+  format=torch_export                  a program of torch.export, from inputs to probabilities and values; any number of
+                                       rows. torch.export.load reads it
+  encoder  root  library               as for `lossrag predict`
 """,
     "theory": """\
 lossrag theory run=DIR [loss=one_minus_p | zero_one] [delta=0.05] [draws=2] [epochs=10]

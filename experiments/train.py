@@ -6,7 +6,6 @@ checkpoint to continue bit for bit.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
 from lossrag.experiments.record.contexts import save_contexts
 from lossrag.experiments.record.descent import descent_checks, descent_shares, descent_summary
+from lossrag.experiments.record.description import write_description, write_preprocessing
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
@@ -40,13 +40,14 @@ from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
 from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.contexts import ContextRecorder
+from lossrag.experiments.run.describe import description_of
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
-from lossrag.files import write_atomic
 from lossrag.tasks import Suite
+from lossrag.tensors import save_tensors
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -138,7 +139,7 @@ class Training:
         state = (directory, edition, model, self.step, self.learned, self.contexts)
         self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
         if self.suite.preprocessing is not None and ranks.leads:
-            write_atomic(directory.preprocessing, json.dumps(self.suite.preprocessing.plain()).encode())
+            write_preprocessing(directory, self.suite.preprocessing.plain())
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
@@ -286,12 +287,18 @@ class Training:
             patience = self.config.train.patience
             say(self.console, f"ended after epoch {self.progress.epoch}: none of the last {patience} was better")
         problem.model.load_state_dict(unpack("model", best.tensors))
-        if self.config.train.refit:
+        refitted = self.config.train.refit
+        if refitted:
             trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
             problem = refit(self.config, self.suite, trajectory, problem.device)
         test, values = self._evaluated("test", problem)
         if not self.ranks.leads:
             return {}
+        if refitted:
+            meta = {"kind": "refit", "run_id": self.directory.run_id, "epoch": best.epoch}
+            save_tensors(self.directory.refit, pack("model", problem.model.state_dict()), meta)
+        described = description_of(self.config, self.settings, problem, self.directory.run_id, best.epoch)
+        write_description(self.directory, described)
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         if self.board is not None:

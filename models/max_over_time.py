@@ -47,6 +47,9 @@ def max_over_time(words: Tensor, weights: Sequence[Tensor], precision: torch.dty
     weights: one (filters, E, kernel size) per size.
     precision: dtype of the scores, e.g. bfloat16; the result and all gradients stay in that of the words.
     """
+    if not covers(words, weights):  # without the sizes of segments, which torch.export would take for constants
+        dtype = precision or words.dtype
+        return dense(words.to(dtype), [weight.to(dtype) for weight in weights]).to(words.dtype)
     return max_over_time_by_segment(words, [weight.unsqueeze(0) for weight in weights], [len(words)], precision)
 
 

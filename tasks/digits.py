@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,8 +15,14 @@ from lossrag.checks import check_inside, check_least
 from lossrag.streams import Stream, generator
 from lossrag.tasks.splits import split_train, stratified_mask
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Suite, Task
+from lossrag.tasks.table.columns import NumericColumn
+from lossrag.tasks.table.preprocessing import TablePreprocessing
+from lossrag.tasks.table.targets import TargetColumn
 
 TEST_SHARE = 0.2
+
+INK = 16.0
+"""The darkest pixel."""
 
 LOOPS = (1, 0, 0, 0, 1, 0, 1, 0, 2, 1)
 """Closed loops of the digits 0 to 9 as they are printed."""
@@ -62,23 +69,39 @@ def load_digits(config: DigitsConfig) -> Suite:
 
     centre = centre_of_mass(pixels)
     fitted = np.concatenate([index["support"], index["query"]])
-    centre = (centre - centre[fitted].mean(0)) / centre[fitted].std(0)
+    mean, scale = centre[fitted].mean(0), centre[fitted].std(0)
+    centre = (centre - mean) / scale
+    place = replace(TASKS[-1], mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
+    tasks = (*TASKS[:-1], place)
     columns = (
         torch.from_numpy(digits),
         torch.from_numpy(digits % 2),
         torch.tensor(LOOPS)[torch.from_numpy(digits)],
         torch.from_numpy(centre.astype(np.float32)),
     )
-    images = torch.from_numpy((pixels / 16.0).astype(np.float32))
+    images = torch.from_numpy((pixels / INK).astype(np.float32))
     sizes = " / ".join(str(len(index[split])) for split in SPLITS)
     return Suite(
         name="digits",
         edition=f"scikit-learn digits, 8x8 images shared by all tasks, {sizes} images ({' / '.join(SPLITS)})",
-        tasks=TASKS,
+        tasks=tasks,
         shared_input=True,
         splits={split: _examples(images, columns, torch.from_numpy(index[split])) for split in SPLITS},
         input_shape=(64,),
+        preprocessing=_preprocessing(tasks),
     )
+
+
+def _preprocessing(tasks: Sequence[Task]) -> TablePreprocessing:
+    """Images as a table: ``pixel_0_0`` to ``pixel_7_7`` from 0 to 16, as scikit-learn calls them, and the targets."""
+    pixels = tuple(NumericColumn(f"pixel_{row}_{column}", 0.0, INK, False) for row in range(8) for column in range(8))
+    targets = tuple(
+        TargetColumn(task.name, ("centre_row", "centre_column"), "regression", mean=task.mean, scale=task.scale)
+        if task.kind == "regression"
+        else TargetColumn(task.name, (task.name,), "binary" if task.outputs == 2 else "classification", task.labels)
+        for task in tasks
+    )
+    return TablePreprocessing(targets, pixels, reading={"missing": [], "delimiter": None, "encoding": "utf-8"})
 
 
 def _examples(images: Tensor, columns: tuple[Tensor, ...], rows: Tensor) -> tuple[Examples, ...]:

@@ -106,15 +106,11 @@ def build_config(settings: Settings) -> schema.Config:
     for name in loss.tasks.values():
         LOSSES[name]  # names what was meant; whether it fits the task is seen with the suite
     tasks, model, weighting = (section(settings, group) for group in GROUPS)
-    sharing, encoder = ({k: v for k, v in model.items() if (k in OF_GROUP["model"]) == own} for own in (True, False))
-    chosen = _choice("model", ENCODERS[str(model["name"])], encoder)
     config = schema.Config(
         seed=seed,
         tasks=_choice("tasks", SUITES[str(tasks["name"])].config, {k: v for k, v in tasks.items() if k != "corrupt"}),
         corrupt=parse_corruption(cast(Settings, tasks.get("corrupt") or {})),
-        model=ModelConfig(
-            name=chosen.name, encoder=chosen.options, **dataclasses.asdict(build(SharingConfig, sharing, "model"))
-        ),
+        model=model_config(model),
         weighting=_choice("weighting", WEIGHTINGS[str(weighting["name"])], weighting),
         data=options(schema.DataConfig, "data"),
         loss=loss,
@@ -127,6 +123,14 @@ def build_config(settings: Settings) -> schema.Config:
     )
     _check_sharing(config)
     return config
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """The typed settings of a model from the section of plain ones."""
+    sharing, encoder = ({k: v for k, v in settings.items() if (k in OF_GROUP["model"]) == own} for own in (True, False))
+    chosen = _choice("model", ENCODERS[str(settings["name"])], encoder)
+    shared = dataclasses.asdict(build(SharingConfig, sharing, "model"))
+    return ModelConfig(name=chosen.name, encoder=chosen.options, **shared)
 
 
 def _check_sharing(config: schema.Config) -> None:

@@ -28,6 +28,8 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.last = path / "checkpoints" / "last.safetensors"
         self.best = path / "checkpoints" / "best.safetensors"
+        self.refit = path / "checkpoints" / "refit.safetensors"
+        self.model = path / "model.json"
 
     def release(self) -> None:
         """Let other processes use the directory."""

@@ -73,16 +73,10 @@ def write_summary(
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final table: test score per task and its mean, and the task weights of the chosen epoch."""
     title = f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}"
-    right = (Column(name, justify="right") for name in ("test score", "test loss", "weight"))
-    table = Table("task", *right, title=title)
     scores = {**summary["test_accuracy"], **summary["test_r2"]}
-    for task, metric in summary["metric"].items():
-        loss, weight = summary["test_loss"][task], summary["task_weights"][task]
-        table.add_row(task, f"{scores[task]:.4f} {metric}", f"{loss:.4f}", f"{weight:.3f}")
-    table.add_section()
-    metrics = ", ".join(sorted(set(summary["metric"].values())))
-    table.add_row("mean score", f"{summary['test_score_mean']:.4f} {metrics}", "", "")
-    console.print(table)
+    weights = {task: f"{weight:.3f}" for task, weight in summary["task_weights"].items()}
+    mean = summary["test_score_mean"]
+    console.print(score_table(title, summary["metric"], scores, summary["test_loss"], mean, "test ", weight=weights))
     for task, shares in summary.get("compositions", {}).items():
         reason = summary.get("reasons", {}).get(task, "")
         say(console, sentence(task, shares, len(summary["off"][task]), reason))
@@ -96,8 +90,31 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"results   {summary['directory']}/summary.json\n"
         f"picture   {summary['directory']}/trajectories.png\n"
         + _losses_line(summary)
-        + f"curves    tensorboard --logdir {summary['directory']}/tensorboard",
+        + f"curves    tensorboard --logdir {summary['directory']}/tensorboard\n"
+        f"use       lossrag predict run={summary['directory']} data=FILE",
     )
+
+
+def score_table(
+    title: str,
+    metrics: Mapping[str, str],
+    scores: Mapping[str, float],
+    losses: Mapping[str, float],
+    mean: float,
+    where: str = "",
+    **more: Mapping[str, str],
+) -> Table:
+    """The table of scores and losses by task, whose names ``metrics`` hold, and of ``more`` columns; ``where`` they are
+    from."""
+    right = (Column(name, justify="right") for name in (f"{where}score", f"{where}loss", *more))
+    table = Table("task", *right, title=title)
+    for task, metric in metrics.items():
+        own = (column[task] for column in more.values())
+        table.add_row(task, f"{scores[task]:.4f} {metric}", f"{losses[task]:.4f}", *own)
+    table.add_section()
+    named = ", ".join(sorted(set(metrics.values())))
+    table.add_row("mean score", f"{mean:.4f} {named}", "", *("" for _ in more))
+    return table
 
 
 def _losses_line(summary: Mapping[str, Any]) -> str:

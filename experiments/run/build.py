@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lossrag.errors import ConfigError, OptionError, did_you_mean
+from lossrag.experiments.config.model import ModelConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.optim.hypergradient_lr import SGDHD, AdamHD
@@ -53,26 +56,39 @@ def _scored(task: Task, metric: str) -> Task:
 def build_model(config: Config, suite: Suite) -> MultiTaskModel:
     """A freshly initialised model; depends on the seed only."""
     torch.manual_seed(config.seed)
-    model = MultiTaskModel(
-        lambda: _encoder(config, suite),
-        [task.outputs for task in suite.tasks],
-        config.model.sharing,
-        torch.bfloat16 if config.train.precision == "bf16" else None,
-        discriminated=config.model.adversarial > 0,
-    )
+    outputs = [task.outputs for task in suite.tasks]
+    model = assembled(config.model, config.train.precision, outputs, suite.vectors, suite.input_shape, suite.encoder)
     for table in trained_tables(model):
         table.sparse = config.optimizer.vectors == "lazy"
     return model
 
 
-def _encoder(config: Config, suite: Suite) -> nn.Module:
-    options: EncoderOptions = config.model.encoder
-    if isinstance(options, BertOptions) and suite.encoder is not None:
-        return options.load(suite.encoder)
-    try:
-        return options.build(suite.vectors, suite.input_shape)
-    except ConfigError as error:
-        raise ConfigError(f"model={config.model.name}: {error}") from None
+def assembled(
+    config: ModelConfig,
+    precision: str,
+    outputs: Sequence[int],
+    vectors: Tensor | None,
+    input_shape: tuple[int, ...],
+    folder: Path | None,
+) -> MultiTaskModel:
+    """A model for tasks with so many ``outputs`` each, and inputs of this kind: :class:`Suite` says what they are."""
+    options: EncoderOptions = config.encoder
+
+    def encoder() -> nn.Module:
+        if isinstance(options, BertOptions) and folder is not None:
+            return options.load(folder)
+        try:
+            return options.build(vectors, input_shape)
+        except ConfigError as error:
+            raise ConfigError(f"model={config.name}: {error}") from None
+
+    return MultiTaskModel(
+        encoder,
+        outputs,
+        config.sharing,
+        torch.bfloat16 if precision == "bf16" else None,
+        discriminated=config.adversarial > 0,
+    )
 
 
 def trained_tables(model: MultiTaskModel) -> list[nn.Embedding]:

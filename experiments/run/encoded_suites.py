@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -50,7 +51,7 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
     path = encoded_path(f"{suite.name}-features", key)
     cached = read_encoded(path)
     if cached is None:
-        encoder = BERT(suite.encoder, options.pooling, frozen=True).to(device).eval()
+        encoder = _frozen(suite.encoder, options, device)
         cached = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
         write_encoded(path, *cached)
     tensors = cached[0]
@@ -64,6 +65,15 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
     width = next(iter(tensors.values())).shape[1]
     edition = f"{suite.edition}, frozen ({options.pooling})"
     return replace(suite, splits=splits, encoder=None, input_shape=(width,), edition=edition)
+
+
+def features_of(inputs: TokenInputs, folder: Path, options: BertOptions, device: torch.device) -> DenseInputs:
+    """Features (N, F) that the frozen encoder in ``folder`` gives of texts in its word pieces."""
+    return DenseInputs(_features(_frozen(folder, options, device), inputs, device))
+
+
+def _frozen(folder: Path, options: BertOptions, device: torch.device) -> BERT:
+    return BERT(folder, options.pooling, frozen=True).to(device).eval()
 
 
 def _features(encoder: BERT, inputs: TokenInputs, device: torch.device) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lossrag.errors import ConfigError, OptionError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.contexts import SIDES, encoder_kind
+from lossrag.experiments.run.evaluation import EVALUATION_ROWS
 from lossrag.experiments.run.objective import BatchObjective
-from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
+from lossrag.experiments.run.problem import Problem
 from lossrag.lossbank import (
     POLICIES,
     Adviser,

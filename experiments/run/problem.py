@@ -13,15 +13,13 @@ from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.schema import LossConfig, OuterConfig
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.adversarial import Adversary
-from lossrag.experiments.run.objective import BatchObjective, score
+from lossrag.experiments.run.evaluation import evaluate_tasks
+from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.task_groups import joint_losses, single_losses, table_rows, task_losses
-from lossrag.lossbank import LOSSES, Mixture, labelled, labelled_mean
+from lossrag.lossbank import LOSSES, Mixture, labelled
 from lossrag.models import MultiTaskModel
-from lossrag.tasks import METRICS, Suite, ordered_batches
+from lossrag.tasks import Suite
 from lossrag.weighting import Losses
-
-EVALUATION_ROWS = 512
-"""Rows per forward pass when a whole split is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -144,29 +142,8 @@ class Problem:
 
     def evaluate(self, split: str) -> Evaluation:
         """Mean loss and score of every task over a whole split, in evaluation mode."""
-        self.model.eval()
-        with torch.no_grad():
-            results = [self._evaluate_task(split, t) for t in range(len(self.suite.tasks))]
-        self.model.train()
-        losses, scores = (torch.stack([result[part] for result in results]) for part in (0, 1))
-        pairs = zip(self.suite.tasks, scores.tolist(), strict=True)
-        worths = [METRICS[task.metric].worth(task, value) for task, value in pairs]
-        return Evaluation(losses, scores, torch.tensor(worths, dtype=torch.float64))
-
-    def _evaluate_task(self, split: str, t: int) -> tuple[Tensor, Tensor]:
-        examples = self.suite.splits[split][t]
-        batches = ordered_batches(examples.inputs, EVALUATION_ROWS)
-        parts = [self.model.outputs(examples.inputs.gather(rows).to(self.device), t) for rows in batches]
-        logits, features = torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts])
-        targets = examples.targets[torch.cat(batches)].to(self.device)
-        known = None if self.complete else labelled(targets)
-        values = self.inner[t](logits, targets, features, True if self.complete else None).double()
-        loss = values.mean() if known is None else labelled_mean(values, known)
-        task = self.suite.tasks[t]
-        if task.metric == task.batch_metric:
-            return loss.cpu(), score(task, logits, targets, known).cpu()
-        told = (logits, targets) if known is None else (logits[known], targets[known])
-        return loss.cpu(), torch.tensor(METRICS[task.metric].score(task, *told), dtype=torch.float64)
+        examples = self.suite.splits[split]
+        return evaluate_tasks(self.model, self.suite.tasks, self.inner, examples, self.device)
 
 
 def check_task_losses(suite: Suite, losses: Mapping[str, str]) -> None:

@@ -146,7 +146,7 @@ def share_of(
 def undivided(problem: Problem, mixtures: Sequence[Mixture], by_class: bool, scored: bool) -> list[bool]:
     """(T,) tasks whose losses relate rows to each other, or are told by class; scored: or whose score does."""
     return [
-        by_class or any(loss.relational for loss in mixture.losses) or (scored and (task.batch_metric != "accuracy"))
+        by_class or any(loss.relational for loss in mixture.losses) or (scored and task.batch_metric != "accuracy")
         for task, mixture in zip(problem.suite.tasks, mixtures, strict=True)
     ]
 

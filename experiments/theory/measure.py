@@ -10,8 +10,9 @@ from torch import Tensor
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.build import build_optimizer, build_problem
+from lossrag.experiments.run.evaluation import EVALUATION_ROWS
 from lossrag.experiments.run.objective import hits
-from lossrag.experiments.run.problem import EVALUATION_ROWS, Problem
+from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.theory.rademacher import draw_signs, fit_signs, sign_loss
 from lossrag.labels import labelled
 from lossrag.tasks import Suite, epoch_plan, ordered_batches

@@ -18,6 +18,8 @@ Cell: TypeAlias = "str | float | bool | list[Any] | None"
 Content = Literal["numbers", "texts", "truths", "lists", "dates", "nothing"]
 MISSING = ("?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """Texts that stand for nothing beside the empty one, unless told otherwise."""
+IN_MEMORY = ("frame", "rows")
+"""What stands in messages for a table that is no file."""
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}")
 
 
@@ -37,7 +39,8 @@ class Table:
     def at(self, row: int) -> str:
         """The place of a row, for messages."""
         name = self.files[self.file[row]]
-        return f"{name}, {'row' if name == 'frame' or name.endswith('.parquet') else 'line'} {self.line[row]}"
+        rows = name in IN_MEMORY or name.endswith(".parquet")
+        return f"{name}, {'row' if rows else 'line'} {self.line[row]}"
 
     def error(self, row: int, column: str, reason: str) -> DataError:
         """The error of one cell."""

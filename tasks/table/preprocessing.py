@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lossrag.errors import DataError
+from lossrag.checks import one_of
+from lossrag.errors import ConfigError, DataError
 from lossrag.tasks.suite import DenseInputs, TokenInputs
 from lossrag.tasks.table.cells import Table
 from lossrag.tasks.table.columns import CategoryColumn, Column, NumericColumn
 from lossrag.tasks.table.targets import TargetColumn
-from lossrag.tasks.text.words import encode_words, tokenise
+from lossrag.tasks.text.words import TOKENISERS, encode_words
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class TablePreprocessing:
     """Fitted on the support rows of a table (``words`` on those of support and query).
 
     columns: numeric and categorical inputs, in order. text: the column of texts, ``words`` its vocabulary, of which a
-    text keeps ``max_tokens``. reading: how its files are read, by the names of :class:`TableConfig`.
+    text keeps ``max_tokens``; ``tokeniser``: a key of TOKENISERS. encoder, encoder_digest: name and sha256 of the
+    pre-trained encoder whose word pieces texts become instead. reading: how its files are read, by the names of
+    :class:`TableConfig`.
     """
 
     targets: tuple[TargetColumn, ...] = ()
@@ -32,6 +35,9 @@ class TablePreprocessing:
     text: str | None = None
     words: tuple[str, ...] = ()
     max_tokens: int = 0
+    tokeniser: str = "words"
+    encoder: str = ""
+    encoder_digest: str = ""
     reading: Mapping[str, Any] | None = None
 
     def dense(self, table: Table) -> DenseInputs:
@@ -62,9 +68,12 @@ class TablePreprocessing:
                 plain["text"],
                 tuple(plain["words"]),
                 plain["max_tokens"],
+                one_of("The tokeniser", plain["tokeniser"], tuple(TOKENISERS)),
+                plain["encoder"],
+                plain["encoder_digest"],
                 plain["reading"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ConfigError) as error:
             raise DataError(f"The preprocessing cannot be read: {error!r}.") from None
 
 
@@ -72,7 +81,7 @@ def _tuples(own: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
 
 
-def documents_of(table: Table, column: str) -> tuple[list[str], list[list[str]]]:
+def documents_of(table: Table, column: str, tokeniser: str = "words") -> tuple[list[str], list[list[str]]]:
     """The texts of a column and their words; raises DataError for a row without one."""
     cells = table.column(column, "the text")
     for row, cell in enumerate(cells):
@@ -83,4 +92,4 @@ def documents_of(table: Table, column: str) -> tuple[list[str], list[list[str]]]
         if isinstance(cell, list):
             raise table.error(row, column, "a list is no text: join its words.")
     texts = [str(cell) for cell in cells]
-    return texts, [tokenise(text) for text in texts]
+    return texts, [TOKENISERS[tokeniser](text) for text in texts]

@@ -154,6 +154,7 @@ def _inputs(
         if config.text is None:
             raise ConfigError("model=bert reads texts: name their column with tasks.text=COLUMN, or use model=mlp.")
         pieces = encode_pieces(encoder, texts, config.max_tokens)
+        fitted = replace(fitted, encoder=encoder.name, encoder_digest=encoder.digest)
         content = f"at most {config.max_tokens} word pieces of {encoder.name} (sha256 {encoder.digest[:12]})"
         return _Made(
             pieces, fitted, content, f"input: the text of {config.text}", f", {content}", folder=encoder.folder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ SPLIT_NUMBER = 4
 class TargetColumn:
     """A target as it is learned: ``labels`` of its classes, or the ``mean`` and ``scale`` of its values (K,), which
     stay as they are where none is told. ``member``: the label of a multi-label column that a row has or has not, cells
-    that are no lists being parted at the ``separator``."""
+    that are no lists being parted at the ``separator``. ``where``: the rows that the task is about, by column the value
+    that they have."""
 
     name: str
     columns: tuple[str, ...]
@@ -45,6 +46,7 @@ class TargetColumn:
     metric: str = ""
     member: str | None = None
     separator: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -104,7 +106,9 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
             )
     kind = target.kind or _kind(table, target, cells)
     if kind == "regression":
-        made = TargetColumn(target.name, target.columns, "regression", metric=target.metric or "")
+        made = TargetColumn(
+            target.name, target.columns, "regression", metric=target.metric or "", where=dict(target.where)
+        )
         numbers = values_of(table, made, rows)
         for name, column in zip(target.columns, numbers.T, strict=True):
             known = column[~np.isnan(column)]
@@ -121,7 +125,8 @@ def read_target(table: Table, target: Target, rows: NDArray[np.bool_]) -> Target
         )
     kind = "binary" if len(labels) == 2 else "classification"
     metric, member, separator = target.metric or "", target.member, target.separator
-    return TargetColumn(target.name, target.columns, kind, labels, (), (), metric, member, separator)
+    where = dict(target.where)
+    return TargetColumn(target.name, target.columns, kind, labels, (), (), metric, member, separator, where)
 
 
 def _kind(table: Table, target: Target, cells: dict[str, list[Cell]]) -> str:

@@ -19,7 +19,7 @@ FORMAT = 2
 """Part of every key: raise it when the meaning of an encoded suite changes (tokeniser, splits, editions)."""
 
 Encoded = tuple[dict[str, Tensor], str]
-"""Tensors by name, and the suite's edition in words."""
+"""Tensors by name, and the suite's edition in words; ``words``, where it is there, holds :func:`packed` ones."""
 
 
 def encoded_path(suite: str, settings: Mapping[str, object]) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from lossrag.tasks.files.fetch import in_root, resolve
 from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import Suite, Task
 from lossrag.tasks.text.cache import Encoded
+from lossrag.tasks.text.documents import of_texts
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.sentiment import OTHERWISE, PARTS, Review, read_reviews
 from lossrag.tasks.text.suite import Part, TextConfig, encode, load_texts, part_of
@@ -36,7 +38,8 @@ def load_domains(config: DomainsConfig, encoder: EncoderFiles | None = None) -> 
     """
     in_root(sentiment_sources(), config.root)  # damaged data are an error even if nothing is read
     tasks = [Task(name, "classification", len(names), names) for name, names in DOMAIN_GROUPS.items()]
-    return load_texts("sentiment", config, encoder, f"domains of {SENTIMENT.sha256}", tasks, _build)
+    prepared = partial(of_texts, tasks, "white_space")
+    return load_texts("sentiment", config, encoder, f"domains of {SENTIMENT.sha256}", tasks, _build, prepared)
 
 
 def _build(config: TextConfig, encoder: EncoderFiles | None) -> Encoded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lossrag.checks import check_choice, check_inside
@@ -12,6 +13,7 @@ from lossrag.tasks.files.sources import newsgroups_sources
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import Suite, Task
 from lossrag.tasks.text.cache import Encoded
+from lossrag.tasks.text.documents import of_texts
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.newsgroups_corpus import EDITIONS, NORMALISED_SHA256, Document, read_corpus
 from lossrag.tasks.text.suite import Part, TextConfig, encode, load_texts, part_of
@@ -56,7 +58,7 @@ def load_newsgroups(config: NewsgroupsConfig, encoder: EncoderFiles | None = Non
     else:
         corpus = "+".join(path.name for path in _corpus_files(config))
     tasks = [Task(name, "classification", len(groups), groups) for name, groups in GROUPS.items()]
-    return load_texts("newsgroups", config, encoder, corpus, tasks, _build)
+    return load_texts("newsgroups", config, encoder, corpus, tasks, _build, partial(of_texts, tasks, "words"))
 
 
 def _corpus_files(config: NewsgroupsConfig) -> tuple[Path, ...]:

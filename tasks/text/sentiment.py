@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from lossrag.tasks.files.sources import SENTIMENT, sentiment_sources
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import Suite, Task
 from lossrag.tasks.text.cache import Encoded
+from lossrag.tasks.text.documents import of_texts
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.suite import Part, TextConfig, encode, load_texts, part_of
 
@@ -78,7 +80,8 @@ def load_sentiment(config: SentimentConfig, encoder: EncoderFiles | None = None)
     """
     in_root(sentiment_sources(), config.root)  # damaged data are an error even if nothing is read
     tasks = [Task(name, "classification", len(LABELS), LABELS) for name in CHOICES[config.domains]]
-    return load_texts("sentiment", config, encoder, SENTIMENT.sha256, tasks, _build)
+    prepared = partial(of_texts, tasks, "white_space")
+    return load_texts("sentiment", config, encoder, SENTIMENT.sha256, tasks, _build, prepared)
 
 
 def _build(config: SentimentConfig, encoder: EncoderFiles | None) -> Encoded:

@@ -16,12 +16,12 @@ from lossrag.streams import Stream, generator
 from lossrag.tasks.files.fetch import in_root
 from lossrag.tasks.files.sources import glove_sources
 from lossrag.tasks.splits import Index, stratified_mask
-from lossrag.tasks.suite import SPLITS, Examples, Suite, Task, TokenInputs
+from lossrag.tasks.suite import SPLITS, Examples, Preprocessing, Suite, Task, TokenInputs
 from lossrag.tasks.text.cache import Encoded, encoded_path, read_encoded, write_encoded
 from lossrag.tasks.text.encoders import EncoderFiles
 from lossrag.tasks.text.pieces import encode_pieces
 from lossrag.tasks.text.vectors import available_vectors, glove, table
-from lossrag.tasks.text.words import document_frequency, encode_words, ranked
+from lossrag.tasks.text.words import document_frequency, encode_words, packed, ranked, unpacked
 
 GLOVE_DIMS = (50, 100, 200, 300)
 VECTORS = ("glove", "random", "glove_or_random")
@@ -115,17 +115,19 @@ def load_texts(
     corpus: str,
     tasks: Sequence[Task],
     build: Callable[[Config, EncoderFiles | None], Encoded],
+    prepared: Callable[[Config, EncoderFiles | None, tuple[str, ...]], Preprocessing],
 ) -> Suite:
     """The suite ``name``, in the word pieces of ``encoder`` if given: from the cache of encoded suites, or built.
 
-    corpus: what its documents are, beside the settings. build: makes it with :func:`encode`.
+    corpus: what its documents are, beside the settings. build: makes it with :func:`encode`. prepared: what makes
+    inputs of other texts, given the vocabulary.
     Raises DataError when GloVe vectors are wanted and those in the data root are damaged, read or not.
     """
     if encoder is None:
         config = replace(config, vectors=available_vectors(config.vectors, config.dim, config.root))
         if config.vectors == "glove":
             in_root(glove_sources(config.dim), config.root)
-        settings = asdict(config)
+        settings = {**asdict(config), "holds": ["words"]}
     else:
         settings = {key: value for key, value in asdict(config).items() if key not in _OF_WORDS}
         settings |= {"encoder": encoder.name, "pieces": encoder.digest}
@@ -134,10 +136,17 @@ def load_texts(
     if encoded is None:
         encoded = build(config, encoder)
         write_encoded(path, *encoded)
-    return _decode(name, encoded, tasks, encoder)
+    words = unpacked(encoded[0]["words"]) if encoder is None else ()
+    return _decode(name, encoded, tasks, encoder, prepared(config, encoder, words))
 
 
-def _decode(name: str, encoded: Encoded, tasks: Sequence[Task], encoder: EncoderFiles | None) -> Suite:
+def _decode(
+    name: str,
+    encoded: Encoded,
+    tasks: Sequence[Task],
+    encoder: EncoderFiles | None,
+    preprocessing: Preprocessing,
+) -> Suite:
     tensors, edition = encoded
 
     def examples(key: str) -> Examples:
@@ -152,6 +161,7 @@ def _decode(name: str, encoded: Encoded, tasks: Sequence[Task], encoder: Encoder
         splits={split: tuple(examples(f"{split}.{task.name}") for task in tasks) for split in SPLITS},
         vectors=tensors.get("vectors"),
         encoder=None if encoder is None else encoder.folder,
+        preprocessing=preprocessing,
     )
 
 
@@ -172,7 +182,7 @@ def encode(
     tensors = _tensors(parts, tasks, lambda part: encode_words(words, part.words, config.max_tokens))
     source = "GloVe 6B" if config.vectors == "glove" else "random"
     content = f"{source} {config.dim}-d vectors of {len(words):,} words"
-    return {"vectors": torch.from_numpy(vectors), **tensors}, f"{counted}, {content}"
+    return {"vectors": torch.from_numpy(vectors), "words": packed(words), **tensors}, f"{counted}, {content}"
 
 
 def _tensors(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from lossrag.tasks.suite import TokenInputs
 
@@ -25,6 +26,15 @@ def tokenise(text: str) -> list[str]:
     if text.isascii() and text.replace(" ", "").isalpha():  # the normalised edition: the same, but fast
         return text.split()
     return _TOKEN.findall(text)
+
+
+def split_at_space(text: str) -> list[str]:
+    """Lower-cased words of a text that comes tokenised: what white space parts."""
+    return text.lower().split()
+
+
+TOKENISERS: Mapping[str, Callable[[str], list[str]]] = {"words": tokenise, "white_space": split_at_space}
+"""Words of a text, by the name that a preprocessing stores."""
 
 
 def document_frequency(documents: Iterable[Iterable[str]]) -> Counter[str]:
@@ -53,3 +63,18 @@ def encode_words(vocabulary: Sequence[str], documents: Sequence[Sequence[str]], 
     rows = [[ids[word] for word in words if word in ids][:max_tokens] for words in documents]
     lengths = torch.tensor([0, *map(len, rows)], dtype=torch.int64)
     return TokenInputs(torch.tensor([i for row in rows for i in row], dtype=torch.int64), lengths.cumsum(0))
+
+
+def packed(words: Sequence[str]) -> Tensor:
+    """Words, none of which holds a line feed, as bytes (n,) uint8, for a file of tensors.
+
+    >>> unpacked(packed(["on", "été"])), unpacked(packed([]))
+    (('on', 'été'), ())
+    """
+    return torch.tensor(list("\n".join(words).encode()), dtype=torch.uint8)
+
+
+def unpacked(content: Tensor) -> tuple[str, ...]:
+    """The words that :func:`packed` made bytes of."""
+    text = bytes(content.tolist()).decode()
+    return tuple(text.split("\n")) if text else ()

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import sklearn.datasets
 import torch
 
 from lossrag import ConfigError
 from lossrag.tasks import SPLITS, DigitsConfig, load_suite
+from lossrag.tasks.table.new_rows import read_rows
 
 
 def test_digits_suite_is_complete_and_disjoint():
@@ -56,3 +58,22 @@ def test_seed_decides_the_split():
 def test_settings_that_cannot_work(options):
     with pytest.raises(ConfigError, match=r"^DigitsConfig: (rho|validation|seed) must be (in \(0, 1\)|0 or more), got"):
         DigitsConfig(**options)
+
+
+def test_images_of_scikit_learn_become_the_inputs_of_the_suite():
+    """Its columns are the preprocessing's; targets come back in pixels."""
+    suite = load_suite("digits")
+    found = sklearn.datasets.load_digits()
+    rows = [
+        {**dict(zip(found.feature_names, image, strict=True)), "centre_row": 3.5, "centre_column": 4.0, "parity": "odd"}
+        for image in found.data.tolist()
+    ]
+    read = read_rows(rows, suite.preprocessing)
+    images = {tuple(image) for split in SPLITS for image in suite.splits[split][0].inputs.values.tolist()}
+    assert images == {tuple(image) for image in read.dense().values.tolist()}
+    digit, parity, _, centre = suite.preprocessing.targets
+    assert read.targets(digit) is None
+    assert (read.targets(parity) == 1).all()
+    task = suite.tasks[3]
+    back = read.targets(centre)[0].double() * torch.tensor(task.scale) + torch.tensor(task.mean)
+    assert torch.allclose(back, torch.tensor([3.5, 4.0], dtype=torch.float64), atol=1e-6)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -8,8 +10,11 @@ import lossrag.tasks.text.vectors
 from lossrag import DataError, OptionError
 from lossrag.tasks import SPLITS, NewsgroupsConfig, load_suite
 from lossrag.tasks.files.fetch import cache_folder
-from lossrag.tasks.suite import Suite
+from lossrag.tasks.suite import Suite, TokenInputs
+from lossrag.tasks.table.new_rows import read_rows
 from lossrag.tasks.text.newsgroups import GROUPS
+from lossrag.tasks.text.newsgroups_corpus import edit
+from tests.tasks.conftest import messages
 
 
 def load(world, **options) -> Suite:
@@ -48,6 +53,19 @@ def test_same_suite_from_every_source_and_from_the_cache(world, pip, monkeypatch
     assert same(first, load(world))
     assert same(first, load(world, root=None))  # neither data nor network needed
     monkeypatch.undo()
+
+
+def test_other_texts_become_the_inputs_of_the_suite(world):
+    suite = load(world)
+    for task, own in zip(suite.tasks, suite.splits["test"], strict=True):
+        texts = [edit(row["text"], "normalised") for row in messages("test") if row["group"] in task.labels]
+        tokens, notes = read_rows(texts, suite.preprocessing).tokens()
+        assert sorted(words(tokens)) == sorted(words(own.inputs))
+        assert not notes
+
+
+def words(inputs: TokenInputs) -> list[list[int]]:
+    return [inputs.ids[a:b].tolist() for a, b in pairwise(inputs.offsets.tolist())]
 
 
 @pytest.mark.parametrize("wheels", [False, True])

@@ -17,6 +17,7 @@ from lossrag import DataError, OptionError
 from lossrag.tasks import SPLITS, SUITES, SentimentConfig, encoder_files, load_suite
 from lossrag.tasks.files.fetch import cache_folder
 from lossrag.tasks.suite import Suite
+from lossrag.tasks.table.new_rows import read_rows
 from lossrag.tasks.text.domains import DOMAIN_GROUPS
 from lossrag.tasks.text.sentiment import DOMAINS, PARTS, PRODUCTS, read_reviews, repeats
 
@@ -138,6 +139,22 @@ def test_same_suite_again_from_the_cache_without_any_data(world, reviews, monkey
     again = load(world, root=None)
     assert again.edition == first.edition
     assert all(texts(first, split, task) == texts(again, split, task) for split in SPLITS for task in range(14))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_other_texts_become_the_inputs_of_the_suite(world, reviews, cached):
+    """Those of the test split, read as rows of another table, have the same words and classes."""
+    suite = load(world)
+    suite = load(world, root=None) if cached else suite
+    chosen = [row for row in reviews if row["domain"] == "books" and row["split"] == "test"]
+    labels = ("negative", "positive")
+    rows = [{"text": row["text"], "task": "books", "label": labels[row["label"]]} for row in chosen]
+    read = read_rows(rows, suite.preprocessing)
+    assert torch.equal(read.tokens()[0].ids, suite.splits["test"][0].inputs.ids)
+    books, electronics, *_ = suite.preprocessing.targets
+    assert torch.equal(read.targets(books), suite.splits["test"][0].targets)
+    assert read.about(books).all()
+    assert not read.about(electronics).any()
 
 
 def test_limit_keeps_the_classes(world, reviews):

@@ -1,0 +1,1 @@
+"""Trained models in use: a finished run loaded from its directory, predictions, evaluation on other data, export."""

@@ -1,0 +1,71 @@
+"""Finished runs on texts in use: by words with their vectors, by the word pieces of a pre-trained encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lossrag import ConfigError, DataError, load_run
+from tests.experiments.tables import SMALL, people, read, same_scores, write
+
+
+def texts_run(lossrag, tmp_path, *options: str) -> Path:
+    """A run on the texts of a table, whose test rows are then in test.csv alone."""
+    write(tmp_path / "train.csv", people(tmp_path / "train", 120, 0))
+    write(tmp_path / "test.csv", people(tmp_path / "test", 40, 1))
+    files = "tasks.data={train: train.csv, test: test.csv}"
+    line = [files, "tasks.targets=[income,hours]", "tasks.text=said", "run.dir=run", *options]
+    result = lossrag("train", "experiment=table", *SMALL, *line)
+    assert result.code == 0, result
+    (tmp_path / "train.csv").unlink()
+    assert lossrag("evaluate", "run=run", "data=test.csv", "output=scores.json").code == 0
+    return tmp_path / "run"
+
+
+def test_texts(lossrag, tmp_path):
+    options = ["model=textcnn", "tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
+    path = texts_run(lossrag, tmp_path, *options, "model.trainable_vectors=true")
+    assert same_scores(path, json.loads((tmp_path / "scores.json").read_text()))
+    run = load_run(path)
+    texts = [row["said"] for row in read(tmp_path / "test.csv")]
+    assert run.predict(texts).columns == run.predict(tmp_path / "test.csv").columns
+    assert run.predict(["xyzzy", "phd of them"]).notes == (
+        "1 text has no word that training knew (the first: rows, row 1): nothing is known about it",
+    )
+    for data, said in (
+        (["phd", ""], "rows, row 2, column 'said': no text here"),
+        ([], "no rows to predict"),
+        ([3], "Row 1 is 3"),
+    ):
+        with pytest.raises(DataError, match=said):
+            run.predict(data)
+    with pytest.raises(ConfigError, match=r"pathlib\.Path of a file"):
+        run.predict("test.csv")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_texts_in_word_pieces(lossrag, tmp_path, tiny_bert, frozen):
+    encoder = shutil.copytree(tiny_bert, tmp_path / "encoder")
+    options = ["model=bert", f"model.encoder={encoder}", f"model.frozen={frozen}", "tasks.max_tokens=12"]
+    path = texts_run(lossrag, tmp_path, *options)
+    assert same_scores(path, json.loads((tmp_path / "scores.json").read_text()))
+    (encoder / "vocab.txt").write_text((encoder / "vocab.txt").read_text() + "\nmore")
+    with pytest.raises(DataError, match=r"is not the encoder that .* was trained with"):
+        load_run(path)
+    assert len(load_run(path, encoder=str(tiny_bert)).predict(["it works"])) == 1
+
+
+def test_export_of_a_program_that_reads_words(lossrag, tmp_path):
+    options = ["model=textcnn", "tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
+    run = load_run(texts_run(lossrag, tmp_path, *options))
+    assert lossrag("export", "run=run", "format=torch_export", "output=model.pt2").code == 0
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    texts = [row["said"] for row in read(tmp_path / "test.csv")]
+    tokens = run.preprocessing.tokens([text.split() for text in texts]).gather(torch.arange(len(texts)))
+    for outputs, task in zip(program(tokens), run.predict(texts).tasks, strict=True):
+        assert np.allclose(outputs.numpy(), task.outputs, rtol=1e-4, atol=1e-5)
