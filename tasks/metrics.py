@@ -46,7 +46,7 @@ class Metric:
     def score(self, task: Task, logits: Tensor, targets: Tensor) -> float:
         """The score of n labelled rows, from logits (n, K) and targets (n,) or (n, K); 0 where it is no number.
 
-        Raises ConfigError for a function that fails.
+        Raises ConfigError for a function that fails, and for an error that is no finite number: 0 would be perfect.
         """
         logits, targets = logits.detach().double().cpu(), targets.cpu()
         if task.kind == "classification":
@@ -65,6 +65,10 @@ class Metric:
             raise ConfigError(
                 f"The metric {self.name!r} of {task.name} fails ({type(error).__name__}: {error})."
             ) from error
+        if not np.isfinite(value) and not self.higher:
+            raise ConfigError(
+                f"The metric {self.name!r} of {task.name} gives {value}: an error must be a finite number."
+            )
         return value if np.isfinite(value) else 0.0
 
     def worth(self, task: Task, score: float) -> float:

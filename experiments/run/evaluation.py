@@ -56,6 +56,8 @@ def _evaluate_task(
     mean = values.mean() if known is None else labelled_mean(values, known)
     if task.metric == task.batch_metric:
         return mean.cpu(), score(task, logits, targets, known).cpu()
+    if not mean.isfinite():  # that ends a run with its own words; metrics fail on such outputs
+        return mean.cpu(), torch.tensor(float("nan"), dtype=torch.float64)
     value = METRICS[task.metric].score(task, logits[told], targets[told])
     return mean.cpu(), torch.tensor(value, dtype=torch.float64)
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.lossbank import LOSSES
 
 STEPS = 3
@@ -158,3 +160,16 @@ def test_steps_are_left_out_where_that_is_asked_for(small, lossrag, monkeypatch,
     points = [point for point in read_points(directory / "metrics.jsonl") if "support/loss/digit" in point]
     assert [point["step"] for point in points] == list(range(2, 2 * STEPS + 1)), "of the first there is nothing to tell"
     assert {point["steps/skipped"] for point in points} == {1}
+
+
+def test_outputs_that_are_no_numbers_are_left_to_the_loss():
+    """A metric would fail on them, and hide the word of the run: its loss is not finite."""
+    config, _ = load_config(["experiment=digits", "outer.metric=mae"])
+    problem = build_problem(config, build_suite(config), torch.device("cpu"))
+    place = problem.suite.task_names.index("centre")
+    assert problem.suite.tasks[place].metric == "mae"
+    with torch.no_grad():
+        problem.model.heads[place].weight.fill_(float("nan"))
+    found = problem.evaluate("validation")
+    assert found.losses.isfinite().tolist() == [t != place for t in range(len(problem.suite.tasks))]
+    assert found.scores.isfinite().tolist() == found.losses.isfinite().tolist()

@@ -71,6 +71,16 @@ def test_what_is_not_defined_is_nothing():
     assert METRICS["spearman"].score(VALUE, torch.zeros(3, 1), torch.arange(3.0)[:, None]) == 0
 
 
+def test_an_error_that_is_no_number_is_not_perfect():
+    @register_metric("unsaid", kind="regression", higher=False)
+    def unsaid(targets, outputs):
+        return float("nan")
+
+    with pytest.raises(ConfigError, match="The metric 'unsaid' of value gives nan: an error must be a finite number"):
+        METRICS["unsaid"].score(VALUE, torch.zeros(2, 1), torch.zeros(2, 1))
+    METRICS.remove("unsaid")
+
+
 def test_names():
     with pytest.raises(ConfigError, match="average_precision is no score of three, a classification of 3 classes"):
         check_metric("here", "average_precision", THREE)
