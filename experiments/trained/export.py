@@ -19,7 +19,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.trained.loaded import LoadedRun
 from lossrag.experiments.trained.options import RunOptions, opened, parsed
-from lossrag.experiments.trained.predictions import check_suffix, write_result
+from lossrag.experiments.trained.predictions import check_suffix, predicted, write_result
 from lossrag.tasks import Task
 
 FORMATS = {"safetensors": ".safetensors", "torch_export": ".pt2"}
@@ -48,15 +48,7 @@ class Predictor(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         outputs = self.model.forward_shared(inputs)  # type: ignore[operator]
-        return tuple(_predicted(task, own.logits) for task, own in zip(self.tasks, outputs, strict=True))
-
-
-def _predicted(task: Task, logits: Tensor) -> Tensor:
-    if task.kind == "classification":
-        return torch.softmax(logits, dim=1)
-    if not task.scale:
-        return logits
-    return logits * torch.tensor(task.scale, dtype=logits.dtype) + torch.tensor(task.mean, dtype=logits.dtype)
+        return tuple(predicted(task, own.logits) for task, own in zip(self.tasks, outputs, strict=True))
 
 
 def export(arguments: Sequence[str], console: Console) -> int:

@@ -22,6 +22,15 @@ Column = list[str | None] | list[float | None]
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
+def predicted(task: Task, logits: Tensor) -> Tensor:
+    """Of logits (N, K) the probabilities of the classes, or the values in the units of the data, in the same dtype."""
+    if task.kind == "classification":
+        return torch.softmax(logits, dim=1)
+    if not task.scale:
+        return logits
+    return logits * torch.tensor(task.scale, dtype=logits.dtype) + torch.tensor(task.mean, dtype=logits.dtype)
+
+
 @dataclass(frozen=True)
 class TaskPrediction:
     """Prediction of one task for N rows, in their order.
@@ -37,13 +46,8 @@ class TaskPrediction:
     @staticmethod
     def of(task: Task, logits: Tensor, parts: tuple[str, ...] = ()) -> TaskPrediction:
         """From the logits (N, K) of the task's head."""
-        logits = logits.double()
-        if task.kind == "classification":
-            return TaskPrediction(task, torch.softmax(logits, dim=1).numpy())
-        if task.scale:
-            scale, mean = (torch.tensor(own, dtype=torch.float64) for own in (task.scale, task.mean))
-            logits = logits * scale + mean
-        return TaskPrediction(task, logits.numpy(), parts)
+        outputs = predicted(task, logits.double())
+        return TaskPrediction(task, outputs.numpy(), () if task.kind == "classification" else parts)
 
     @property
     def classes(self) -> list[str | None]:
