@@ -25,6 +25,8 @@ from lossrag.tasks import Task
 from lossrag.tensors import DamagedFile, load_tensors
 
 FORMAT = 1
+WEIGHTS = ("checkpoints/best.safetensors", "checkpoints/refit.safetensors")
+"""Files of a run directory that a description may name, and no other: it comes from outside."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ModelDescription:
     what its architecture follows from.
 
     model: the section of the settings. input_shape: of one dense input. vectors: shape of the word vectors, or ().
-    weights: the file that holds them, by its name in the run directory.
+    weights: the file that holds them, one of WEIGHTS.
     """
 
     run_id: str
@@ -96,13 +98,18 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
         )
     if told != _digest(plain):
         raise CheckpointError(f"{name} is damaged: its content does not match its checksum. {_RESTORE}")
-    sum_of_preprocessing = plain.pop("preprocessing")
+    sum_of_preprocessing = plain.pop("preprocessing", None)
     for key in ("format", "lossrag"):
-        del plain[key]
-    tasks = tuple(Task(**{key: _tuple(value) for key, value in own.items()}) for own in plain.pop("tasks"))
-    counts = tuple(_tuple(own) for own in plain.pop("class_counts"))
-    rest = {key: _tuple(value) for key, value in plain.items()}
-    description = ModelDescription(tasks=tasks, class_counts=counts, **rest)
+        plain.pop(key, None)
+    try:
+        tasks = tuple(Task(**{key: _tuple(value) for key, value in own.items()}) for own in plain.pop("tasks"))
+        counts = tuple(_tuple(own) for own in plain.pop("class_counts"))
+        rest = {key: _tuple(value) for key, value in plain.items()}
+        description = ModelDescription(tasks=tasks, class_counts=counts, **rest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{name} describes no model: {error!r}. {_RESTORE}") from None
+    if description.weights not in WEIGHTS:
+        raise CheckpointError(f"{name} names {description.weights!r:.60} as its weights: they are in {WEIGHTS[0]}.")
     return description, _preprocessing(path / "preprocessing.json", sum_of_preprocessing), summary
 
 

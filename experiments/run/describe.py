@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Config
-from lossrag.experiments.record.description import ModelDescription
+from lossrag.experiments.record.description import WEIGHTS, ModelDescription
 from lossrag.experiments.run.problem import Problem
 
 
@@ -23,5 +23,5 @@ def description_of(config: Config, settings: Settings, problem: Problem, run_id:
         precision=config.train.precision,
         input_shape=suite.input_shape,
         vectors=() if suite.vectors is None else tuple(suite.vectors.shape),
-        weights=f"checkpoints/{'refit' if config.train.refit else 'best'}.safetensors",
+        weights=WEIGHTS[int(config.train.refit)],
     )

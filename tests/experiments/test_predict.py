@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -213,7 +214,27 @@ def test_damage_is_one_line(line, here, name):
     (here / name).write_bytes(content[:place])
     assert f"run/{name} is damaged: " in line("predict", "data=test.csv")
     (here / name).unlink()
-    assert f"run/{name} is damaged: " in line("predict", "data=test.csv") if name != "model.json" else True
+    gone = "run has no model.json" if name == "model.json" else f"run/{name} is damaged: "
+    assert gone in line("predict", "data=test.csv")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weights": "../elsewhere.safetensors"}, "names '../elsewhere.safetensors' as its weights"),
+        ({"tasks": [{"name": "a", "nonsense": 1}]}, "model.json describes no model"),
+        ({"tasks": 7}, "model.json describes no model"),
+        ({"more": 1}, "model.json describes no model"),
+    ],
+)
+def test_a_checksum_proves_no_content(line, here, changed, said):
+    """A description that somebody made, with the right checksum."""
+    content = json.loads((here / "model.json").read_text())
+    del content["sha256"]
+    content |= changed
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (here / "model.json").write_text(json.dumps({"sha256": digest, **content}))
+    assert said in line("predict", "data=test.csv")
 
 
 def test_weights_of_another_epoch_are_refused(line, here):
