@@ -17,6 +17,9 @@ from lossrag.models.segments import embed_by_segment
 class TextCNN(nn.Module):
     """Token ids (B, L) int64 -> features (B, filters * len(kernel_sizes)).
 
+    Features of a text do not depend on the texts beside it: behind its end every text has all windows that touch it,
+    and an empty one.
+
     vectors: word vectors (V, E); row 0 is padding: it is set to zero and stays so.
     trainable: whether the vectors are learned with the rest.
     vector_dropout, dropout: shares in [0, 1) dropped from the embedded words and from the features.
@@ -90,7 +93,8 @@ class TextCNN(nn.Module):
     def _padded(self, tokens: Tensor) -> Tensor:
         # id 0 is the zero vector: padding the ids pads the words, without a copy of the embedded batch
         sides = margin([weight.shape[2] for weight in self._filters()[0]])
-        return F.pad(tokens, (sides, sides))
+        # behind the longest text one empty window more, which every shorter one has: a text's features are its own
+        return F.pad(tokens, (sides, 2 * sides + 1))
 
 
 def _precision(tokens: Tensor) -> torch.dtype | None:
