@@ -34,6 +34,10 @@ def test_texts(lossrag, tmp_path):
     run = load_run(path)
     texts = [row["said"] for row in read(tmp_path / "test.csv")]
     assert run.predict(texts).columns == run.predict(tmp_path / "test.csv").columns
+    among, alone = run.predict(texts), [run.predict([text]) for text in texts]
+    for t, task in enumerate(among.tasks):
+        rows = np.concatenate([prediction.tasks[t].outputs for prediction in alone])
+        assert np.allclose(task.outputs, rows, rtol=1e-5, atol=1e-6)
     assert run.predict(["xyzzy", "phd of them"]).notes == (
         "1 text has no word that training knew (the first: rows, row 1): nothing is known about it",
     )

@@ -22,6 +22,7 @@ from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.ranks import check_ranks, share_of, undivided
 from tests.experiments.conftest import unpictured
+from tests.experiments.tables import SMALL, people, write
 from tests.processes import forked
 
 QUICK = ["experiment=digits", "train.batch_size=256", "log.tensorboard=false"]
@@ -63,6 +64,12 @@ def parameters(folder):
     return torch.cat([tensors[name].double().flatten() for name in names])
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def rank_of(process, rank):
     """The process id of a rank that torchrun has started."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -84,10 +91,7 @@ def test_ranks_train_what_one_process_trains(tmp_path, lossrag, monkeypatch):
     unpictured(monkeypatch)
     # a composed run: looks, compositions and weights on top of losses, some of which relate rows
     arguments = ["train", *QUICK, "train.epochs=2", "loss.policy=gradient", "loss.evidence=one_step"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = forked(command, 2, [*arguments, "run.dir=two"], dict(os.environ), port, seconds=120)
+    ranks = forked(command, 2, [*arguments, "run.dir=two"], dict(os.environ), free_port(), seconds=120)
     assert [answer[0] for answer in ranks] == [0, 0], ranks
     one, two = lossrag(*arguments, "run.dir=one").out, "".join(said for _, said in ranks)
     assert two.count("test set, best epoch") == one.count("test set, best epoch") == 1
@@ -104,6 +108,20 @@ def test_ranks_train_what_one_process_trains(tmp_path, lossrag, monkeypatch):
         assert first.keys() == second.keys()
         for tag in (tag for tag in first if "loss/" in tag or "accuracy/" in tag):
             assert first[tag] == pytest.approx(second[tag], rel=1e-3, abs=1e-3), tag
+
+
+def test_texts_are_read_alike_by_ranks_and_one_task_at_a_time(tmp_path, lossrag, monkeypatch):
+    unpictured(monkeypatch)
+    write(tmp_path / "mine.csv", people(tmp_path / "vectors", 120, 0))
+    texts = ["tasks.data=mine.csv", "tasks.targets=[income,hours]", "tasks.text=said", "tasks.vectors=random"]
+    model = ["tasks.dim=8", "model=textcnn", "model.filters=4", "model.dropout=0"]
+    arguments = ["train", "experiment=table", *SMALL, *texts, *model]
+    ranks = forked(command, 2, [*arguments, "run.dir=two"], dict(os.environ), free_port(), seconds=120)
+    assert [answer[0] for answer in ranks] == [0, 0], ranks
+    assert lossrag(*arguments, "run.dir=one").code == lossrag(*arguments, "train.memory=low", "run.dir=low").code == 0
+    one, two, low = (parameters(tmp_path / name) for name in ("one", "two", "low"))
+    assert float((two - one).norm() / one.norm()) < 1e-6
+    assert float((low - one).norm() / one.norm()) < 1e-6
 
 
 def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag, monkeypatch):

@@ -12,12 +12,14 @@ from lossrag.models import ENCODERS, TextCNN
 def plain(model: TextCNN, tokens: torch.Tensor) -> torch.Tensor:
     """relu(max over positions of (filter . window + bias)), one document and one filter at a time."""
     rows = []
+    widest = max(convolution.kernel_size[0] // 2 for convolution in model.convolutions)
     for document in tokens:
         words = model.embedding.weight[document]
         features = []
         for convolution in model.convolutions:
             size = convolution.kernel_size[0]
-            padded = torch.nn.functional.pad(words, (0, 0, size // 2, size // 2))
+            # behind the end as many empty windows as the widest kernel has, for every text
+            padded = torch.nn.functional.pad(words, (0, 0, size // 2, 2 * widest + 1))
             for weight, bias in zip(convolution.weight, convolution.bias, strict=True):
                 starts = range(len(padded) - size + 1)
                 values = [(weight.T * padded[i : i + size]).sum() + bias for i in starts]
@@ -33,6 +35,16 @@ def test_forward_is_the_formula():
     tokens = torch.randint(11, (2, 9))
     assert model.features == 6
     assert torch.allclose(model(tokens), plain(model, tokens))
+
+
+@pytest.mark.parametrize("beside", [0, 1, 2, 3, 7, 40])
+@pytest.mark.parametrize("sizes", [(3, 5, 7), (1,), (2, 4)])
+def test_features_of_a_text_are_its_own_whatever_stands_beside_it(beside, sizes):
+    torch.manual_seed(0)
+    model = TextCNN(torch.randn(30, 6), sizes, filters=20, dropout=0.0)
+    text = torch.randint(1, 30, (1, 9))
+    longer = torch.cat([torch.nn.functional.pad(text, (0, beside)), torch.randint(1, 30, (1, 9 + beside))])
+    assert torch.allclose(model(text)[0], model(longer)[0], atol=1e-6)
 
 
 def test_the_suites_vectors_are_not_written_into():
