@@ -105,6 +105,8 @@ Costs as medians of paired ratios (docs/cost.md).
                   tasks=[...] batch_tasks=[...] problems=3 pairs=9 batch=1000 gap=1e-6 max_iterations=20000 threads=1
   bert            peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)
                   encoder=minilm batch=32 length=128 tasks=[4,14] steps=2 low=false threads=1
+  runs            whole runs with some options beside the same runs without, by the processor time of both
+                  experiments=[digits] options=[loss.policy=retrieval] beside=[loss.policy=fixed] pairs=3
   devices         a model, nothing is timed: a step of BERT-base over several devices (docs/devices.md)
                   tasks=[4,14,64] devices=[2,...,64] parameters=109.5e6 body=85.1e6 rows=512 length=128
 """,

@@ -23,6 +23,7 @@ from lossrag.experiments.benchmark.memory import MemoryBenchmark, run_memory
 from lossrag.experiments.benchmark.paired import Result
 from lossrag.experiments.benchmark.peers import PeersBenchmark, run_peers
 from lossrag.experiments.benchmark.plots import plot_costs
+from lossrag.experiments.benchmark.runs import RunsBenchmark, run_runs
 from lossrag.experiments.benchmark.scaling import ScalingBenchmark, run_scaling
 from lossrag.experiments.benchmark.step import StepBenchmark, run_step
 from lossrag.experiments.benchmark.textcnn import TextCNNBenchmark, run_textcnn
@@ -47,6 +48,7 @@ SUBJECTS.add("lossbank", (LossbankBenchmark, run_lossbank))
 SUBJECTS.add("bank", (BankBenchmark, run_bank))
 SUBJECTS.add("bert", (BertBenchmark, run_bert))
 SUBJECTS.add("devices", (DevicesBenchmark, run_devices))
+SUBJECTS.add("runs", (RunsBenchmark, run_runs))
 
 
 def benchmark(arguments: Sequence[str], console: Console) -> int:

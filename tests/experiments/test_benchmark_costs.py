@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from lossrag import ConfigError
+from lossrag import ConfigError, LossRAGError
 from lossrag.experiments.benchmark import memory
 from lossrag.experiments.benchmark.memory import MemoryBenchmark, peak_bytes, row_bytes, run_memory
 from lossrag.experiments.benchmark.paired import paired_within
 from lossrag.experiments.benchmark.plots import plot_costs, short
 from lossrag.experiments.benchmark.problems import TextOptions, floor, query_rows
+from lossrag.experiments.benchmark.runs import _seconds
 
 TINY = {"length": 12, "vectors": 4, "filters": 2, "words": 50}
 OPTIONS = [f"{key}={value}" for key, value in TINY.items()]
@@ -143,3 +144,26 @@ def test_devices_by_the_model(lossrag, tmp_path):
     assert divided["held_GB"] == pytest.approx(64 * 0.438 / 8, abs=1e-3)
     assert divided["ratio"] < rows["T=64, R=8, rows, H100, NVLink, 400 Gb/s each"]["ratio"] < 1
     assert rows["T=64, R=8, rows, A100, 10 Gb/s each"]["ratio"] > 1
+
+
+def test_whole_runs_in_pairs(lossrag, tmp_path, monkeypatch):
+    said = []
+
+    def seconds(experiment, seed, line, threads):
+        said.append((experiment, seed, line[-1], threads))
+        return {"loss.policy=retrieval": 3.0, "loss.policy=fixed": 2.0}[line[-1]] * (10 if seed == 7 else 1)
+
+    monkeypatch.setattr("lossrag.experiments.benchmark.runs._seconds", seconds)
+    assert lossrag("benchmark", "runs", "pairs=2", "seed=6", "output=runs.json").code == 0
+    (row,) = json.loads((tmp_path / "runs.json").read_text())
+    assert (row["case"], row["ratio"], row["seconds"]) == ("digits", 1.5, [[3.0, 2.0], [30.0, 20.0]])
+    assert said[:2] == [("digits", 6, "loss.policy=retrieval", 1), ("digits", 6, "loss.policy=fixed", 1)]
+
+
+def test_seconds_are_those_of_the_processor(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["train.epochs=1", "log.tensorboard=false", "train.batch_size=512"]
+    assert 0.5 < _seconds("digits", 0, short, 1) < 120
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(LossRAGError, match=r"exit code 2: error:.*no_such_suite"):
+        _seconds("digits", 0, ["tasks=no_such_suite"], 1)
