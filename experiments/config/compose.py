@@ -103,7 +103,7 @@ def build_config(settings: Settings) -> schema.Config:
     for name, losses in (("loss", loss), ("outer", outer)):
         _check_loss(f"{name}.classification", losses.classification, "classification")
         _check_loss(f"{name}.regression", losses.regression, "regression")
-    for name in loss.tasks.values():
+    for name in (*loss.tasks.values(), *outer.losses.values()):
         LOSSES[name]  # names what was meant; whether it fits the task is seen with the suite
     tasks, model, weighting = (section(settings, group) for group in GROUPS)
     config = schema.Config(

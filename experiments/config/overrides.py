@@ -18,7 +18,7 @@ from lossrag.experiments.config.groups import GROUPS, experiment_names
 from lossrag.experiments.config.identity import Settings, flatten
 
 _MISSING = object()
-OPEN = ("tasks.corrupt", "loss.tasks")
+OPEN = ("tasks.corrupt", "loss.tasks", "outer.losses")
 """Sections whose keys are the tasks of the suite: what happens to their labels, and the losses of some."""
 
 

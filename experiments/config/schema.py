@@ -98,6 +98,7 @@ class OuterConfig:
         show: a name among METRICS, such as ``macro_accuracy``, ``f1``, ``roc_auc``, ``mae``.
     every: steps from one outer problem to the next; between them the task weights stay.
     tasks: those that the outer problem is over, by name; None for all.
+    losses: by task, its outer loss instead of that of its kind.
     """
 
     classification: str | None = None
@@ -107,11 +108,14 @@ class OuterConfig:
     metric: str = "accuracy"
     every: int = 1
     tasks: list[str] | None = None
+    losses: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_least(self, 1, "batch_size", "every")
         check_choice(self, "average", ("sample", "class"))
         check_choice(self, "metric", tuple(METRICS))
+        for task, loss in self.losses.items():
+            require(isinstance(loss, str), self, f"{{losses}} takes the name of a loss for {task}, got {loss!r}.")
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,13 @@ class Problem:
 
         Raises ConfigError for a loss of a task that the suite has not, or that does not fit it.
         """
-        check_task_losses(suite, loss.tasks)
+        check_task_losses(suite, "loss.tasks", loss.tasks)
+        check_task_losses(suite, "outer.losses", outer.losses)
         counts = [class_counts(suite, t, device) for t in range(len(suite.tasks))]
         inner = [loss.tasks.get(task.name, getattr(loss, task.kind)) for task in suite.tasks]
-        query = [getattr(outer, task.kind) or getattr(loss, task.kind) for task in suite.tasks]
+        query = [
+            outer.losses.get(task.name) or getattr(outer, task.kind) or getattr(loss, task.kind) for task in suite.tasks
+        ]
         return cls(
             suite,
             model.to(device),
@@ -146,18 +149,18 @@ class Problem:
         return evaluate_tasks(self.model, self.suite.tasks, self.inner, examples, self.device)
 
 
-def check_task_losses(suite: Suite, losses: Mapping[str, str]) -> None:
-    """Raise ConfigError unless every name is a task of the suite with a loss of its kind."""
+def check_task_losses(suite: Suite, option: str, losses: Mapping[str, str]) -> None:
+    """Raise ConfigError, naming the option, unless every name is a task of the suite with a loss of its kind."""
     kinds = {task.name: task.kind for task in suite.tasks}
     for name, loss in losses.items():
         if name not in kinds:
             raise ConfigError(
-                f"loss.tasks has a loss for {name!r}, which is no task of {suite.name!r}: {did_you_mean(name, kinds)}"
+                f"{option} has a loss for {name!r}, which is no task of {suite.name!r}: {did_you_mean(name, kinds)}"
             )
         if LOSSES[loss].target_kind != kinds[name]:
             fitting = [entry for entry, own in LOSSES.items() if own.target_kind == kinds[name]]
             raise ConfigError(
-                f"loss.tasks.{name}={loss} is a loss for {LOSSES[loss].target_kind}, but {name} is a {kinds[name]}: "
+                f"{option}.{name}={loss} is a loss for {LOSSES[loss].target_kind}, but {name} is a {kinds[name]}: "
                 f"choose from {', '.join(fitting)}"
             )
 

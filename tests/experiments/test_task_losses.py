@@ -27,6 +27,14 @@ def test_a_loss_for_every_task_is_the_loss_of_their_kind(quick):
     assert lines(by_task) != lines(quick("loss.classification=mae"))
 
 
+def test_an_outer_loss_for_every_task_is_that_of_their_kind(quick):
+    by_task = quick(*(f"outer.losses.{task}=one_minus_p" for task in CLASSES))
+    assert lines(by_task) == lines(quick("outer.classification=one_minus_p"))
+    one = quick("outer.losses.digit=one_minus_p")
+    assert lines(one) != lines(by_task)
+    assert lines(one) != lines(quick())
+
+
 def test_one_task_of_a_suite_whose_tasks_have_their_own_inputs(quick, toy):
     """Tasks that are alike go through a pass together, whatever their losses."""
     suite = ["tasks=toy", "model=textcnn", "model.kernel_sizes=[2]", "weighting=uniform"]
@@ -50,6 +58,10 @@ MISTAKES = {
     "loss.tasks.centre=mae": "loss.tasks.centre=mae is a loss for classification, but centre is a regression: choose",
     "loss.tasks.digit=l1": "loss.tasks.digit=l1 is a loss for regression, but digit is a classification: choose from",
     "loss.tasks=mae": "loss.tasks",
+    "outer.losses.paritty=mae": "outer.losses has a loss for 'paritty', which is no task of 'digits': did you mean",
+    "outer.losses.parity=maee": "Unknown loss 'maee': did you mean 'mae'?",
+    "outer.losses.centre=mae": "outer.losses.centre=mae is a loss for classification, but centre is a regression",
+    "outer.losses.parity=[mae]": "outer.losses takes the name of a loss for parity, got ['mae']",
     "loss.tasks.parity=[mae]": "loss.tasks takes the name of a loss for parity, got ['mae']",
     "loss.tasks.parity=3": "Unknown loss '3'",
     "loss.tasks.parity=null": "loss.tasks",
