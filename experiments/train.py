@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import DivergedError, GroupError, LossRAGError, RunDirectoryError
+from lossrag.errors import DivergedError, GroupError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
@@ -80,7 +80,7 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
         else:
             try:
                 training = Training(config, settings, directory, console, device, machine, ranks)
-            except LossRAGError:
+            except Exception:
                 if ranks.leads:
                     directory.discard()
                 raise

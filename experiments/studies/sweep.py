@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +11,16 @@ from rich.console import Console
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values, written
+from lossrag.experiments.config.paths import library_override
+from lossrag.experiments.config.presets import flag_of, split_flags
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
 from lossrag.experiments.studies.results import Grid, Results, runs_csv
 from lossrag.experiments.studies.statistics import interval
 from lossrag.experiments.studies.study import Study, StudyOptions
+from lossrag.files import expanded
+
+SEVERAL = {"seed": "seeds=[0,1,2]", "library": "library=[my.py]"}
+"""What a sweep says in a way of its own."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class SweepOptions(StudyOptions):
         super().__post_init__()
         if not self.key:
             raise ConfigError("lossrag sweep needs a key, e.g. key=tasks.rho")
+        if self.key in SEVERAL:
+            raise ConfigError(f"key={self.key}: say {SEVERAL[self.key]} instead, beside a key of the configuration.")
 
 
 def sweep(arguments: Sequence[str], console: Console) -> int:
@@ -41,7 +48,8 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
     names = {option.name for option in fields(SweepOptions)}
     own = [argument for argument in arguments if argument.partition("=")[0] in names]
     options: SweepOptions = build(SweepOptions, plain_values(own), "sweep")
-    overrides = [argument for argument in arguments if argument not in own]
+    words, folder = split_flags([argument for argument in arguments if argument not in own])
+    overrides = [*library_override(options.library), *flag_of(folder), *words]
     plan = sweep_plan(options, overrides)
     study = Study(plan, options.processes, console)
     jobs = study.jobs([Run("", row, (), seed) for row in plan.rows for seed in plan.seeds])
@@ -65,5 +73,5 @@ def sweep_plan(options: SweepOptions, overrides: Sequence[str]) -> Plan:
     """A row for each value, named by it; ``overrides`` go to every run, the experiment among them."""
     values = map(written, distinct("values", options.values))
     rows = {value: Row((f"{options.key}={value}",)) for value in values}
-    folder = Path(options.root) / options.key
+    folder = expanded(options.root, "root") / options.key
     return Plan(options.key, folder, ("",), rows, distinct_seeds(options.seeds), overrides=tuple(overrides))

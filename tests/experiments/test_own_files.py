@@ -56,7 +56,7 @@ def own(tmp_path, monkeypatch):
         monkeypatch.delitem(_loaded, path)
     path = tmp_path / "own.py"
     path.write_text(OWN)
-    yield [*NAMES, f"loss.library=[{path}]", "train.epochs=1", "train.batch_size=40", "log.tensorboard=false"]
+    yield [*NAMES, f"library=[{path}]", "train.epochs=1", "train.batch_size=40", "log.tensorboard=false"]
     _loaded.pop(path, None)
 
 
