@@ -80,8 +80,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
-  library=[my.py]                      files of yours that register suites, encoders, weightings, losses or metrics, to be
-                                       chosen by name: tasks=mine model=mine (docs/own-suite.md)
+  library=[my.py]                      files of yours that register suites, encoders, weightings, losses, metrics: then
+                                       tasks=mine model=mine loss.tasks.REC=mine (docs/own-suite.md)
   experiment=./mine.yaml               a preset of your own; --config-dir DIR: those in DIR/experiment
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)

@@ -54,11 +54,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         override.input_line = text
         if override.is_sweep_override():
             key, _, values = text.partition("=")
-            of_each = f"seeds=[{values}]" if key == "seed" else f"key={key} values=[{values}]"
+            lists = f", for a list write {key}=[{values}], for a text with a comma quote it: '{key}=\"{values}\"'"
             raise ConfigError(
                 f"{text} names several values, but a run takes one: for a run of each say "
-                f"`lossrag sweep {of_each}`, for a list write {key}=[{values}], for a text with a "
-                f"comma quote it: '{key}=\"{values}\"'."
+                f"`lossrag sweep key={key} values=[{values}]`{'' if key == 'seed' else lists}."
             )
         parsed.append(override)
     return parsed

@@ -15,6 +15,8 @@ from lossrag.tasks import METRICS, Corruption
 from lossrag.weighting import Weighting
 
 Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
+MOST_THREADS = 1024
+"""Of more, processes end without a word."""
 EVIDENCE = ("none", "look_ahead", "one_step")
 
 
@@ -151,7 +153,7 @@ class MachineConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "threads")
+        check_least(self, 1, "threads", most=MOST_THREADS)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,6 @@ from lossrag.experiments.studies.statistics import interval
 from lossrag.experiments.studies.study import Study, StudyOptions
 from lossrag.files import expanded
 
-SEVERAL = {"seed": "seeds=[0,1,2]", "library": "library=[my.py]"}
-"""What a sweep says in a way of its own."""
-
 
 @dataclass(frozen=True)
 class SweepOptions(StudyOptions):
@@ -39,8 +36,10 @@ class SweepOptions(StudyOptions):
         super().__post_init__()
         if not self.key:
             raise ConfigError("lossrag sweep needs a key, e.g. key=tasks.rho")
-        if self.key in SEVERAL:
-            raise ConfigError(f"key={self.key}: say {SEVERAL[self.key]} instead, beside a key of the configuration.")
+        if self.key == "library":
+            raise ConfigError("key=library: files of your own hold for all runs of a sweep, library=[my.py].")
+        if self.key == "seed" and not all(isinstance(value, int) for value in self.values):
+            raise ConfigError(f"key=seed takes whole numbers, got values={self.values}: write values=[0,1]")
 
 
 def sweep(arguments: Sequence[str], console: Console) -> int:
@@ -52,7 +51,10 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
     overrides = [*library_override(options.library), *flag_of(folder), *words]
     plan = sweep_plan(options, overrides)
     study = Study(plan, options.processes, console)
-    jobs = study.jobs([Run("", row, (), seed) for row in plan.rows for seed in plan.seeds])
+    pairs = [(row, seed) for row in plan.rows for seed in plan.seeds]
+    if options.key == "seed":  # each of them is a row of one run
+        pairs = [(row, seed) for row, seed in pairs if row == str(seed)]
+    jobs = study.jobs([Run("", row, (), seed) for row, seed in pairs])
     with study.claimed():
         summaries = study.run(jobs)
     runs = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
@@ -74,4 +76,5 @@ def sweep_plan(options: SweepOptions, overrides: Sequence[str]) -> Plan:
     values = map(written, distinct("values", options.values))
     rows = {value: Row((f"{options.key}={value}",)) for value in values}
     folder = expanded(options.root, "root") / options.key
-    return Plan(options.key, folder, ("",), rows, distinct_seeds(options.seeds), overrides=tuple(overrides))
+    seeds = options.values if options.key == "seed" else options.seeds
+    return Plan(options.key, folder, ("",), rows, distinct_seeds(seeds), overrides=tuple(overrides))
