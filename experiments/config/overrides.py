@@ -86,6 +86,8 @@ def check_choice(override: Override, folder: ConfigDir) -> None:
     """Raise ConfigError unless the override chooses one name, of the package or of ``folder``, or a preset in a file
     (or, ``~experiment``, no preset)."""
     group = override.key_or_group
+    if override.package is not None or override.is_add():
+        raise ConfigError(f"{override.input_line}: {group} takes one name: write {group}=NAME")
     options = [*(experiment_names() if group == "experiment" else GROUPS[group]), *folder.names(group)]
     if override.is_delete():
         if group != "experiment":
