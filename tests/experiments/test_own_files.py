@@ -232,6 +232,20 @@ def test_no_files(lossrag, value):
     assert lossrag("train", "experiment=digits", f"library={value}").error.startswith("library")
 
 
+WRONG = {
+    "must return a torch module": ("return Own(input_shape[0], self.width)", "return None"),
+    "in `features`": ("self.layer, self.features", "self.layer, self.width"),
+    "of 2 rows of shape (3,) it makes (2, 2)": ("self.layer(x)", "self.layer(x)[:, :2]"),
+}
+
+
+@pytest.mark.parametrize("part", WRONG)
+def test_an_encoder_that_is_none(lossrag, own, tmp_path, part):
+    (tmp_path / "own.py").write_text(OWN.replace(*WRONG[part]))
+    assert part in lossrag("train", *own, "run.dir=run").error
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_old_key_names_the_new_one(lossrag):
     assert "write library=[my.py]" in lossrag("train", "experiment=digits", "loss.library=[a.py]").error
 
