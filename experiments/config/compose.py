@@ -95,7 +95,9 @@ def _composed(choices: Sequence[Override], preset: OwnPreset | None, folder: Con
     unknown = [key for key in composed if key not in (*KEYS, *SECTIONS, *GROUPS)]
     if unknown:
         where = f"The preset {preset.path}: " if preset else ""
-        raise ConfigError(f"{where}Unknown key {unknown[0]!r}: {did_you_mean(str(unknown[0]), [*SECTIONS, *GROUPS])}")
+        raise ConfigError(
+            f"{where}Unknown key {unknown[0]!r}: {did_you_mean(str(unknown[0]), [*KEYS, *SECTIONS, *GROUPS])}"
+        )
     for group, name in preset.choices.items() if preset else ():
         _choose(composed, group, name, folder)
         OmegaConf.update(composed, group, (preset.content.get(group) if preset else None) or {}, force_add=True)

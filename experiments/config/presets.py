@@ -92,9 +92,8 @@ class OwnPreset:
 
     def store(self) -> None:
         """Let Hydra know it, among the presets of the package, which its defaults list may name."""
-        ConfigStore.instance().store(
-            group="experiment", name=self.name, node=dict(self.content), package="_global_", provider="experiment"
-        )
+        said = {key: value for key, value in self.content.items() if key != "library"}
+        ConfigStore.instance().store(group="experiment", name=self.name, node=said, package="_global_")
 
 
 def own_preset(chosen: Sequence[Override], folder: ConfigDir) -> OwnPreset | None:

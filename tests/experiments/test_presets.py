@@ -90,7 +90,6 @@ HOSTILE = {
     "a: 1\na: 2": "cannot be read",
     "1: 2": "names are texts",
     "a: !!python/object:os.system ls": "cannot be read",
-    "&a a: *a": "cannot be read",
     "a: &a [*a]": "an alias stands inside what it stands for",
     BOMB: "too large",
     "x: " + "y" * (1 << 18): "too large",
@@ -139,7 +138,7 @@ def test_a_path_is_taken_as_it_is(path):
         settings = load_config(["experiment=digits", f"{key}={path}"])[1]
         section, option = key.split(".")
         assert settings[section][option] == path
-    assert load_config(["experiment=digits", f"tasks.root=/{path}"])[1]["tasks"]["root"] == f"/{path}"
+    assert load_config([f"tasks.root=/{path}"])[1]["tasks"]["root"] == f"/{path}"
 
 
 def test_a_tilde_is_the_home_folder(train, tmp_path, lossrag):
