@@ -93,7 +93,7 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
                 if ranks.leads:
                     directory.discard()
                 if any(word in str(error) for word in TOO_LARGE):
-                    raise ConfigError(f"This run is too large for the machine: {str(error).splitlines()[0]}") from None
+                    raise ConfigError(f"This run is too large for the machine: {_reason(error)}") from None
                 raise
             summary = training.run()
         if ranks.leads:
@@ -111,6 +111,10 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
         raise Stopped(f"Stopped by SIGTERM after step {stopped}; {resume} resumes.", TERMINATED) from None
     finally:
         directory.release()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].rpartition("Allocator: ")[2]
 
 
 class _Terminated(BaseException):

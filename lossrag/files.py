@@ -40,11 +40,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def expanded(given: str | Path, name: str) -> Path:
     """The path that a user gave as ``name``, with ``~`` and ``~user`` written out; raises ConfigError for a user that
-    there is not.
+    there is not, and for what cannot be a path.
 
     >>> expanded("runs", "run.root").name
     'runs'
     """
+    if "\0" in str(given):
+        raise ConfigError(f"{name}={str(given)!r:.80} is no path: it holds a zero byte.")
     try:
         return Path(given).expanduser()
     except RuntimeError:

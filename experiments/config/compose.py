@@ -126,7 +126,7 @@ def _compose(lines: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return compose("train", overrides=list(lines))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
 
 
@@ -231,6 +231,8 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values))))
     except OptionError as error:
         raise ConfigError(error.by_key(prefix)) from None
+    except (OverflowError, RecursionError) as error:
+        raise ConfigError(f"{where}: {_first_line(error)}.") from None
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if error.full_key else where
         raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None

@@ -67,17 +67,19 @@ def load_library(files: Iterable[str]) -> dict[str, str]:
     """
     digests: dict[str, str] = {}
     for given in files:
-        path = expanded(given, "library").resolve()
-        if path.suffix != ".py" or not path.is_file():
-            what = "is no Python file" if path.exists() else f"is not there (looked for in {path.parent})"
-            raise ConfigError(
-                f"library: {given!r} {what}: give files (.py) that register suites, encoders, weightings, losses or "
-                "metrics."
-            )
         try:
+            path = expanded(given, "library").resolve()
+            if path.suffix != ".py" or not path.is_file():
+                what = "is no Python file" if path.exists() else f"is not there (looked for in {path.parent})"
+                raise ConfigError(
+                    f"library: {given!r} {what}: give files (.py) that register suites, encoders, weightings, losses "
+                    "or metrics."
+                )
             source = path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"library: {given} cannot be read ({error.strerror}).") from None
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that go round
+            raise ConfigError(
+                f"library: {given!r:.200} cannot be read ({getattr(error, 'strerror', error)})."
+            ) from None
         digest = hashlib.sha256(source).hexdigest()
         known = _loaded.get(path)
         if known is None or known.digest != digest:
