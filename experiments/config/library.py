@@ -26,7 +26,10 @@ from lossrag.weighting import WEIGHTINGS
 
 FLOORS = ("tasks", "models", "weighting", "lossbank", "experiments")
 REGISTRIES: tuple[Registry[Any], ...] = (SUITES, ENCODERS, WEIGHTINGS, LOSSES, METRICS)
-KINDS = ((LOSSES, Loss, "register_loss"), (METRICS, Metric, "register_metric"))
+KINDS: tuple[tuple[Registry[Any], type, str], ...] = (
+    (LOSSES, Loss, "register_loss"),
+    (METRICS, Metric, "register_metric"),
+)
 """Registries of what a decorator of their own makes."""
 
 
@@ -170,8 +173,8 @@ def _check(registry: Registry[Any], name: str) -> None:
     for group, own in GROUPS.items():
         if own is registry:
             check_entry(group, name)
-    for own, kind, decorator in KINDS:
-        if own is registry and not isinstance(registry[name], kind):
+    for kinds, kind, decorator in KINDS:
+        if kinds is registry and not isinstance(registry[name], kind):
             raise ConfigError(f"The {registry.kind} {name!r} is no {kind.__name__}: register it with @{decorator}.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.presets import split_flags
@@ -34,7 +35,10 @@ class AblateOptions(StudyOptions):
 
 def ablate(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag ablate` with these arguments, the first a name; the exit code, 1 when a run failed."""
-    (name, *words), folder = split_flags(arguments)
+    words, folder = split_flags(arguments)
+    if not words or "=" in words[0]:
+        raise ConfigError("lossrag ablate needs a name, or a plan of your own: lossrag ablate ./plan.yaml")
+    name, *words = words
     options: AblateOptions = build(AblateOptions, plain_values(words), "ablate")
     plan = load_plan("ablation", name, options.root, options.rows, options.seeds, options.library, folder)
     (suite,) = plan.suites
