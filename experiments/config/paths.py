@@ -18,8 +18,8 @@ GRAMMAR = ("[", "{", "'", '"')
 def quoted(text: str) -> str:
     """The text as a value that Hydra reads back unchanged.
 
-    >>> quoted('a "b", c')
-    '"a \\\\\\\\"b\\\\\\\\", c"'
+    >>> quoted("a, b")
+    '"a, b"'
     """
     return str(QuotedString(text=text, quote=Quote.double).with_quotes())
 
