@@ -18,6 +18,7 @@ from lossrag.experiments.help import COMMANDS_HELP, MAIN_HELP
 # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
 COMMANDS = {
     "train": "train",
+    "new": "project.command",
     "benchmark": "benchmark.command",
     "bank": "bank.command",
     "ablate": "studies.ablate",
@@ -43,24 +44,14 @@ def run(arguments: list[str]) -> int:
     name, *rest = arguments or ["help"]
     several, leads = os.environ.get("WORLD_SIZE", "1") != "1", os.environ.get("RANK", "0") == "0"
     try:
-        if name in (*HELP, "help"):
-            print(MAIN_HELP, end="")
-        elif name == "--version":
-            print(f"lossrag {__version__}")
-        elif name not in COMMANDS:
-            raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
-        elif several and name != "train":
-            raise ConfigError(f"torchrun starts lossrag train, not lossrag {name}: run that as one process.")
-        elif not HELP.isdisjoint(rest) or (not rest and name != "train"):  # train alone has a default
-            print(COMMANDS_HELP[name], end="")
-        else:
-            command = getattr(importlib.import_module(f"lossrag.experiments.{COMMANDS[name]}"), name)
-            return int(command(rest, Console()))
-        return 0
-    except LossRAGError as error:
+        return _run(name, rest, several)
+    except Exception as error:
+        text = str(error) if isinstance(error, LossRAGError) else _in_users_file(error)
+        if text is None:
+            raise
         # the others of several processes meet it alike
         console = Console(stderr=True, quiet=several and not leads)
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("error: ", "bold red"), text), highlight=False, soft_wrap=True)
         return exits.MISTAKE
     except exits.Stopped as stopped:
         if leads:
@@ -69,6 +60,30 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return exits.INTERRUPTED
+
+
+def _run(name: str, rest: list[str], several: bool) -> int:
+    if name in (*HELP, "help"):
+        print(MAIN_HELP, end="")
+    elif name == "--version":
+        print(f"lossrag {__version__}")
+    elif name not in COMMANDS:
+        raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
+    elif several and name != "train":
+        raise ConfigError(f"torchrun starts lossrag train, not lossrag {name}: run that as one process.")
+    elif not HELP.isdisjoint(rest) or (not rest and name != "train"):  # train alone has a default
+        print(COMMANDS_HELP[name], end="")
+    else:
+        command = getattr(importlib.import_module(f"lossrag.experiments.{COMMANDS[name]}"), name)
+        return int(command(rest, Console()))
+    return 0
+
+
+def _in_users_file(error: Exception) -> str | None:
+    """A mistake in a file of ``library=`` in one line; None for one of ours, of which a traceback says more."""
+    place = importlib.import_module("lossrag.experiments.config.library").place_of(error)
+    reason = " ".join(str(error).split()) or "it says no more"
+    return None if place is None else f"{place}: {type(error).__name__}: {reason:.500}"
 
 
 if __name__ == "__main__":

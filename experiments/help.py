@@ -5,6 +5,7 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
 
   lossrag train                        MetaWeighting on four topic tasks, a few minutes on two cores
   lossrag train experiment=digits      four tasks on one shared input, seconds, no download
+  lossrag new my_project               a folder with data, settings, a loss, an encoder and a test of your own
   lossrag benchmark step               what a step costs beside a uniform step
   lossrag ablate smoke                 compare settings over seeds
   lossrag compare experiment=smoke     weighting methods, equally tuned, over seeds
@@ -21,6 +22,15 @@ Results go to runs/<run id>/: summary.json, metrics.jsonl, trajectories.png, ten
 """
 
 COMMANDS_HELP = {
+    "new": """\
+lossrag new FOLDER
+
+A small project that runs, to be changed into yours: a table, a preset, a loss and an encoder of your own, a test and a
+README. A folder that is there and not empty is refused.
+
+  lossrag new my_project
+  cd my_project && lossrag train experiment=./experiment.yaml
+""",
     "train": """\
 lossrag train [key=value ...]
 
@@ -58,7 +68,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, by evidence (docs/losses.md)
   loss.bank=builtin | none | FILE   loss.bank_exclude=[newsgroups]   loss.questions=[0,0.05]   loss.risk=1
   loss.evidence=none | look_ahead | one_step               what moves shares in the run
-  loss.k=8   loss.candidates=[mae,cross_entropy]   loss.library=[my_losses.py]
+  loss.k=8   loss.candidates=[mae,cross_entropy]
   loss.tasks.REC=symmetric_ce          the loss of a task alone, with loss.policy=fixed
 
   experiment=table tasks.data=my.csv 'tasks.targets=[income,hours]'        a table of your own (docs/table.md)
@@ -70,6 +80,9 @@ Start from a preset, change what you like. The same command resumes an interrupt
   model.filters=100   model.trainable_vectors=true   optimizer.lr=1e-3   train.epochs=10   seed=0
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
+  library=[my.py]                      files of yours that register suites, encoders, weightings, losses, metrics: then
+                                       tasks=mine model=mine loss.tasks.REC=mine (docs/own-suite.md)
+  experiment=./mine.yaml               a preset of your own; --config-dir DIR: those in DIR/experiment
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
@@ -150,6 +163,8 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
   digits                               the defaults on clean digits
   outer_every                          the outer problem in every m-th step alone
 
+  ./mine.yaml                          a plan of your own, in place of the name
+  library=[my.py]                      files of yours that its runs need
   rows=[a,b]                           some of its settings
   processes=2                          runs side by side, each with one thread
 """,
@@ -165,7 +180,8 @@ with every seed at the setting that they chose. The same command goes on after a
   experiment=sentiment_small           the same nine on the 14 sentiment tasks
   experiment=paper                     the paper's length on both corpora, for larger machines
   experiment=paper_bert                the same with BERT-base, for GPUs
-  experiment=mine.yaml                 a plan of your own (docs/compare.md)
+  experiment=./mine.yaml               a plan of your own (docs/compare.md)
+  library=[my.py]                      files of yours that register methods, suites, losses ...
 
   methods=[uniform,metaweighting]      some of the plan's methods; the one that others are compared with always stays
   seeds=[0,1,2]                        other seeds than the plan's
@@ -183,6 +199,7 @@ ones resume.
 
   lossrag sweep experiment=topic_quick key=tasks.rho values=[0.01,0.05,0.1,0.2,0.3,0.4] seeds=[0,1,2]
   lossrag sweep experiment=topic_quick key=weighting.alpha values=[0.005,0.02,0.1] seeds=[0,1,2]
+  lossrag sweep experiment=./mine.yaml library=[my.py] key=weighting.alpha values=[0.1,0.2]
   lossrag figures root=runs/sweep only=[rho,alpha]
 """,
     "figures": """\
@@ -234,7 +251,7 @@ The model of a finished run for other programs, with what its inputs are made by
   encoder  root  library               as for `lossrag predict`
 """,
     "theory": """\
-lossrag theory run=DIR [loss=one_minus_p | zero_one] [delta=0.05] [draws=2] [epochs=10]
+lossrag theory run=DIR [loss=one_minus_p | zero_one] [delta=0.05] [draws=2] [epochs=10] [library=[my.py]]
 
 Theorems 1 to 3 of the paper on a finished run, with a loss in [0, 1]; numbers go to DIR/theory.json.
 For each of the draws a fresh model of the run's class is trained on random signs for so many epochs.

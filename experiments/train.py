@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import DivergedError, GroupError, LossRAGError, RunDirectoryError
+from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
@@ -48,6 +48,15 @@ from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
 from lossrag.tasks import Suite
 from lossrag.tensors import save_tensors
+
+TOO_LARGE = (
+    "can't allocate memory",
+    "out of memory",
+    "Overflow when",
+    "Storage size calculation overflowed",
+    "too large",
+)
+"""Words of torch's errors about numbers that no memory holds; each is an error of its own kind."""
 
 
 def train(arguments: Sequence[str], console: Console) -> int:
@@ -80,9 +89,11 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
         else:
             try:
                 training = Training(config, settings, directory, console, device, machine, ranks)
-            except LossRAGError:
+            except Exception as error:
                 if ranks.leads:
                     directory.discard()
+                if any(word in str(error) for word in TOO_LARGE):
+                    raise ConfigError(f"This run is too large for the machine: {_reason(error)}") from None
                 raise
             summary = training.run()
         if ranks.leads:
@@ -100,6 +111,10 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
         raise Stopped(f"Stopped by SIGTERM after step {stopped}; {resume} resumes.", TERMINATED) from None
     finally:
         directory.release()
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].rpartition("Allocator: ")[2]
 
 
 class _Terminated(BaseException):

@@ -1,9 +1,11 @@
-"""Files that a crash leaves whole."""
+"""Files that a crash leaves whole, and paths as users write them."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from lossrag.errors import ConfigError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -34,3 +36,18 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def expanded(given: str | Path, name: str) -> Path:
+    """The path that a user gave as ``name``, with ``~`` and ``~user`` written out; raises ConfigError for a user that
+    there is not, and for what cannot be a path.
+
+    >>> expanded("runs", "run.root").name
+    'runs'
+    """
+    if "\0" in str(given):
+        raise ConfigError(f"{name}={str(given)!r:.80} is no path: it holds a zero byte.")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{name}={given}: there is no such user, so no such folder: write the path out.") from None

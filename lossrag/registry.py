@@ -29,7 +29,8 @@ class Registry(Mapping[str, T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> T:
-        """Register ``entry``; raises ConfigError when the name is taken."""
+        """Register ``entry``; raises ConfigError when the name is taken, or none."""
+        self._check_name(name)
         if name in self._entries:
             raise ConfigError(f"The {self.kind} name {name!r} is taken: register yours under another name.")
         self._entries[name] = entry
@@ -37,12 +38,18 @@ class Registry(Mapping[str, T]):
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator form of :meth:`add`; what it decorates keeps its own type."""
+        self._check_name(name)
 
         def decorate(entry: Entry) -> Entry:
             self.add(name, cast(T, entry))
             return entry
 
         return decorate
+
+    def _check_name(self, name: object) -> None:
+        # the decorator without its brackets would hand over what is to be registered
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f'A {self.kind} is registered by name, got {name!r:.60}: write register("my_name").')
 
     def remove(self, name: str) -> T:
         """Take an entry out again; raises ConfigError when there is none of this name."""

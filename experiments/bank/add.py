@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.record.finished import load_runs
 from lossrag.experiments.record.progress import say
+from lossrag.files import expanded
 from lossrag.lossbank.experience.files import add_experience
 from lossrag.lossbank.experience.trials import Experience
 
@@ -41,7 +41,7 @@ def add(given: Sequence[str], values: Mapping[str, Any], console: Console) -> in
             raise ConfigError(f"bank add needs {key}=. Write: lossrag bank add run=DIR reference=DIR bank=FILE")
     options = build(AddOptions, values, "bank add")
     bank = own_bank(options.bank, "bank")
-    pair = [Path(options.reference), Path(options.run)]
+    pair = [expanded(options.reference, "reference"), expanded(options.run, "run")]
     runs, unfinished = load_runs(pair)
     for path in unfinished:
         raise ConfigError(f"{path} has not finished: the command that started it resumes it.")

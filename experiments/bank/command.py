@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,12 @@ from lossrag.experiments.bank.query import losses_of, neighbour_lines, of_descri
 from lossrag.experiments.bank.upkeep import check, export, merge
 from lossrag.experiments.bank.validate import validate_bank
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
-from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.library import library_files, load_library
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import share_text
+from lossrag.files import expanded
 from lossrag.lossbank import LOSSES, LossBank, alike
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.lossbank.library.contract import TARGET_KINDS
@@ -51,8 +51,10 @@ def bank(arguments: Sequence[str], console: Console) -> int:
         if keys is not None and key not in (*keys, "library"):
             known = did_you_mean(key, (*keys, "library"))
             raise ConfigError(f"bank {name} has no option {key!r}: {known}")
-    files = values.pop("library", [])
-    load_library([str(file) for file in files] if isinstance(files, list) else [str(files)])
+    values["library"] = library_files(values.get("library", []))
+    load_library(values["library"])
+    if name != "collect":  # whose processes run them, too
+        del values["library"]
     return run(given, values, console)
 
 
@@ -127,7 +129,8 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     if (run is None) != (task is None) or (run is not None and rest) or (run is None and step is not None):
         raise ConfigError("bank query takes run=RUN_DIR and task=NAME (and step=N), or a description without them.")
     if run is not None:
-        told = of_run(Path(str(run)), str(task), bank, None if step is None else _count(values, "step", 0, least=0))
+        at = None if step is None else _count(values, "step", 0, least=0)
+        told = of_run(expanded(str(run), "run"), str(task), bank, at)
     else:
         told = of_description(bank or told_bank("builtin"), rest, LossConfig(policy="retrieval", k=k))
     names = ("gain in points", "trials", "share")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lossrag.errors import ConfigError
 from lossrag.experiments.run.learned_losses import open_bank
+from lossrag.files import expanded
 from lossrag.lossbank import LossBank
 
 
@@ -19,7 +20,7 @@ def told_bank(given: object) -> LossBank:
 
 def writable(name: object, key: str = "output") -> Path:
     """The file to write to; raises ConfigError unless its folder exists."""
-    target = Path(str(name))
+    target = expanded(str(name), key)
     if target.is_dir() or not target.parent.is_dir():
         raise ConfigError(f"Cannot write {key}={target}: name a file in a folder that exists.")
     return target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,6 +19,7 @@ from lossrag.experiments.record.composition_plot import loss_looks
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.contexts import encoder_kind
+from lossrag.files import expanded
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def picture(given: Sequence[str], values: Mapping[str, Any], console: Console) -
     if options.run is None:
         figure = bank_figure(bank or told_bank("builtin"), at=options.at)
     else:
-        asked = asked_of(Path(options.run))
+        asked = asked_of(expanded(options.run, "run"))
         tasks = asked_tasks(asked.tasks, encoder_kind(asked.config), asked.contexts)
         looks = loss_looks(read_points(asked.directory / "metrics.jsonl"))
         figure = bank_figure(asked.bank(bank), tasks, looks)

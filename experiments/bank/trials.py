@@ -38,7 +38,8 @@ def trials_of(runs: Sequence[FinishedRun], trouble: str = "unknown", clean: bool
     """
     first, *others = runs
     for other in others:
-        lines = [line for line in differing_keys(first.settings, other.settings) if not line.startswith("loss.")]
+        differing = differing_keys(first.settings, other.settings)
+        lines = [line for line in differing if not line.startswith(("loss.", "library:"))]
         if lines:
             raise ConfigError(
                 f"{first.path} and {other.path} are no pair, they differ in more than losses:\n  " + "\n  ".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
 
 from hydra import compose, initialize_config_dir
@@ -16,62 +16,122 @@ from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.experiments.config import schema
 from lossrag.experiments.config.groups import CONF_DIR, GROUPS, OF_GROUP, SECTIONS, defaults_of, register_configs
 from lossrag.experiments.config.identity import Settings, section
-from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.library import check_loaded, library_files, load_library
 from lossrag.experiments.config.model import ModelConfig, SharingConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig
-from lossrag.experiments.config.overrides import check_choice, check_key, check_lists, is_choice, is_open, parse
+from lossrag.experiments.config.overrides import (
+    check_choice,
+    check_key,
+    check_lists,
+    check_retired,
+    is_choice,
+    is_open,
+    parse,
+    shortened,
+)
+from lossrag.experiments.config.paths import quoted
+from lossrag.experiments.config.presets import ConfigDir, OwnPreset, own_preset, split_flags
+from lossrag.experiments.config.yaml_file import read_yaml
 from lossrag.lossbank import LOSSES
+from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.models import ENCODERS
 from lossrag.tasks import SUITES, parse_corruption
 from lossrag.weighting import WEIGHTINGS
 
 T = TypeVar("T")
+KEYS = ("seed", "preset", "library")
+"""Keys beside sections and groups."""
 MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The composed, untyped configuration; raises ConfigError for unknown names and keys."""
-    parsed = parse(overrides)
-    for override in parsed:
-        if override.key_or_group == "loss.library" and isinstance(files := override.value(), list):
-            load_library([str(file) for file in files])  # what they register may be chosen by name
+    """The composed, untyped configuration; raises ConfigError for unknown names and keys.
+
+    Files of ``library`` are run first, those of a preset's own file before those of the command line.
+    """
+    words, told = split_flags(overrides)
+    folder = ConfigDir(told)
+    parsed = parse(words)
+    preset = own_preset(parsed, folder)
+    libraries = [override.value() for override in parsed if override.key_or_group == "library"]
+    files = [file for value in (preset.library if preset else [], *libraries) for file in library_files(value)]
+    library = load_library(files)  # what they register may be chosen by name
     register_configs()
     choices = [override for override in parsed if is_choice(override)]
-    values = [override for override in parsed if not is_choice(override)]
     for override in choices:
-        check_choice(override)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed = _compose(choices)
-        presets = [override for override in choices if override.key_or_group == "experiment"]
-        _drop_leftovers(composed, composed if presets == choices else _compose(presets))
-    for override in values:
+        check_choice(override, folder)
+    composed = _composed(choices, preset, folder)
+    OmegaConf.update(composed, "library", library, merge=False)
+    for override in parsed:
+        if override in choices or override.key_or_group == "library":
+            continue
         check_key(override, composed)
         try:
             OmegaConf.update(composed, override.key_or_group, override.value(), force_add=is_open(override))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"Cannot set {override.input_line}: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"Cannot set {shortened(override.input_line or '')}: {_first_line(error)}") from None
     return composed
 
 
-def _compose(choices: Sequence[Override]) -> DictConfig:
+def _composed(choices: Sequence[Override], preset: OwnPreset | None, folder: ConfigDir) -> DictConfig:
+    """The preset with the chosen entries of groups.
+
+    What a preset says about a group is dropped where another entry of it is chosen, by the user or by a preset that
+    stands on this one: the alpha of the preset's MetaWeighting is no option of ``weighting=uniform``. How tasks share a
+    model is no option of its encoder, and stays.
+    """
+    known = [override for override in choices if override.key_or_group == "experiment"]
+    lines = [override.input_line or "" for override in known[-1:]]
+    if preset is not None:
+        for group, name in preset.choices.items():
+            if name not in folder.names(group) and name not in GROUPS[group]:
+                raise ConfigError(
+                    f"The preset {preset.path}: Unknown {group} {name!r}: {did_you_mean(name, GROUPS[group])}"
+                )
+        preset.store()
+        lines = [f"experiment={quoted(preset.name)}"]
+    composed = _compose([*folder.search, *lines])
+    unknown = [key for key in composed if key not in (*KEYS, *SECTIONS, *GROUPS)]
+    if unknown:
+        where = f"The preset {preset.path}: " if preset else ""
+        raise ConfigError(
+            f"{where}Unknown key {unknown[0]!r}: {did_you_mean(str(unknown[0]), [*KEYS, *SECTIONS, *GROUPS])}"
+        )
+    for group, name in preset.choices.items() if preset else ():
+        _choose(composed, group, name, folder)
+        OmegaConf.update(composed, group, (preset.content.get(group) if preset else None) or {}, force_add=True)
+    for override in choices:
+        group, name = override.key_or_group, str(override.value())
+        if group != "experiment" and name != composed[group].name:
+            _choose(composed, group, name, folder)
+    return composed
+
+
+def _choose(composed: DictConfig, group: str, name: str, folder: ConfigDir) -> None:
+    """Put an entry of the group in the place of what is there."""
+    if name in GROUPS[group]:
+        entry: Mapping[str, object] = defaults_of(group, name)
+    else:
+        read_yaml(folder.file(group, name), f"The entry of {group}")
+        section = _compose([*folder.search, "~experiment", f"{group}={quoted(name)}"])[group]
+        if not OmegaConf.is_dict(section) or section.get("name") not in GROUPS[group]:
+            raise ConfigError(f"{folder.file(group, name)} must say which {group} it is about, as `name: NAME`.")
+        entry = {**defaults_of(group, section.name), **cast(dict[str, object], OmegaConf.to_container(section))}
+    kept = {key: composed[group][key] for key in OF_GROUP["model"] if group == "model"}
+    OmegaConf.update(composed, group, {**entry, **kept}, merge=False)
+
+
+def _compose(lines: Sequence[str]) -> DictConfig:
     try:
-        return compose("train", overrides=[override.input_line or "" for override in choices])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            return compose("train", overrides=list(lines))
+    except (HydraException, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
 
 
-def _drop_leftovers(composed: DictConfig, preset: DictConfig) -> None:
-    """Undo what the preset said about a group when the user chose another entry of it.
-
-    The alpha of the preset's MetaWeighting is no option of ``weighting=uniform``: the group starts from the entry's
-    own defaults. How tasks share a model is no option of its encoder, and stays.
-    """
-    for group in GROUPS:
-        name = composed[group].name
-        if name != preset[group].name:
-            kept = {key: preset[group][key] for key in OF_GROUP[group]} if group == "model" else {}
-            OmegaConf.update(composed, group, {**defaults_of(group, name), **kept}, merge=False)
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, object]]:
@@ -81,8 +141,8 @@ def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, obje
     """
     try:
         plain = OmegaConf.to_container(compose_config(overrides), resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"The configuration cannot be resolved: {_first_line(error)}") from None
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
     return build_config(settings), settings
@@ -97,8 +157,10 @@ def build_config(settings: Settings) -> schema.Config:
     def options(cls: type[T], name: str) -> T:
         return build(cls, section(settings, name), name)
 
+    check_loaded(section({"library": {}, **settings}, "library"))
+    for name in ("loss", "outer"):
+        _check_one_loss(name, section(settings, name))
     loss = options(schema.LossConfig, "loss")
-    load_library(loss.library)  # what it registers may be named in any other section
     outer = options(schema.OuterConfig, "outer")
     for name, losses in (("loss", loss), ("outer", outer)):
         _check_loss(f"{name}.classification", losses.classification, "classification")
@@ -159,6 +221,7 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     names = {field.name for field in dataclasses.fields(cls)}
     for key in values:
         if key not in names:
+            check_retired(f"{where}.{key}")
             raise ConfigError(f"Unknown key {where}.{key}: {did_you_mean(str(key), names)}")
     # a section's keys carry its name, the options of a command stand alone, a plan is a YAML file
     prefix = f"{where}." if where in (*SECTIONS, *GROUPS) else ""
@@ -168,6 +231,8 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values))))
     except OptionError as error:
         raise ConfigError(error.by_key(prefix)) from None
+    except (OverflowError, RecursionError) as error:
+        raise ConfigError(f"{where}: {_first_line(error)}.") from None
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if error.full_key else where
         raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None
@@ -176,6 +241,16 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
 def _choice(group: str, cls: Callable[..., T], values: Settings) -> schema.Choice[T]:
     options = {key: value for key, value in values.items() if key != "name"}
     return schema.Choice(str(values["name"]), build(cls, options, group))
+
+
+def _check_one_loss(name: str, values: Settings) -> None:
+    for kind in TARGET_KINDS:
+        if isinstance(given := values.get(kind), Mapping):
+            pairs = ", ".join(f"{task}: {loss}" for task, loss in given.items())
+            way = f"write loss.tasks={{{pairs}}}" if name == "loss" else "there is one outer loss for each kind"
+            raise ConfigError(
+                f"{name}.{kind} takes one name, the loss of all tasks of that kind. For a loss per task {way}."
+            )
 
 
 def _check_loss(key: str, name: str | None, kind: str) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.config import schema
 from lossrag.experiments.config.model import SharingConfig
 from lossrag.experiments.config.optimizer import OptimizerConfig
 from lossrag.models import ENCODERS
+from lossrag.registry import Registry
 from lossrag.tasks import SUITES, SuiteEntry
-from lossrag.weighting import WEIGHTINGS
+from lossrag.weighting import WEIGHTINGS, Weighting
 
 CONF_DIR = Path(__file__).parent.parent / "conf"
 SECTIONS: Mapping[str, Callable[[], object]] = {
@@ -26,9 +30,9 @@ SECTIONS: Mapping[str, Callable[[], object]] = {
     "run": schema.RunConfig,
     "log": schema.LogConfig,
 }
-GROUPS: Mapping[str, Mapping[str, object]] = {"tasks": SUITES, "model": ENCODERS, "weighting": WEIGHTINGS}
+GROUPS: Mapping[str, Registry[Any]] = {"tasks": SUITES, "model": ENCODERS, "weighting": WEIGHTINGS}
 OF_GROUP: Mapping[str, Mapping[str, object]] = {
-    "model": dataclasses.asdict(SharingConfig()),
+    "model": asdict(SharingConfig()),
     "tasks": {"corrupt": {}},
     "weighting": {},
 }
@@ -38,30 +42,62 @@ FROM_ELSEWHERE = {"seed": "${seed}", "root": "${data.root}"}
 
 
 def experiment_names() -> list[str]:
-    """The presets that ``experiment=`` accepts."""
-    folder = CONF_DIR / "experiment"
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    """The presets that come with the package."""
+    return yaml_names(CONF_DIR / "experiment")
+
+
+def yaml_names(folder: Path) -> list[str]:
+    """Names of the YAML files below a folder, as Hydra knows them: without suffix, those of its folders in front."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def defaults_of(group: str, name: str) -> dict[str, object]:
     """The settings of a group when ``name`` is chosen and nothing else is said."""
-    entry = GROUPS[group][name]
-    options = _defaults(entry.config if isinstance(entry, SuiteEntry) else entry)
+    options = _defaults(_options_of(group, name))
     return {"name": name, **OF_GROUP[group], **{key: FROM_ELSEWHERE.get(key, options[key]) for key in options}}
+
+
+def _options_of(group: str, name: str) -> object:
+    entry = GROUPS[group][name]
+    return entry.config if isinstance(entry, SuiteEntry) else entry
+
+
+def check_entry(group: str, name: str) -> None:
+    """Raise ConfigError unless what a user registered is a dataclass that a configuration can fill."""
+    entry, what = GROUPS[group][name], f"The {GROUPS[group].kind} {name!r}"
+    if group == "tasks" and not isinstance(entry, SuiteEntry):
+        raise ConfigError(f"{what} is no suite: register its function with @register_suite.")
+    cls: Any = _options_of(group, name)
+    form = "@dataclass(frozen=True), every field with a default that YAML can write"
+    try:
+        options = cls()
+        fields = asdict(options)
+        OmegaConf.structured(cls)
+        OmegaConf.create(fields)
+    except Exception as error:  # whatever a user's class may raise, or not be
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{what} has no options that can be set: write {form} ({reason:.200}).") from None
+    if group == "weighting" and not isinstance(options, Weighting):
+        raise ConfigError(f"{what} is no weighting: write class MyMethod(Weighting), {form}.")
+    if group == "model" and not callable(getattr(options, "build", None)):
+        raise ConfigError(f"{what} has no build(self, vectors, input_shape), which returns the encoder.")
+    for taken in ("name", *OF_GROUP[group]):
+        if taken in fields:
+            raise ConfigError(f"{what} has an option {taken!r}, which {group}.{taken} means already: rename it.")
 
 
 def _defaults(cls: object) -> dict[str, object]:
     options = cls() if callable(cls) else None
-    assert dataclasses.is_dataclass(options)
+    assert is_dataclass(options)
     assert not isinstance(options, type)
-    return dataclasses.asdict(options)
+    return asdict(options)
 
 
 def register_configs() -> None:
     """Offer every registered suite, encoder and weighting as a Hydra group option, with its own defaults."""
     store = ConfigStore.instance()
     sections = {name: _defaults(cls) for name, cls in SECTIONS.items()}
-    store.store(name="base", node={"seed": 0, "preset": "custom", **sections})
+    store.store(name="base", node={"seed": 0, "preset": "custom", "library": [], **sections})
     for group, registry in GROUPS.items():
         for name in registry:
             # Hydra finds torchjd/upgrad as the entry upgrad of the group weighting/torchjd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from lossrag.errors import ConfigError
 
@@ -25,6 +26,10 @@ def section(settings: Settings, name: str) -> Settings:
 def identity(settings: Settings) -> dict[str, object]:
     """The part of the plain settings that decides the results."""
     deciding = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+    library = deciding.pop("library", None) or {}
+    if isinstance(library, Mapping) and library:
+        # what a file of the user's own holds decides, not where it lies
+        deciding["library"] = [f"{Path(path).name} {digest}" for path, digest in library.items()]
     # where the data lie does not change what they are: every file is pinned by its checksum
     return {**deciding, "tasks": {key: value for key, value in section(settings, "tasks").items() if key != "root"}}
 

@@ -11,13 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.groups import GROUPS, experiment_names
 from lossrag.experiments.config.identity import Settings, flatten
+from lossrag.experiments.config.paths import SUFFIXES, mended
+from lossrag.experiments.config.presets import ConfigDir
 
 _MISSING = object()
+LONG = 160
+"""Characters of what a user wrote that a message repeats."""
 OPEN = ("tasks.corrupt", "loss.tasks", "outer.losses")
 """Sections whose keys are the tasks of the suite: what happens to their labels, and the losses of some."""
 
@@ -30,6 +33,7 @@ RETIRED = {
     "loss.policy=two_tower": "write loss.policy=retrieval",
     "loss.horizon=1": "write loss.evidence=one_step",
     "loss.bank=null": "write loss.bank=none for none",
+    "loss.library": "write library=[my.py], which every command takes, for files of losses and all else of your own",
 }
 """What was there once, and what there is instead."""
 
@@ -39,21 +43,29 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        check_retired(text.partition("=")[0])
         try:
-            (override,) = parser.parse_overrides([text])
-        except HydraException:
+            (override,) = parser.parse_overrides([mended(text)])
+            override.value()
+        except (HydraException, RecursionError):
             override = None
         if override is None or not override.key_or_group:
-            raise ConfigError(f"Cannot read {text!r}: {_mended(text)}")
+            raise ConfigError(f"Cannot read {shortened(text)}: {_mended(text)}")
+        override.input_line = text
         if override.is_sweep_override():
             key, _, values = text.partition("=")
+            lists = f", for a list write {key}=[{values}], for a text with a comma quote it: '{key}=\"{values}\"'"
             raise ConfigError(
                 f"{text} names several values, but a run takes one: for a run of each say "
-                f"`lossrag sweep key={key} values=[{values}]`, for a list write {key}=[{values}], for a text with a "
-                f"comma quote it: '{key}=\"{values}\"'."
+                f"`lossrag sweep key={key} values=[{values}]`{'' if key == 'seed' else lists}."
             )
         parsed.append(override)
     return parsed
+
+
+def shortened(text: str) -> str:
+    """What a user wrote, quoted, its middle left out where it is long."""
+    return repr(text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 4 :]}")
 
 
 def _mended(text: str) -> str:
@@ -70,10 +82,13 @@ def is_choice(override: Override) -> bool:
     return override.key_or_group in (*GROUPS, "experiment")
 
 
-def check_choice(override: Override) -> None:
-    """Raise ConfigError unless the override chooses one registered name (or, ``~experiment``, no preset)."""
+def check_choice(override: Override, folder: ConfigDir) -> None:
+    """Raise ConfigError unless the override chooses one name, of the package or of ``folder``, or a preset in a file
+    (or, ``~experiment``, no preset)."""
     group = override.key_or_group
-    options = experiment_names() if group == "experiment" else list(GROUPS[group])
+    if override.package is not None or override.is_add():
+        raise ConfigError(f"{override.input_line}: {group} takes one name: write {group}=NAME")
+    options = [*(experiment_names() if group == "experiment" else GROUPS[group]), *folder.names(group)]
     if override.is_delete():
         if group != "experiment":
             raise ConfigError(f"A run cannot do without {group}: choose from {', '.join(options)}")
@@ -81,8 +96,9 @@ def check_choice(override: Override) -> None:
     value = override.value()
     if not isinstance(value, str):
         raise ConfigError(f"{override.input_line}: {group} takes one name: choose from {', '.join(options)}")
-    if value not in options:
-        raise ConfigError(f"Unknown {group} {value!r}: {did_you_mean(value, options)}")
+    if value not in options and not (group == "experiment" and value.endswith(SUFFIXES)):
+        own = " (one of your own ends in .yaml)" if group == "experiment" else ""
+        raise ConfigError(f"Unknown {group} {value!r:.80}{own}: {did_you_mean(value, options)}")
 
 
 def check_key(override: Override, known: DictConfig) -> None:
@@ -92,8 +108,7 @@ def check_key(override: Override, known: DictConfig) -> None:
     if is_open(override) and not override.is_delete():
         return
     for gone in (key, override.input_line or ""):
-        if gone in RETIRED:
-            raise ConfigError(f"{gone} is gone: {RETIRED[gone]}.")
+        check_retired(gone)
     current = OmegaConf.select(known, key, default=_MISSING)
     if current is _MISSING or override.package is not None:
         raise ConfigError(f"Unknown key {key!r}: {_hint(key, known)}")
@@ -106,6 +121,12 @@ def check_key(override: Override, known: DictConfig) -> None:
         raise ConfigError(f"{override.input_line}: {key} is a section: set one of its keys, e.g. {example}=...")
     if section in GROUPS and option == "name":
         raise ConfigError(f"{key} is chosen with {section}=NAME: one of {', '.join(GROUPS[section])}")
+
+
+def check_retired(key: str) -> None:
+    """Raise ConfigError for a key, or a key with its value, that was there once."""
+    if key in RETIRED:
+        raise ConfigError(f"{key} is gone: {RETIRED[key]}.")
 
 
 def is_open(override: Override) -> bool:
@@ -139,8 +160,9 @@ def plain_values(overrides: Sequence[str], noun: str = "overrides") -> dict[str,
             raise ConfigError(f"Cannot read {override!r}: write key=value, e.g. pairs=5")
     try:
         values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"Cannot read the {noun}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a value
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"Cannot read the {noun}: {reason:.200}") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

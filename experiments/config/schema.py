@@ -15,6 +15,8 @@ from lossrag.tasks import METRICS, Corruption
 from lossrag.weighting import Weighting
 
 Options = TypeVar("Options", OneStepOptions, LookAheadOptions)
+MOST_THREADS = 1024
+"""Of more, processes end without a word."""
 EVIDENCE = ("none", "look_ahead", "one_step")
 
 
@@ -31,7 +33,6 @@ class LossConfig(ComposerConfig):
     the scale, and training composes its losses from the library.
 
     tasks: by task, the loss that it is trained and evaluated with instead of that of its kind.
-    library: Python files of one's own that register losses; they are run before any name is looked up.
     bank: what a policy that retrieves asks: ``builtin``, which comes with the package, ``none``, or a file.
     bank_exclude: sources whose cases it is to know nothing of.
     evidence: what moves shares in the run: ``none``, ``look_ahead`` (:class:`LookAheadOptions`) or ``one_step``
@@ -55,7 +56,6 @@ class LossConfig(ComposerConfig):
     review: int | None = None
     bank: str = "builtin"
     bank_exclude: list[str] = field(default_factory=list)
-    library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
@@ -157,7 +157,7 @@ class MachineConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "threads")
+        check_least(self, 1, "threads", most=MOST_THREADS)
 
 
 @dataclass(frozen=True)

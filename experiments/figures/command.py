@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from lossrag.experiments.figures.sweeps import draw_sweep
 from lossrag.experiments.plotting import Drawing, Skipped, save
 from lossrag.experiments.record.finished import FinishedRun, is_begun, load_runs, run_directories
 from lossrag.experiments.record.progress import say
+from lossrag.files import expanded
 
 NAMES = ("gaps", "accuracy", "rho", "alpha", "weights")
 
@@ -47,10 +47,10 @@ class FigureOptions:
 def figures(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag figures` with these arguments; the exit code, 0 also when figures were skipped, each with a line."""
     options: FigureOptions = build(FigureOptions, plain_values(arguments), "figures")
-    directories = [Path(run) for run in options.runs or ()]
+    directories = [expanded(run, "runs") for run in options.runs or ()]
     tuning = 0
     if options.root is not None:
-        below, tuning = run_directories(Path(options.root))
+        below, tuning = run_directories(expanded(options.root, "root"))
         directories += below
     runs, unfinished = load_runs(directories)
     if tuning:
@@ -64,7 +64,7 @@ def figures(arguments: Sequence[str], console: Console) -> int:
         if isinstance(drawing, Skipped):
             say(console, f"skipped {drawing.name}: {drawing.reason}")
             continue
-        png, _ = save(drawing.figure, Path(options.output), drawing.name)
+        png, _ = save(drawing.figure, expanded(options.output, "output"), drawing.name)
         say(console, f"{png}, .pdf")
         for note in drawing.notes:
             say(console, f"  {note}")

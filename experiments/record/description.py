@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class ModelDescription:
     what its architecture follows from.
 
     model: the section of the settings. input_shape: of one dense input. vectors: shape of the word vectors, or ().
-    weights: the file that holds them, one of WEIGHTS.
+    weights: the file that holds them, one of WEIGHTS. library: by path the sha256 of the files of a user's own that
+        were run before.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class ModelDescription:
     input_shape: tuple[int, ...]
     vectors: tuple[int, ...]
     weights: str
+    library: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_preprocessing(directory: RunDirectory, plain: Mapping[str, Any]) -> None:

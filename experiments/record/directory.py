@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.identity import Settings, differing_keys, run_id
 from lossrag.experiments.config.schema import RunConfig
-from lossrag.files import write_atomic
+from lossrag.files import expanded, write_atomic
 
 
 class RunDirectory:
@@ -51,7 +51,7 @@ def open_run(settings: Settings, run: RunConfig) -> RunDirectory:
     Raises RunDirectoryError when it is in use, cannot be written, or holds a run of another configuration.
     """
     name = run_id(settings)
-    path = Path(run.dir) if run.dir is not None else Path(run.root) / name
+    path = expanded(run.dir, "run.dir") if run.dir is not None else expanded(run.root, "run.root") / name
     if run.again:
         path = _unused(path)
     try:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from lossrag import __version__
-from lossrag.experiments.config.identity import Settings
+from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.descent import descent_sentence
 from lossrag.experiments.record.directory import RunDirectory
@@ -48,6 +48,7 @@ def write_summary(
         "run_id": directory.run_id,
         "directory": str(directory.path),
         "preset": settings["preset"],
+        "library": list(section({"library": {}, **settings}, "library")),
         "seed": config.seed,
         "suite": suite.name,
         "edition": suite.edition,
@@ -91,7 +92,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"picture   {summary['directory']}/trajectories.png\n"
         + _losses_line(summary)
         + f"curves    tensorboard --logdir {summary['directory']}/tensorboard\n"
-        f"use       lossrag predict run={summary['directory']} data=FILE",
+        f"use       lossrag predict run={summary['directory']} data=FILE"
+        + (f" library=[{','.join(summary['library'])}]" if summary.get("library") else ""),
     )
 
 

@@ -60,7 +60,24 @@ def build_model(config: Config, suite: Suite) -> MultiTaskModel:
     model = assembled(config.model, config.train.precision, outputs, suite.vectors, suite.input_shape, suite.encoder)
     for table in trained_tables(model):
         table.sparse = config.optimizer.vectors == "lazy"
+    if not type(config.model.encoder).__module__.startswith("lossrag."):
+        _check_features(config.model.name, model.encoders[0], suite)
     return model
+
+
+def _check_features(name: str, encoder: nn.Module, suite: Suite) -> None:
+    """Raise ConfigError unless an encoder of the user's own makes of two rows what it says."""
+    rows = suite.splits["support"][0].inputs.gather(torch.arange(2))
+    encoder.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = encoder(rows)
+    encoder.train()
+    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if shape != (2, encoder.features):
+        raise ConfigError(
+            f"model={name}: its encoder must make features (rows, {encoder.features}), but of 2 rows of shape "
+            f"{tuple(rows.shape[1:])} it makes {shape}."
+        )
 
 
 def assembled(
@@ -78,9 +95,15 @@ def assembled(
         if isinstance(options, BertOptions) and folder is not None:
             return options.load(folder)
         try:
-            return options.build(vectors, input_shape)
+            module = options.build(vectors, input_shape)
         except ConfigError as error:
             raise ConfigError(f"model={config.name}: {error}") from None
+        if not isinstance(module, nn.Module) or not isinstance(getattr(module, "features", None), int):
+            raise ConfigError(
+                f"model={config.name}: build() must return a torch module with the number of its features in "
+                f"`features`, got {type(module).__name__}."
+            )
+        return module
 
     return MultiTaskModel(
         encoder,

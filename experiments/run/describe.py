@@ -24,4 +24,5 @@ def description_of(config: Config, settings: Settings, problem: Problem, run_id:
         input_shape=suite.input_shape,
         vectors=() if suite.vectors is None else tuple(suite.vectors.shape),
         weights=WEIGHTS[int(config.train.refit)],
+        library={path: str(digest) for path, digest in section({"library": {}, **settings}, "library").items()},
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,6 +16,7 @@ from lossrag.experiments.run.contexts import SIDES, encoder_kind
 from lossrag.experiments.run.evaluation import EVALUATION_ROWS
 from lossrag.experiments.run.objective import BatchObjective
 from lossrag.experiments.run.problem import Problem
+from lossrag.files import expanded
 from lossrag.lossbank import (
     POLICIES,
     Adviser,
@@ -42,7 +42,7 @@ def open_bank(name: str, exclude: Sequence[str] = ()) -> LossBank | None:
     """
     if name == "none":
         return None
-    return LossBank.builtin(exclude) if name == "builtin" else LossBank.load(Path(name), exclude)
+    return LossBank.builtin(exclude) if name == "builtin" else LossBank.load(expanded(name, "bank"), exclude)
 
 
 def judged_by_class(config: Config) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.presets import split_flags
 from lossrag.experiments.studies.plan import Plan, Run, load_plan
 from lossrag.experiments.studies.report import Report, rich_table, suite_report
 from lossrag.experiments.studies.results import Results, interval_text, runs_csv
@@ -33,8 +35,12 @@ class AblateOptions(StudyOptions):
 
 def ablate(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag ablate` with these arguments, the first a name; the exit code, 1 when a run failed."""
-    options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
-    plan = load_plan("ablation", arguments[0], options.root, options.rows, options.seeds)
+    words, folder = split_flags(arguments)
+    if not words or "=" in words[0]:
+        raise ConfigError("lossrag ablate needs a name, or a plan of your own: lossrag ablate ./plan.yaml")
+    name, *words = words
+    options: AblateOptions = build(AblateOptions, plain_values(words), "ablate")
+    plan = load_plan("ablation", name, options.root, options.rows, options.seeds, options.library, folder)
     (suite,) = plan.suites
     study = Study(plan, options.processes, console)
     # a mistake in a row shows before anything runs

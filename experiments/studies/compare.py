@@ -12,6 +12,7 @@ from rich.console import Console
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.config.presets import split_flags
 from lossrag.experiments.record.finished import Summary
 from lossrag.experiments.studies.plan import Plan, Run, Setting, label, load_plan, plan_names
 from lossrag.experiments.studies.report import (
@@ -53,8 +54,10 @@ class CompareOptions(StudyOptions):
 
 def compare(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag compare` with these arguments; the exit code, 1 when a run failed."""
-    options: CompareOptions = build(CompareOptions, plain_values(arguments), "compare")
-    plan = load_plan("compare", options.experiment, options.root, options.methods, options.seeds)
+    words, folder = split_flags(arguments)
+    options: CompareOptions = build(CompareOptions, plain_values(words), "compare")
+    kept = options.methods, options.seeds
+    plan = load_plan("compare", options.experiment, options.root, *kept, options.library, folder)
     if not options.tune:
         plan = replace(plan, tuning=None)
     study = Study(plan, options.processes, console)

@@ -25,6 +25,7 @@ import lossrag
 from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
+from lossrag.experiments.config.paths import quoted
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
 from lossrag.experiments.record.finished import Summary, read_summary
 
@@ -60,7 +61,7 @@ Ended = Callable[[Job, Summary | None], None]
 
 def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
     """The run of these overrides under ``root``; raises ConfigError for a mistake in them, so that it shows early."""
-    every = (*overrides, f'run.root="{root}"')
+    every = (*overrides, f"run.root={quoted(str(root))}")
     return Job(name, every, root / run_id(load_config(every)[1]))
 
 

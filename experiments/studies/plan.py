@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import MAX_SEED, build
+from lossrag.experiments.config.groups import yaml_names
 from lossrag.experiments.config.overrides import written
+from lossrag.experiments.config.paths import SUFFIXES, library_override
+from lossrag.experiments.config.presets import flag_of
+from lossrag.experiments.config.yaml_file import read_yaml
+from lossrag.files import expanded
 
 FOLDER = Path(__file__).parent.parent / "conf"
 Setting = tuple[str, ...]
@@ -42,12 +45,14 @@ class RowFile:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A file in experiments/conf/compare, or of one's own (docs/compare.md), but for its rows and its tuning."""
+    """A file in experiments/conf/compare, or of one's own (docs/compare.md), but for its rows and its tuning. library:
+    Python files of one's own, which all of its runs run first."""
 
     experiments: list[str]
     seeds: list[int]
     reference: str = "uniform"
     overrides: list[str] = field(default_factory=list)
+    library: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Plan:
     tuning: Tuning | None = None
     rivals: Sequence[str] = ()
     also: Sequence[Sequence[str]] = ()
+    library: Sequence[str] = ()
 
     def command(self, run: Run) -> list[str]:
         """The overrides of `lossrag train` for one run."""
@@ -146,10 +152,17 @@ def distinct_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 def load_plan(
-    kind: str, name: str, root: str = "runs", rows: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+    kind: str,
+    name: str,
+    root: str = "runs",
+    rows: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    library: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Plan:
     """The ``compare`` or ``ablation`` plan of this name, or of a file ``mine.yaml``, for all or some of its rows, and
-    its own or other seeds; its folder lies in ``root``.
+    its own or other seeds; its folder lies in ``root``. library, folder: as in every run's ``library=`` and
+    ``--config-dir``.
 
     The reference always stays. Raises ConfigError for unknown names, and for a plan that does not give every row the
     same number of tuning runs.
@@ -157,10 +170,16 @@ def load_plan(
     >>> load_plan("compare", "smoke").command(Run("digits", "uniform", ("optimizer.lr=0.01",), 1))[0]
     'experiment=digits'
     """
-    path = Path(name) if name.endswith(".yaml") else FOLDER / kind / f"{name}.yaml"
-    if path.parent == FOLDER / kind and name not in plan_names(kind):
-        hint = did_you_mean(name, plan_names(kind))
-        raise ConfigError(f"Unknown {kind} plan {name!r} (one of your own ends in .yaml): {hint}")
+    own = yaml_names(folder / kind) if folder is not None else []
+    if name.endswith(SUFFIXES):
+        path = expanded(name, "plan")
+    elif folder is not None and name in own:
+        path = folder / kind / f"{name}.yaml"
+    else:
+        path = FOLDER / kind / f"{name}.yaml"
+        if name not in plan_names(kind):
+            hint = did_you_mean(name, [*plan_names(kind), *own])
+            raise ConfigError(f"Unknown {kind} plan {name!r} (one of your own ends in .yaml): {hint}")
     plan = _read(path, AblationFile if kind == "ablation" else PlanFile)
     for row in (plan.reference, *(rows or ())):
         if row not in plan.rows:
@@ -169,7 +188,8 @@ def load_plan(
     kept = {row: own for row, own in plan.rows.items() if rows is None or row in rows or row == plan.reference}
     return replace(
         plan,
-        folder=Path(root) / path.stem,
+        folder=expanded(root, "root") / path.stem,
+        overrides=(*library_override([*plan.library, *library]), *flag_of(folder), *plan.overrides),
         rows=kept,
         seeds=distinct_seeds(plan.seeds if seeds is None else seeds),
         rivals=[row for row in plan.rivals if row in kept],
@@ -178,12 +198,9 @@ def load_plan(
 
 
 def _read(path: Path, kind: type[PlanFile]) -> Plan:
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
-        raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
+    values: Any = read_yaml(path, "The plan")
     where, noun = f"plan {path.stem}", "rows" if kind is AblationFile else "methods"
-    if not isinstance(values, dict) or not isinstance(values.get(noun), dict):
+    if not isinstance(values.get(noun), dict):
         raise ConfigError(f"The plan {path} must name its {noun}, see docs/compare.md.")
     for key in ("experiments", "seeds"):
         if values.get(key) in (None, []):
@@ -203,7 +220,8 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
     if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
         raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
     rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
-    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also)
+    own = file.library
+    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also, own)
 
 
 def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 
 from rich.console import Console
@@ -26,9 +26,10 @@ SCORES = {"tuning": ("validation", "validation_score_mean"), "test": ("test", "t
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """processes: runs side by side, each with one thread."""
+    """processes: runs side by side, each with one thread. library: Python files of one's own, which all of them run."""
 
     processes: int = 2
+    library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_least(self, 1, "processes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +11,13 @@ from rich.console import Console
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values, written
+from lossrag.experiments.config.paths import library_override
+from lossrag.experiments.config.presets import flag_of, split_flags
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
 from lossrag.experiments.studies.results import Grid, Results, runs_csv
 from lossrag.experiments.studies.statistics import interval
 from lossrag.experiments.studies.study import Study, StudyOptions
+from lossrag.files import expanded
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class SweepOptions(StudyOptions):
         super().__post_init__()
         if not self.key:
             raise ConfigError("lossrag sweep needs a key, e.g. key=tasks.rho")
+        if self.key == "library":
+            raise ConfigError("key=library: files of your own hold for all runs of a sweep, library=[my.py].")
+        if self.key == "seed" and not all(isinstance(value, int) for value in self.values):
+            raise ConfigError(f"key=seed takes whole numbers, got values={self.values}: write values=[0,1]")
 
 
 def sweep(arguments: Sequence[str], console: Console) -> int:
@@ -41,10 +47,14 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
     names = {option.name for option in fields(SweepOptions)}
     own = [argument for argument in arguments if argument.partition("=")[0] in names]
     options: SweepOptions = build(SweepOptions, plain_values(own), "sweep")
-    overrides = [argument for argument in arguments if argument not in own]
+    words, folder = split_flags([argument for argument in arguments if argument not in own])
+    overrides = [*library_override(options.library), *flag_of(folder), *words]
     plan = sweep_plan(options, overrides)
     study = Study(plan, options.processes, console)
-    jobs = study.jobs([Run("", row, (), seed) for row in plan.rows for seed in plan.seeds])
+    pairs = [(row, seed) for row in plan.rows for seed in plan.seeds]
+    if options.key == "seed":  # each of them is a row of one run
+        pairs = [(row, seed) for row, seed in pairs if row == str(seed)]
+    jobs = study.jobs([Run("", row, (), seed) for row, seed in pairs])
     with study.claimed():
         summaries = study.run(jobs)
     runs = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
@@ -65,5 +75,6 @@ def sweep_plan(options: SweepOptions, overrides: Sequence[str]) -> Plan:
     """A row for each value, named by it; ``overrides`` go to every run, the experiment among them."""
     values = map(written, distinct("values", options.values))
     rows = {value: Row((f"{options.key}={value}",)) for value in values}
-    folder = Path(options.root) / options.key
-    return Plan(options.key, folder, ("",), rows, distinct_seeds(options.seeds), overrides=tuple(overrides))
+    folder = expanded(options.root, "root") / options.key
+    seeds = options.values if options.key == "seed" else options.seeds
+    return Plan(options.key, folder, ("",), rows, distinct_seeds(seeds), overrides=tuple(overrides))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from lossrag.checks import check_choice, check_least, require
 from lossrag.errors import CheckpointError, ConfigError
 from lossrag.experiments.config.compose import build, build_config
+from lossrag.experiments.config.library import changes, load_library
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
 from lossrag.experiments.record.descent import descent_sentence
@@ -21,7 +21,7 @@ from lossrag.experiments.run.build import build_problem, build_suite, trains_on_
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity
 from lossrag.experiments.theory.report import theory_report, theory_sentences, theory_table
-from lossrag.files import write_atomic
+from lossrag.files import expanded, write_atomic
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class TheoryOptions:
     """run: a finished run's directory. loss: ``one_minus_p`` or ``zero_one``. delta: how often a bound may fail.
 
     draws: of the random signs, with a model each. epochs: of training on them.
+    library: Python files of one's own that the run was trained with.
     """
 
     run: str = ""
@@ -36,6 +37,7 @@ class TheoryOptions:
     delta: float = 0.05
     draws: int = 2
     epochs: int = 10
+    library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -48,12 +50,15 @@ class TheoryOptions:
 def theory(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag theory` with these arguments; the exit code."""
     options: TheoryOptions = build(TheoryOptions, plain_values(arguments), "theory")
-    path = Path(options.run)
+    load_library(options.library)
+    path = expanded(options.run, "run")
     runs, _ = load_runs([path])
     if not runs:
         raise ConfigError(f"{path} is not finished: resume it with the command that started it.")
     (run,) = runs
     config = build_config(run.settings)
+    for note in changes(run.settings.get("library") or {}):
+        say(console, note)
     device, _ = apply_machine(config.machine)
     suite = build_suite(config)
     if suite.edition != run.summary["edition"]:

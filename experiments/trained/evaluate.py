@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import score_table
 from lossrag.experiments.trained.options import DataOptions, opened, parsed
 from lossrag.experiments.trained.predictions import check_suffix, write_result
+from lossrag.files import expanded
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class EvaluateOptions(DataOptions):
 def evaluate(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag evaluate` with these arguments; the exit code."""
     options = parsed(EvaluateOptions, arguments, "evaluate")
-    output = None if options.output is None else Path(options.output).expanduser()
+    output = None if options.output is None else expanded(options.output, "output")
     if output is not None:
         check_suffix(output, (".json",))
-    run, machine = opened(options, options.device)
-    vectors = None if options.vectors is None else Path(options.vectors).expanduser()
-    found = run.evaluate(Path(options.data).expanduser(), vectors, options.delimiter, options.encoding)
+    run, machine = opened(options, console, options.device)
+    vectors = None if options.vectors is None else expanded(options.vectors, "vectors")
+    found = run.evaluate(expanded(options.data, "data"), vectors, options.delimiter, options.encoding)
     names = [task.name for task in found.tasks]
     metrics = {task.name: task.metric for task in found.tasks}
     rows = dict(zip(names, found.rows, strict=True))

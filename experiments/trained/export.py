@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -20,6 +19,7 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.trained.loaded import LoadedRun
 from lossrag.experiments.trained.options import RunOptions, opened, parsed
 from lossrag.experiments.trained.predictions import check_suffix, predicted, write_result
+from lossrag.files import expanded
 from lossrag.tasks import Task
 
 FORMATS = {"safetensors": ".safetensors", "torch_export": ".pt2"}
@@ -55,8 +55,8 @@ def export(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag export` with these arguments; the exit code."""
     options = parsed(ExportOptions, arguments, "export")
     suffix = FORMATS[options.format]
-    output = Path(options.output or f"{options.run}/model{suffix}").expanduser()
-    run, _ = opened(options)
+    output = expanded(options.output or f"{options.run}/model{suffix}", "output")
+    run, _ = opened(options, console)
     check_suffix(output, (suffix,))
     described = _described(run)
     if options.format == "safetensors":

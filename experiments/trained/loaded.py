@@ -6,7 +6,7 @@ the exception to "nothing else": its folder gives the tokenizer and the architec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lossrag.errors import CheckpointError, ConfigError, DataError
 from lossrag.experiments.config.compose import model_config
+from lossrag.experiments.config.library import needed
 from lossrag.experiments.record.description import ModelDescription, read_description, read_weights
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.build import assembled
@@ -24,10 +25,12 @@ from lossrag.experiments.run.encoded_suites import features_of
 from lossrag.experiments.run.evaluation import evaluate_tasks, predict_tasks
 from lossrag.experiments.run.machine import choose_device
 from lossrag.experiments.trained.predictions import Predictions, TaskPrediction
+from lossrag.files import expanded
 from lossrag.labels import labelled
 from lossrag.lossbank import LOSSES, Mixture
-from lossrag.models import BertOptions, MultiTaskModel
-from lossrag.tasks import DenseInputs, EncoderFiles, Examples, Inputs, Task, TokenInputs, encoder_files
+from lossrag.models import ENCODERS, BertOptions, MultiTaskModel
+from lossrag.registry import Registry
+from lossrag.tasks import METRICS, DenseInputs, EncoderFiles, Examples, Inputs, Task, TokenInputs, encoder_files
 from lossrag.tasks.suite import select
 from lossrag.tasks.table.new_rows import NewRows, read_rows
 from lossrag.tasks.table.preprocessing import TablePreprocessing
@@ -129,6 +132,8 @@ class LoadedRun:
 
     def _scores(self, parts: Sequence[tuple[int, Examples]], notes: Sequence[str]) -> TaskScores:
         tasks = tuple(self.tasks[t] for t, _ in parts)
+        _check_registered(LOSSES, [self.description.losses[t] for t, _ in parts], self.description, self.path)
+        _check_registered(METRICS, [task.metric for task in tasks], self.description, self.path)
         counts = [self.description.class_counts[t] for t, _ in parts]
         losses = [
             Mixture((LOSSES[self.description.losses[t]],), None, _counts(own, self.device))
@@ -187,6 +192,13 @@ class LoadedRun:
         return DenseInputs(torch.from_numpy(values)), []
 
 
+def _check_registered(registry: Registry[Any], names: Iterable[str], told: ModelDescription, path: Path) -> None:
+    """Raise ConfigError unless the registry has what a run was trained with, of a file of the user's own."""
+    for name in names:
+        if name not in registry:
+            raise ConfigError(f"{path}: Unknown {registry.kind} {name!r}: {needed(told.library)}, or import it before.")
+
+
 def _counts(counts: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
     return None if counts is None else torch.tensor(counts, dtype=torch.float32, device=device)
 
@@ -202,17 +214,16 @@ def load_run(
     Raises RunDirectoryError for a run that is unfinished or of another version of LossRAG, CheckpointError for a
     damaged file, ConfigError for a model that a file of one's own registered, which has to be imported before.
     """
-    path = Path(path).expanduser()
+    path = expanded(path, "run")
     description, plain, summary = read_description(path)
+    _check_registered(ENCODERS, [str(description.model.get("name"))], description, path)
     try:
         own = None if plain is None else TablePreprocessing.of_plain(plain)
         config = model_config(description.model)
     except DataError as error:
         raise CheckpointError(f"{path / 'preprocessing.json'}: {error}") from None
     except ConfigError as error:
-        raise ConfigError(
-            f"{path}: {error} Where a file of yours registers its encoder, name it: library=[my.py], or import it."
-        ) from None
+        raise ConfigError(f"{path}: {error}") from None
     if own is None and not description.input_shape:
         raise ConfigError(
             f"{path}: its suite reads sequences and does not say how texts become them (Suite.preprocessing): it "

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from rich.console import Console
+
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
-from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.library import changes, load_library
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.schema import MachineConfig
+from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.trained.loaded import LoadedRun, load_run
 
@@ -58,9 +61,12 @@ def parsed(cls: type[Options], arguments: Sequence[str], command: str) -> Option
     return options
 
 
-def opened(options: RunOptions, on: str = "cpu") -> tuple[LoadedRun, str]:
-    """The run on a device, and the machine in words. The user's own files, if any are named, are run first."""
+def opened(options: RunOptions, console: Console, on: str = "cpu") -> tuple[LoadedRun, str]:
+    """The run on a device, and the machine in words. The user's own files, if any are named, are run first; what has
+    changed in them since training is told."""
     load_library(options.library)
     device, machine = apply_machine(MachineConfig(on, options.threads))
     run = load_run(Path(options.run), device=str(device), encoder=options.encoder, root=options.root)
+    for note in changes(run.description.library):
+        say(console, f"  {note}")
     return run, machine

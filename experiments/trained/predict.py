@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.trained.options import DataOptions, opened, parsed
 from lossrag.experiments.trained.predictions import SUFFIXES, check_suffix
+from lossrag.files import expanded
 
 SHOWN = 3
 """Rows that are printed."""
@@ -18,10 +18,10 @@ SHOWN = 3
 def predict(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag predict` with these arguments; the exit code."""
     options = parsed(DataOptions, arguments, "predict")
-    output = Path(options.output or "predictions.csv").expanduser()
+    output = expanded(options.output or "predictions.csv", "output")
     check_suffix(output, SUFFIXES)
-    run, machine = opened(options, options.device)
-    predictions = run.predict(Path(options.data).expanduser(), options.delimiter, options.encoding)
+    run, machine = opened(options, console, options.device)
+    predictions = run.predict(expanded(options.data, "data"), options.delimiter, options.encoding)
     predictions.save(output)
     say(console, f"{run.path}, epoch {run.description.epoch}, on {options.data}: {len(predictions):,} rows, {machine}")
     for note in predictions.notes:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from lossrag.errors import DataError
 from lossrag.extras import install_line
+from lossrag.files import expanded
 from lossrag.tasks.files.download import Unavailable, from_index, from_url
 from lossrag.tasks.files.sources import Alternatives, DataFile
 
@@ -24,7 +25,7 @@ LOCK_SECONDS = 3600.0
 def cache_folder() -> Path:
     """The user cache: LOSSRAG_CACHE, or "lossrag" below XDG_CACHE_HOME or below ~/.cache."""
     if chosen := os.environ.get("LOSSRAG_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen, "LOSSRAG_CACHE")
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lossrag"
 
 
@@ -36,7 +37,7 @@ def data_root(root: str | None = None) -> Path | None:
     chosen = root or os.environ.get("LOSSRAG_DATA")
     if not chosen:
         return None
-    folder = Path(chosen).expanduser()
+    folder = expanded(chosen, "data root" if root else "LOSSRAG_DATA")
     if not folder.is_dir():
         where = "The data root" if root else "LOSSRAG_DATA ="
         raise DataError(f"{where} {folder} is not a folder: correct it, or unset it to fetch the data.")

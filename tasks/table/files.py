@@ -15,6 +15,7 @@ import numpy as np
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.extras import load_extra
+from lossrag.files import expanded
 from lossrag.tasks.table.cells import Cell, Table, known_cell, plain_cell
 
 MAX_BYTES = 2**30
@@ -33,7 +34,7 @@ def read_table(
     Raises DataError for a file that is absent, too large, damaged or empty, with the line, and ConfigError for an
     unknown format or encoding.
     """
-    path = Path(given).expanduser()
+    path = expanded(given, "data")
     content = _bytes(path)
     form = path.suffix.lower()
     if form not in FORMATS:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from lossrag.errors import DataError
+from lossrag.files import expanded
 from lossrag.tasks.suite import DenseInputs
 from lossrag.tasks.table.settings import parse_files
 
@@ -22,7 +22,7 @@ def read_vectors(given: object, part: Sequence[str]) -> DenseInputs:
     arrays = []
     for name, path in files.items():
         try:
-            array = np.load(Path(path).expanduser(), allow_pickle=False)
+            array = np.load(expanded(path, "vectors_file"), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"Cannot read {path} as a NumPy array: {error}.") from None
         rows = part.count(name)

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from lossrag.errors import ConfigError, DataError, did_you_mean
 from lossrag.extras import load_extra
+from lossrag.files import expanded
 from lossrag.tasks.files.archives import zip_member
 from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
 from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
@@ -62,7 +63,7 @@ def encoder_files(name: str, root: str | None = None) -> EncoderFiles:
     Raises ConfigError for a folder that is not there or an unknown name, DataError when the files cannot be had, are
     incomplete, are pickles, or want code of their own to be run.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name, "encoder")
     if name == BUNDLED:
         folder = _bundled(root)
     elif not folder.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import sys
@@ -211,7 +212,7 @@ def test_runs_that_asked_no_bank(lossrag, quick):
         (["query", "BANK", "kind=ranking"], "is unknown"),
         (["query", "BANK", "step=3"], "or a description"),
         (["query", "BANK", "run=nowhere", "task=A"], "no run directory"),
-        (["list", "library=nowhere.py"], "no Python file"),
+        (["list", "library=nowhere.py"], "library: 'nowhere.py' is not there"),
     ],
 )
 def test_mistakes(lossrag, bank, arguments, part):
@@ -226,17 +227,20 @@ def test_a_loss_of_ones_own(lossrag, bank, own, quick):
     (row,) = (line for line in found.splitlines() if "my_squared_miss" in line)
     assert row.split("│")[3].strip() == "0", "nobody ever ran it: what is known of it is that it is like others"
     both = ["loss.policy=gradient", "loss.candidates=[cross_entropy,my_squared_miss,l1]", "loss.confidence=100"]
-    run = quick(*both, f"loss.library=[{own}]", "train.epochs=1")
+    run = quick(*both, f"library=[{own}]", "train.epochs=1")
     shares = json.loads((run / "summary.json").read_text())["compositions"]["digit"]
     assert shares.keys() == {"cross_entropy", "my_squared_miss"}
-    quick(f"loss.library=[{own}]", "loss.classification=my_squared_miss", "train.epochs=1")
+    quick(f"library=[{own}]", "loss.classification=my_squared_miss", "train.epochs=1")
 
 
 def test_files_that_do_not_run(tmp_path, own):
     (tmp_path / "broken.py").write_text("1 / 0")
-    with pytest.raises(ConfigError, match=r"broken.py does not run \(ZeroDivisionError"):
+    with pytest.raises(ConfigError, match=r"broken.py, line 1 does not run \(ZeroDivisionError"):
         load_library([str(tmp_path / "broken.py")])
     (tmp_path / "taken.py").write_text(OWN.format(name="mae"))
     with pytest.raises(ConfigError, match="taken"):
         load_library([str(tmp_path / "taken.py")])
-    assert load_library([str(own)]) == load_library([str(own)]) == ["my_squared_miss"]
+    assert (
+        load_library([str(own)]) == {str(own): hashlib.sha256(own.read_bytes()).hexdigest()} == load_library([str(own)])
+    )
+    assert [name for _, name in _loaded[own].names] == ["my_squared_miss"]

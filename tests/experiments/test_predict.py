@@ -336,7 +336,7 @@ def test_a_suite_of_ones_own_takes_arrays(lossrag, tmp_path, monkeypatch):
         '@register_suite("mine_predict")\ndef load(config: MineConfig) -> Suite:\n'
         '    return replace(load_suite("digits"), preprocessing=None)\n'
     )
-    options = ["~experiment", "tasks=mine_predict", "model=mlp", "loss.library=[mine.py]", "run.dir=run"]
+    options = ["~experiment", "tasks=mine_predict", "model=mlp", "library=[mine.py]", "run.dir=run"]
     assert lossrag("train", *SMALL, *options).code == 0
     images = load_suite("digits").splits["test"][0].inputs.values
     told = load_run("run").predict(images)

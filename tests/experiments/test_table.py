@@ -132,7 +132,7 @@ def within_five(targets, outputs):
 """
     )
     options = ["tasks.targets={income: {metric: roc_auc}, hours: {metric: within_five}}", "tasks.columns=[age,school]"]
-    line = [*TABLE, *options, "loss.library=[mine.py]", "train.epochs=60", "train.patience=3", "optimizer.lr=0.02"]
+    line = [*TABLE, *options, "library=[mine.py]", "train.epochs=60", "train.patience=3", "optimizer.lr=0.02"]
     result = lossrag(*line)
     assert result.code == 0, result
     path, summary = finished(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from lossrag.experiments.bank.collect.squares import RUN_COLUMNS, collect_square
 from lossrag.experiments.bank.collect.stacked import collect_case
 from lossrag.experiments.bank.collect.table import cases_csv
 from lossrag.experiments.config.compose import build
+from lossrag.experiments.config.library import load_library
 from lossrag.experiments.record.progress import say
-from lossrag.files import write_atomic
+from lossrag.files import expanded, write_atomic
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
 
@@ -29,11 +30,12 @@ from lossrag.lossbank.experience.trials import Experience
 @dataclass(frozen=True)
 class CollectOptions:
     """root: where shards, runs and tables go, in a folder of the plan's name. parts: some of the plan's alone.
-    processes: side by side, of one thread each."""
+    processes: side by side, of one thread each. library: Python files of one's own."""
 
     root: str = "runs/collect"
     parts: list[str] | None = None
     processes: int = 2
+    library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_least(self, 1, "processes")
@@ -46,29 +48,30 @@ def collect(given: Sequence[str], values: Mapping[str, Any], console: Console) -
     for name in options.parts or ():
         if name not in plan.parts:
             raise ConfigError(f"The plan {plan.name} has no part {name!r}: {did_you_mean(name, plan.parts)}")
-    folder = Path(options.root) / plan.name
+    folder = expanded(options.root, "root") / plan.name
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     for name in options.parts or plan.parts:
         part = plan.parts[name]
         if isinstance(part, Squares):
-            collect_squares(plan, name, part, folder, options.processes, console)
+            collect_squares(plan, name, part, folder, options.processes, console, options.library)
         else:
-            _collect_stacked(plan, name, part, folder, options.processes, console)
+            _collect_stacked(plan, name, part, folder, options, console)
     return _end(plan, folder, console)
 
 
 def _collect_stacked(
-    plan: CollectPlan, name: str, part: Stacked, folder: Path, processes: int, console: Console
+    plan: CollectPlan, name: str, part: Stacked, folder: Path, options: CollectOptions, console: Console
 ) -> None:
     waiting = [n for n in range(part.shards) if not shard_path(folder, name, n).exists()]
     done = part.shards - len(waiting)
-    if processes == 1 or len(waiting) < 2:
+    if options.processes == 1 or len(waiting) < 2:
         for number in waiting:
             collect_shard(plan, name, number, folder)
             done += 1
             say(console, f"{name}: {done} of {part.shards} shards")
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+    context, own = get_context("spawn"), (options.library,)
+    with ProcessPoolExecutor(options.processes, context, initializer=load_library, initargs=own) as executor:
         futures = [executor.submit(collect_shard, plan, name, number, folder) for number in waiting]
         try:
             for future in as_completed(futures):

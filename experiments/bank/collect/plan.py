@@ -7,10 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from lossrag.checks import check_choice, check_least, check_positive, require
 from lossrag.errors import ConfigError, did_you_mean
@@ -19,6 +17,9 @@ from lossrag.experiments.bank.collect.troubles import CLASS_TROUBLES, VALUE_TROU
 from lossrag.experiments.config.compose import MAX_SEED, build
 from lossrag.experiments.config.groups import CONF_DIR
 from lossrag.experiments.config.identity import Settings
+from lossrag.experiments.config.paths import SUFFIXES
+from lossrag.experiments.config.yaml_file import read_yaml
+from lossrag.files import expanded
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.streams import Stream, generator
@@ -129,16 +130,13 @@ def load_collect_plan(name: str) -> CollectPlan:
     """The plan in experiments/conf/collect of this name, or of a file ``mine.yaml``; raises ConfigError for what is
     none."""
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-    path = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
+    path = expanded(name, "plan") if name.endswith(SUFFIXES) else FOLDER / f"{name}.yaml"
     if path.parent == FOLDER and name not in known:
         raise ConfigError(
             f"Unknown plan of a collection {name!r} (one of your own ends in .yaml): {did_you_mean(name, known)}"
         )
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
-        raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not set(values) <= {"seed", *SECTIONS}:
+    values = read_yaml(path, "The plan")
+    if not set(values) <= {"seed", *SECTIONS}:
         raise ConfigError(f"The plan {path} has a seed, and parts by name under {' and '.join(SECTIONS)}.")
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:

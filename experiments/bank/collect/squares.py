@@ -15,6 +15,7 @@ from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, shard_pa
 from lossrag.experiments.bank.collect.troubles import Strengths, Trouble, drawn_trouble
 from lossrag.experiments.bank.trials import trials_of
 from lossrag.experiments.config.compose import load_config
+from lossrag.experiments.config.paths import library_override
 from lossrag.experiments.record.finished import FinishedRun, load_runs
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.build import build_suite
@@ -31,9 +32,16 @@ RUN_COLUMNS = ("part", "square", "run", "run_id", "seed", "best_epoch", "validat
 
 
 def collect_squares(
-    plan: CollectPlan, name: str, part: Squares, folder: Path, processes: int, console: Console
+    plan: CollectPlan,
+    name: str,
+    part: Squares,
+    folder: Path,
+    processes: int,
+    console: Console,
+    library: Sequence[str] = (),
 ) -> None:
-    """Make the shards of a part that are not there, each from the runs of a square."""
+    """Make the shards of a part that are not there, each from the runs of a square, which run the files of ``library``
+    first."""
     runs, logs = folder / name, folder / "logs"
     with claimed(runs):
         for number in range(part.shards):
@@ -41,7 +49,8 @@ def collect_squares(
             if path.exists():
                 continue
             lines = square(plan, name, part, number)
-            jobs = [make_job(f"{name}-{number:03d}-{place}", line, runs) for place, line in enumerate(lines)]
+            own = library_override(library)
+            jobs = [make_job(f"{name}-{number:03d}-{place}", [*own, *line], runs) for place, line in enumerate(lines)]
             summaries = run_jobs(jobs, processes, logs, lambda job, summary: None)
             failed = [job for job in jobs if summaries[job] is None]
             for job in failed:

@@ -1,0 +1,1 @@
+"""Project of a user's own, written by `lossrag new`."""
