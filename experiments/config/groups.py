@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -54,7 +55,13 @@ def _defaults(cls: object) -> dict[str, object]:
     options = cls() if callable(cls) else None
     assert dataclasses.is_dataclass(options)
     assert not isinstance(options, type)
-    return dataclasses.asdict(options)
+    values = dataclasses.asdict(options)
+    return {key_of(option): values[option.name] for option in dataclasses.fields(options)}
+
+
+def key_of(option: dataclasses.Field[Any]) -> str:
+    """Its key in a configuration: its name, or what its metadata say where Python keeps that word for itself."""
+    return str(option.metadata.get("key", option.name))
 
 
 def register_configs() -> None:

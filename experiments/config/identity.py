@@ -25,6 +25,10 @@ def section(settings: Settings, name: str) -> Settings:
 def identity(settings: Settings) -> dict[str, object]:
     """The part of the plain settings that decides the results."""
     deciding = {key: value for key, value in settings.items() if key not in INCIDENTAL}
+    train = deciding.get("train")
+    if isinstance(train, Mapping) and train.get("from", "") is None:
+        # a run without a parent is what it was before there were any
+        deciding["train"] = {key: value for key, value in train.items() if key != "from"}
     # where the data lie does not change what they are: every file is pinned by its checksum
     return {**deciding, "tasks": {key: value for key, value in section(settings, "tasks").items() if key != "root"}}
 
