@@ -55,6 +55,7 @@ def plain(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(f"{key}.{name}", part) for name, part in value.items()}
     raise ConfigError(
-        f"{key}={value!r:.60} cannot stand in a configuration: give a number, a text, a list or a mapping of them. "
-        "Tables in memory become tasks with lossrag.suite_from(frame, targets=[...])."
+        f"{key} cannot be a {type(value).__name__}: a configuration holds numbers, texts, lists and mappings of them. "
+        "Tables in memory become tasks with lossrag.suite_from(frame, targets=[...]), suites of your own with "
+        "register_suite."
     )

@@ -39,8 +39,8 @@ def suite_from(data: Any, targets: Any, **options: Any) -> FrameSuite:
 
     >>> import pandas
     >>> suite = suite_from(pandas.DataFrame({"age": [31, 58], "paid": ["yes", "no"]}), targets=["paid"])
-    >>> suite.options["data"], list(suite.tables.values())[0].columns["age"]
-    ('frame:1f9d3a8b5a2e', [31, 58])
+    >>> suite.options["targets"], [table.columns for table in suite.tables.values()]
+    (['paid'], [{'age': [31, 58], 'paid': ['yes', 'no']}])
     """
     known = [own.name for own in fields(TableConfig) if own.name not in ("data", "targets", "root")]
     for option in options:
