@@ -86,7 +86,8 @@ def train_run(
             say(console, str(directory.path))
         else:
             try:
-                config = _with_tables(config, tables or {})
+                if tables:
+                    config = _with_tables(config, tables)
                 training = Training(config, settings, directory, console, device, machine, ranks)
             except LossRAGError:
                 if ranks.leads:
@@ -112,8 +113,7 @@ def train_run(
 
 def _with_tables(config: Config, tables: Mapping[str, Table]) -> Config:
     options = config.tasks.options
-    if not isinstance(options, TableConfig):
-        return config
+    assert isinstance(options, TableConfig)
     return replace(config, tasks=Choice(config.tasks.name, with_tables(options, tables)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from lossrag.errors import ConfigError, DataError, did_you_mean
+from lossrag.errors import ConfigError, did_you_mean
 from lossrag.tasks.table.cells import MISSING, Table
 from lossrag.tasks.table.frames import frame_table, is_frame
 from lossrag.tasks.table.settings import TableConfig, parse_files, parse_targets
@@ -65,19 +65,11 @@ def suite_from(data: Any, targets: Any, **options: Any) -> FrameSuite:
 
 
 def with_tables(config: TableConfig, tables: Mapping[str, Table]) -> TableConfig:
-    """The settings with these tables in place of their names; raises DataError for the name of a table that is gone."""
+    """The settings with these tables in place of their names."""
 
     def found(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: found(part) for key, part in value.items()}
-        if not isinstance(value, str) or not value.startswith(PREFIX):
-            return value
-        if value not in tables:
-            raise DataError(
-                f"{value} was a table in memory when its run was started, and is in no file: give it again in Python, "
-                "lossrag.train(tasks=lossrag.suite_from(frame, targets=...), ...). To use a finished run, "
-                "`lossrag predict` needs no training data."
-            )
-        return tables[value]
+        return tables.get(value, value) if isinstance(value, str) else value
 
     return replace(config, data=found(config.data), targets=found(config.targets))

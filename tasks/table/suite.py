@@ -21,6 +21,7 @@ from lossrag.tasks.table.columns import Column, fit_column
 from lossrag.tasks.table.division import divide
 from lossrag.tasks.table.files import read_table
 from lossrag.tasks.table.frames import frame_table, is_frame
+from lossrag.tasks.table.in_memory import PREFIX
 from lossrag.tasks.table.preprocessing import TablePreprocessing, documents_of
 from lossrag.tasks.table.settings import TableConfig, Target, parse_files, parse_targets
 from lossrag.tasks.table.targets import expanded, read_target, standardised
@@ -69,6 +70,11 @@ def _table(data: Any, config: TableConfig) -> Table:
         return data
     if is_frame(data):
         return frame_table(data, config.missing)
+    if data.startswith(PREFIX):
+        raise DataError(
+            f"{data} was a table in memory when its run was started, and is in no file: give it again in Python, "
+            "lossrag.train(tasks=lossrag.suite_from(frame, targets=...), ...). Using a finished run needs no training data."
+        )
     return read_table(data, config.missing, config.delimiter, config.encoding)
 
 
