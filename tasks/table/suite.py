@@ -73,7 +73,7 @@ def _table(data: Any, config: TableConfig) -> Table:
     if data.startswith(PREFIX):
         raise DataError(
             f"{data} was a table in memory when its run was started, and is in no file: give it again in Python, "
-            "lossrag.train(tasks=lossrag.suite_from(frame, targets=...), ...). Using a finished run needs no training data."
+            "lossrag.train(tasks=lossrag.suite_from(frame, targets=...), ...). A finished run is used without."
         )
     return read_table(data, config.missing, config.delimiter, config.encoding)
 
