@@ -33,7 +33,7 @@ class RunProgress:
         self._last_line = 0.0
         self._shown = ""
         # in a notebook rich draws a bar with ipywidgets, and warns where they are not there
-        self._live = console.is_terminal and not (console.is_jupyter and find_spec("ipywidgets") is None)
+        live = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=16),
@@ -41,7 +41,7 @@ class RunProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[weights]}"),
             console=console,
-            disable=not self._live,
+            disable=not live,
             transient=True,
         )
         self._task = self._bar.add_task("train", total=epochs * steps, completed=done, epoch=1, weights="")
@@ -62,7 +62,7 @@ class RunProgress:
     def epoch(self, epoch: int, loss: float, score: float, weights: Sequence[float], best: bool) -> None:
         """After an epoch: its mean support loss, its mean validation score and its mean task weights."""
         now = time.monotonic()
-        due = self._live or now - self._last_line >= LINE_SECONDS
+        due = self._console.is_terminal or now - self._last_line >= LINE_SECONDS
         if not due and epoch not in (1, self._epochs):
             return
         self._last_line = now

@@ -128,7 +128,7 @@ def _check_inputs(parent: Parent, theirs: TablePreprocessing, own: TablePreproce
         return {c.name: getattr(c, "categories", getattr(c, "tells_missing", None)) for c in of.columns}
 
     before, now = kinds(theirs), kinds(own)
-    differing = [name for name in {**before, **now} if name not in before or name not in now]
+    differing = [name for name in {**now, **before} if name not in before or name not in now]
     differing = differing or [name for name in now if now[name] != before[name]]
     if differing:
         raise ConfigError(

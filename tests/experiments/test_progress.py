@@ -88,5 +88,6 @@ def test_a_notebook_shows_lines_and_where_it_can_a_bar(monkeypatch, widgets):
     with RunProgress(Console(force_jupyter=True), [Task("a", "classification", 2)], 2, 5, 0) as bar:
         bar.step(1, 1, {"weight/a": 0.5})
         bar.epoch(1, 0.5, 0.25, [1.0], True)
+        bar._bar.refresh()  # which a thread of its own does ten times a second
     assert bool(bars) == widgets
     assert any("epoch 1/2" in text for text in shown)
