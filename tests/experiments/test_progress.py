@@ -77,6 +77,9 @@ def test_a_notebook_shows_lines_and_where_it_can_a_bar(monkeypatch, widgets):
         def clear_output(self, wait):
             pass
 
+        def close(self):
+            pass
+
     display, ipywidgets = ModuleType("IPython.display"), ModuleType("ipywidgets")
     display.display = lambda *things: shown.extend(str(getattr(thing, "text", thing)) for thing in things)
     ipywidgets.Output = Output
