@@ -19,7 +19,7 @@ def isolated(device: torch.device) -> Iterator[None]:
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     # looking at a GPU that nobody uses would start it
-    used = device.type == "cuda" or torch.cuda.is_initialized()
+    used = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count()) if used else []))
         stack.enter_context(torch.inference_mode(False))

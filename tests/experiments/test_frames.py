@@ -66,6 +66,7 @@ def test_parts_and_own_rows_by_frame(file, tmp_path):
     assert results(train(tasks=suite, run={"root": tmp_path}, **SMALL)) == results(by_file)
 
 
+@pytest.mark.slow
 def test_texts_by_frame(file, tmp_path):
     options = {"targets": ["income"], "text": "said", "vectors": "random", "dim": 8}
     model = {"name": "textcnn", "filters": 4}

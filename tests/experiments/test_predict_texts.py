@@ -62,7 +62,7 @@ def test_texts_in_word_pieces(lossrag, tmp_path, tiny_bert, frozen):
     assert len(load_run(path, encoder=str(tiny_bert)).predict(["it works"])) == 1
 
 
-@pytest.mark.parametrize("model", ["textcnn", "bert"])
+@pytest.mark.parametrize("model", [pytest.param("textcnn", marks=pytest.mark.slow), "bert"])
 def test_export_of_programs_that_read_words(lossrag, tmp_path, tiny_bert, model):
     small = ["tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
     options = [f"model.encoder={tiny_bert}", "tasks.max_tokens=20"] if model == "bert" else small

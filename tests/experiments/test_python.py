@@ -172,7 +172,7 @@ def test_a_second_training_beside_the_first_is_refused(tmp_path, monkeypatch, as
     assert_same_run(reference.path, train(**BRIEF, run={"dir": tmp_path / "second"}).path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_it_and_the_same_call_resumes(tmp_path, monkeypatch, assert_same_run, number):
     options = {**BRIEF, "train": {"epochs": 2, "batch_size": 256}}
     reference = train(**options, run={"dir": tmp_path / "reference"})

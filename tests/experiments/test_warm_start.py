@@ -35,7 +35,7 @@ def summary_of(path: Path) -> dict[str, object]:
     return json.loads((path / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("refit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_it_begins_where_the_parent_was_tested(finished, quick, lossrag, refit):
     child = quick(f"train.from={finished}", *STILL, f"train.refit={refit}", "weighting=uniform", "seed=0")
     parent = summary_of(finished)
@@ -83,6 +83,7 @@ def test_an_interrupted_one_ends_with_the_same_bits(finished, quick, tmp_path, m
     assert_same_run(reference, tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_a_parent_that_has_changed_meanwhile(finished, tmp_path, lossrag, monkeypatch):
     parent = shutil.copytree(finished, tmp_path / "parent")
     line = [
