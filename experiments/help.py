@@ -63,6 +63,7 @@ Start from a preset, change what you like. The same command resumes an interrupt
   train.patience=5                     end when validation has not been better for so many epochs
   outer.metric=f1                      another score: roc_auc, average_precision, mae, rmse, spearman (docs/table.md)
   train.refit=true                     after the run, train once more on support and query
+  train.from=runs/RUN                  begin with the parameters of a finished run (docs/runs.md)
 
   loss.policy=retrieval                compose each task's loss from those that helped where it was alike
   loss.policy=fixed | uniform | random | gradient          its own, all, some by chance, by evidence (docs/losses.md)
@@ -240,7 +241,7 @@ Scores of a finished run on other rows, each in the metric of its task. The rows
   delimiter  encoding  encoder  root  library            as for `lossrag predict`
 """,
     "export": """\
-lossrag export run=DIR [format=safetensors] [output=FILE]
+lossrag export run=DIR [format=safetensors | torch_export | onnx] [output=FILE]
 
 The model of a finished run for other programs, with what its inputs are made by and what its outputs mean
 (docs/predict.md).
@@ -248,6 +249,7 @@ The model of a finished run for other programs, with what its inputs are made by
   format=safetensors                   the parameters, and as metadata two JSON texts, description and preprocessing
   format=torch_export                  a program of torch.export, from inputs to probabilities and values; any number of
                                        rows. torch.export.load reads it
+  format=onnx                          the same for ONNX runtimes, outputs by the names of the tasks (extra onnx)
   encoder  root  library               as for `lossrag predict`
 """,
     "theory": """\

@@ -6,9 +6,9 @@ checkpoint to continue bit for bit.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
-from lossrag.experiments.config.identity import Settings
-from lossrag.experiments.config.schema import Config
-from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.config.identity import Settings, section
+from lossrag.experiments.config.schema import Choice, Config
+from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped, on_sigterm
 from lossrag.experiments.plotting import rendered
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
@@ -46,7 +46,12 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
+from lossrag.experiments.run.warm_start import Parent, warm_start
+from lossrag.models import MultiTaskModel
 from lossrag.tasks import Suite
+from lossrag.tasks.table.cells import Table
+from lossrag.tasks.table.in_memory import with_tables
+from lossrag.tasks.table.settings import TableConfig
 from lossrag.tensors import save_tensors
 
 TOO_LARGE = (
@@ -71,9 +76,11 @@ def train(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
-def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dict[str, Any]:
+def train_run(
+    settings: Settings, console: Console, ranks: Ranks = ALONE, tables: Mapping[str, Table] | None = None
+) -> dict[str, Any]:
     """Train (or resume, or show) the run of these plain settings; its summary, which of several ``ranks`` the first one
-    has.
+    has. tables: those in memory, by the names that the settings have for them.
 
     Raises LossRAGError for what a user can mend, Stopped after SIGTERM or an interrupt.
     """
@@ -88,6 +95,8 @@ def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dic
             say(console, str(directory.path))
         else:
             try:
+                if tables:
+                    config = _with_tables(config, tables)
                 training = Training(config, settings, directory, console, device, machine, ranks)
             except Exception as error:
                 if ranks.leads:
@@ -117,6 +126,12 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].rpartition("Allocator: ")[2]
 
 
+def _with_tables(config: Config, tables: Mapping[str, Table]) -> Config:
+    options = config.tasks.options
+    assert isinstance(options, TableConfig)
+    return replace(config, tasks=Choice(config.tasks.name, with_tables(options, tables)))
+
+
 class _Terminated(BaseException):
     """SIGTERM arrived, and the checkpoint of this moment has been written; holds the step."""
 
@@ -139,19 +154,20 @@ class Training:
     ) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
         self.ranks, self.device = ranks, device
-        self.suite, self.problem, self.batch_step = ranks.together(self._build, "building the run")
+        self.suite, self.problem, self.batch_step, begun = ranks.together(self._build, "building the run")
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
         for note in self.suite.notes:
             say(console, f"  {note}")
         several = "" if ranks.group is None else f", {ranks.group.size} processes that share the rows of every batch"
         say(console, f"run {directory.path} on {machine}{several}")
+        for note in begun:
+            say(console, f"  {note}")
         self.contexts: ContextRecorder | None = None
         if config.log.contexts:
             steps = len(self.batch_step.plan(0)) * config.train.epochs
             self.contexts = ContextRecorder(config, self.problem, steps)
-        edition, model = self.suite.edition, self.problem.model
-        state = (directory, edition, model, self.step, self.learned, self.contexts)
+        state = (directory, self.edition, self.problem.model, self.step, self.learned, self.contexts)
         self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
         if self.suite.preprocessing is not None and ranks.leads:
             write_preprocessing(directory, self.suite.preprocessing.plain())
@@ -163,14 +179,32 @@ class Training:
         self.pending: list[tuple[int, StepOutcome]] = []
         self.latest: Values = {}
 
-    def _build(self) -> tuple[Suite, Problem, BatchStep]:
+    def _build(self) -> tuple[Suite, Problem, BatchStep, list[str]]:
+        train = self.config.train
+        self.parent = None if train.parent is None else Parent.read(train.parent)
         suite = build_suite(self.config)
         problem = build_problem(self.config, suite, self.device)
-        return suite, problem, BatchStep.of(self.config, problem, self.config.train.epochs, self.ranks.group)
+        begin = self._begin(suite)
+        begun = begin(problem.model) if begin else []
+        return suite, problem, BatchStep.of(self.config, problem, train.epochs, self.ranks.group), begun
+
+    def _begin(self, suite: Suite) -> Callable[[MultiTaskModel], list[str]] | None:
+        """What puts the parameters of the parent into a fresh model, where there is one."""
+        if self.parent is None:
+            return None
+        return partial(warm_start, self.parent, suite=suite, settings=section(self.settings, "model"))
+
+    @property
+    def edition(self) -> str:
+        """What a checkpoint was trained on: the data, and the run that it began with."""
+        return f"{self.suite.edition}{f', from {self.parent}' if self.parent else ''}"
 
     def run(self) -> dict[str, Any]:
         """Train all epochs, then evaluate the best one on the test split, once."""
-        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        with on_sigterm(self._on_sigterm):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         leads = self.ranks.leads
         self.lines = JsonLines(self.directory.metrics, self.progress.offset) if leads else Unwritten()
         self.board = self._open_board() if leads and self.config.log.tensorboard else None
@@ -181,7 +215,6 @@ class Training:
             self._epochs()
             return self._finish()
         finally:
-            signal.signal(signal.SIGTERM, previous)
             self.lines.close()
             if self.board is not None:
                 self.board.close()
@@ -305,7 +338,7 @@ class Training:
         refitted = self.config.train.refit
         if refitted:
             trajectory = torch.tensor(self.progress.trajectory[: best.epoch])
-            problem = refit(self.config, self.suite, trajectory, problem.device)
+            problem = refit(self.config, self.suite, trajectory, problem.device, self._begin(self.suite))
         test, values = self._evaluated("test", problem)
         if not self.ranks.leads:
             return {}
@@ -321,6 +354,8 @@ class Training:
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
         further["epochs"] = self.progress.epoch
+        if self.parent:
+            further["parent"] = self.parent.summary
         if self.contexts:
             save_contexts(self.directory.path, self.contexts.recorded(self.directory.run_id))
         seconds = time.monotonic() - self.started
@@ -368,5 +403,5 @@ class Training:
             self.progress.seconds = time.monotonic() - self.started
             if self.board is not None:
                 self.board.sync()
-            edition, model = self.suite.edition, self.problem.model
-            save_state(self.directory, edition, model, self.step, self.progress, self.learned, self.contexts)
+            model = self.problem.model
+            save_state(self.directory, self.edition, model, self.step, self.progress, self.learned, self.contexts)

@@ -9,6 +9,8 @@ from .errors import LossRAGError as LossRAGError
 from .errors import OptionError as OptionError
 from .errors import RunDirectoryError as RunDirectoryError
 from .errors import did_you_mean as did_you_mean
+from .experiments.trained.api import TrainedRun as TrainedRun
+from .experiments.trained.api import train as train
 from .experiments.trained.loaded import load_run as load_run
 from .labels import labelled as labelled
 from .labels import labelled_mean as labelled_mean
@@ -84,6 +86,7 @@ from .tasks import DenseInputs as DenseInputs
 from .tasks import DigitsConfig as DigitsConfig
 from .tasks import EncoderFiles as EncoderFiles
 from .tasks import Examples as Examples
+from .tasks import FrameSuite as FrameSuite
 from .tasks import Inputs as Inputs
 from .tasks import Metric as Metric
 from .tasks import NewsgroupsConfig as NewsgroupsConfig
@@ -104,6 +107,7 @@ from .tasks import query_index as query_index
 from .tasks import register_metric as register_metric
 from .tasks import register_suite as register_suite
 from .tasks import split_train as split_train
+from .tasks import suite_from as suite_from
 from .weighting import DTP as DTP
 from .weighting import DWA as DWA
 from .weighting import EPO as EPO

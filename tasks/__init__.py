@@ -11,6 +11,7 @@ from lossrag.tasks.metrics import METRICS, Metric, register_metric
 from lossrag.tasks.splits import split_train
 from lossrag.tasks.suite import SPLITS, DenseInputs, Examples, Inputs, Suite, Task, TokenInputs, pool_query
 from lossrag.tasks.suites import SUITES, SuiteEntry, load_suite, register_suite
+from lossrag.tasks.table.in_memory import FrameSuite, suite_from
 from lossrag.tasks.table.settings import TableConfig
 from lossrag.tasks.text.encoders import EncoderFiles, encoder_files
 from lossrag.tasks.text.newsgroups import NewsgroupsConfig
@@ -26,6 +27,7 @@ __all__ = [
     "DigitsConfig",
     "EncoderFiles",
     "Examples",
+    "FrameSuite",
     "Inputs",
     "Metric",
     "NewsgroupsConfig",
@@ -46,4 +48,5 @@ __all__ = [
     "register_metric",
     "register_suite",
     "split_train",
+    "suite_from",
 ]

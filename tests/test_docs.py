@@ -23,8 +23,10 @@ def examples(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning:lightning", "ignore:.*does not have many workers")
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
-def test_examples_run(page, monkeypatch):
+def test_examples_run(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     # dataclasses look their module up by name
     for registry in (LOSSES, SUITES, WEIGHTINGS):  # what an example registers is gone after it
         monkeypatch.setattr(registry, "_entries", dict(registry))
@@ -56,6 +58,11 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_from_a_frame_to_predictions_in_ten_lines():
+    block = examples(ROOT / "docs" / "python.md")
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
 def test_readme_examples_are_short():

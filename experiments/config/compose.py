@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.experiments.config import schema
-from lossrag.experiments.config.groups import CONF_DIR, GROUPS, OF_GROUP, SECTIONS, defaults_of, register_configs
+from lossrag.experiments.config.groups import (
+    CONF_DIR,
+    GROUPS,
+    OF_GROUP,
+    SECTIONS,
+    defaults_of,
+    key_of,
+    register_configs,
+)
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.library import check_loaded, library_files, load_library
 from lossrag.experiments.config.model import ModelConfig, SharingConfig
@@ -45,7 +55,7 @@ MAX_SEED = 2**32 - 1
 """A step's own seed is this one shifted by 32 bits plus the number of the step."""
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str | Override]) -> DictConfig:
     """The composed, untyped configuration; raises ConfigError for unknown names and keys.
 
     Files of ``library`` are run first, those of a preset's own file before those of the command line.
@@ -122,9 +132,21 @@ def _choose(composed: DictConfig, group: str, name: str, folder: ConfigDir) -> N
     OmegaConf.update(composed, group, {**entry, **kept}, merge=False)
 
 
+@contextmanager
+def _hydra_aside() -> Iterator[None]:
+    """Within, no Hydra is at work: there is one a process, and the user's own program may be it (``hydra.main``)."""
+    outer, hydra = GlobalHydra.instance(), GlobalHydra.instance().hydra
+    outer.clear()
+    try:
+        yield
+    finally:
+        outer.hydra = hydra
+        GlobalHydra.set_instance(outer)
+
+
 def _compose(lines: Sequence[str]) -> DictConfig:
     try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with _hydra_aside(), initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return compose("train", overrides=list(lines))
     except (HydraException, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise ConfigError(f"The configuration cannot be composed: {' '.join(str(error).split())}") from None
@@ -134,8 +156,9 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, object]]:
-    """The typed configuration and its plain form, from ``key=value`` overrides.
+def load_config(overrides: Sequence[str | Override]) -> tuple[schema.Config, dict[str, object]]:
+    """The typed configuration and its plain form, from ``key=value`` overrides, or what stands for them in Python
+    (:func:`overrides_of`).
 
     Raises ConfigError, naming the key, for unknown names or keys and for impossible values.
     """
@@ -218,11 +241,12 @@ def _check_sharing(config: schema.Config) -> None:
 def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     """An instance of the dataclass ``cls``; raises ConfigError for unknown keys and wrong types."""
     assert dataclasses.is_dataclass(cls)
-    names = {field.name for field in dataclasses.fields(cls)}
+    names = {key_of(field): field.name for field in dataclasses.fields(cls)}
     for key in values:
         if key not in names:
             check_retired(f"{where}.{key}")
             raise ConfigError(f"Unknown key {where}.{key}: {did_you_mean(str(key), names)}")
+    values = {names[key]: value for key, value in values.items()}
     # a section's keys carry its name, the options of a command stand alone, a plan is a YAML file
     prefix = f"{where}." if where in (*SECTIONS, *GROUPS) else ""
     check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else f"{prefix}{{key}}={{value}}")
@@ -234,7 +258,8 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     except (OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: {_first_line(error)}.") from None
     except OmegaConfBaseException as error:
-        key = f"{where}.{error.full_key}" if error.full_key else where
+        keys = {field: key for key, field in names.items()}
+        key = f"{where}.{keys.get(error.full_key, error.full_key)}" if error.full_key else where
         raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ def check_entry(group: str, name: str) -> None:
     form = "@dataclass(frozen=True), every field with a default that YAML can write"
     try:
         options = cls()
-        fields = asdict(options)
+        entries = asdict(options)
         OmegaConf.structured(cls)
-        OmegaConf.create(fields)
+        OmegaConf.create(entries)
     except Exception as error:  # whatever a user's class may raise, or not be
         reason = " ".join(str(error).split())
         raise ConfigError(f"{what} has no options that can be set: write {form} ({reason:.200}).") from None
@@ -82,7 +82,7 @@ def check_entry(group: str, name: str) -> None:
     if group == "model" and not callable(getattr(options, "build", None)):
         raise ConfigError(f"{what} has no build(self, vectors, input_shape), which returns the encoder.")
     for taken in ("name", *OF_GROUP[group]):
-        if taken in fields:
+        if taken in entries:
             raise ConfigError(f"{what} has an option {taken!r}, which {group}.{taken} means already: rename it.")
 
 
@@ -90,7 +90,13 @@ def _defaults(cls: object) -> dict[str, object]:
     options = cls() if callable(cls) else None
     assert is_dataclass(options)
     assert not isinstance(options, type)
-    return asdict(options)
+    values = asdict(options)
+    return {key_of(option): values[option.name] for option in fields(options)}
+
+
+def key_of(option: Field[Any]) -> str:
+    """Its key in a configuration: its name, or what its metadata say where Python keeps that word for itself."""
+    return str(option.metadata.get("key", option.name))
 
 
 def register_configs() -> None:

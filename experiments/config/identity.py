@@ -30,6 +30,10 @@ def identity(settings: Settings) -> dict[str, object]:
     if isinstance(library, Mapping) and library:
         # what a file of the user's own holds decides, not where it lies
         deciding["library"] = [f"{Path(path).name} {digest}" for path, digest in library.items()]
+    train = deciding.get("train")
+    if isinstance(train, Mapping) and train.get("from", "") is None:
+        # a run without a parent is what it was before there were any
+        deciding["train"] = {key: value for key, value in train.items() if key != "from"}
     # where the data lie does not change what they are: every file is pinned by its checksum
     return {**deciding, "tasks": {key: value for key, value in section(settings, "tasks").items() if key != "root"}}
 

@@ -38,11 +38,14 @@ RETIRED = {
 """What was there once, and what there is instead."""
 
 
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's parsed form; raises ConfigError for what is no override."""
+def parse(overrides: Sequence[str | Override]) -> list[Override]:
+    """Hydra's parsed form, which overrides from Python have already; raises ConfigError for what is no override."""
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
+        if isinstance(text, Override):
+            parsed.append(text)
+            continue
         check_retired(text.partition("=")[0])
         try:
             (override,) = parser.parse_overrides([mended(text)])

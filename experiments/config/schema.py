@@ -130,6 +130,7 @@ class TrainConfig:
     patience: epochs without a better mean validation score after which the run ends; None: never.
     nonfinite: a loss or gradient that is not finite ends the run (``raise``), or its step is left out and counted
         (``skip``); ``trust`` looks at none, which spares reading from the device in every step.
+    parent: ``train.from``, the directory of a finished run with whose parameters this one begins; None: fresh ones.
     """
 
     epochs: int = 10
@@ -140,6 +141,7 @@ class TrainConfig:
     precision: str = "float32"
     memory: str = "rows"
     nonfinite: str = "raise"
+    parent: str | None = field(default=None, metadata={"key": "from"})
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "batch_size", "patience")

@@ -93,6 +93,14 @@ def _check_or_write_config(directory: RunDirectory, settings: Settings) -> None:
             f"{directory.config} is damaged, so nobody knows what this run is: restore it, or choose another folder "
             "with run.dir=FOLDER, or run.again=true."
         ) from None
+    if differing and directory.summary.exists():
+        listed = "\n  ".join(differing)
+        raise RunDirectoryError(
+            f"{directory.path} holds a finished run of another configuration, and a finished run stays as it is. These "
+            f"keys differ:\n  {listed}\nTo train on from its best parameters, start a new run, which names it as its "
+            f"parent: the same command with train.from={directory.path}, without run.dir or with another one, and with "
+            "train.epochs for the new run alone. For a run that begins anew choose another run.dir=FOLDER."
+        )
     if differing:
         listed = "\n  ".join(differing)
         raise RunDirectoryError(

@@ -1,9 +1,11 @@
-"""Terminal of a command: lines for people, and the progress of a run, a live bar or plain lines elsewhere."""
+"""Terminal of a command, or cell of a notebook: lines for people, and the progress of a run, a live bar or plain lines
+where nothing can be redrawn."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,6 +32,8 @@ class RunProgress:
         self._console, self._tasks, self._epochs = console, tasks, epochs
         self._last_line = 0.0
         self._shown = ""
+        # in a notebook rich draws a bar with ipywidgets, and warns where they are not there
+        live = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(bar_width=16),
@@ -37,7 +41,7 @@ class RunProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[weights]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not live,
             transient=True,
         )
         self._task = self._bar.add_task("train", total=epochs * steps, completed=done, epoch=1, weights="")

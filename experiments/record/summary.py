@@ -40,7 +40,7 @@ def write_summary(
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
     ``epochs`` that it took, ``compositions``, ``off``, ``reasons`` and ``steadiness`` where losses are composed,
-    ``theorem_1`` with an outer problem.
+    ``theorem_1`` with an outer problem, ``parent`` of one that began with the parameters of another run.
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
@@ -85,6 +85,12 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         say(console, steady_sentence(summary["steadiness"], summary["bank_sources"]))
     if "theorem_1" in summary:
         say(console, descent_sentence(summary["theorem_1"]))
+    if "parent" in summary:
+        parent = summary["parent"]
+        say(
+            console,
+            f"began with the parameters of epoch {parent['epoch']} of {parent['directory']}, run {parent['run_id']}",
+        )
     say(
         console,
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"

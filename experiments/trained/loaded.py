@@ -6,6 +6,7 @@ the exception to "nothing else": its folder gives the tokenizer and the architec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +205,7 @@ def _counts(counts: tuple[int, ...] | None, device: torch.device) -> Tensor | No
 
 
 def load_run(
-    path: str | Path, *, device: str = "auto", encoder: str | None = None, root: str | None = None
+    path: str | os.PathLike[str], *, device: str = "auto", encoder: str | None = None, root: str | None = None
 ) -> LoadedRun:
     """The model of the finished run in the directory ``path``, for use on other data. Nothing of it is executed.
 

@@ -39,5 +39,6 @@ def frame_table(data: Any, missing: Collection[str]) -> Table:
     rows = len(data)
     if not rows or not names:
         raise DataError("The frame has no rows, or no columns: there is nothing to learn from.")
-    digest = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()[:12]
+    # not sorted: the order of the columns is that of the inputs
+    digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:12]
     return Table(columns, ("frame",), np.zeros(rows, dtype=np.int64), np.arange(1, rows + 1), digest)

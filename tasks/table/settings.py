@@ -10,7 +10,7 @@ from typing import Any
 from lossrag.checks import check_choice, check_inside, require
 from lossrag.errors import ConfigError, OptionError, did_you_mean
 from lossrag.tasks.metrics import METRICS
-from lossrag.tasks.table.cells import MISSING
+from lossrag.tasks.table.cells import MISSING, Table
 from lossrag.tasks.table.frames import is_frame
 from lossrag.tasks.text.suite import TextConfig
 
@@ -97,18 +97,22 @@ class TableConfig(TextConfig):
 def parse_files(where: str, given: Any) -> dict[str, Any]:
     """Files, or frames, by part; a single one is that of ``train``. Raises ConfigError for anything else."""
     example = f"write {where}=my.csv, or '{where}={{train: a.csv, validation: b.csv, test: c.csv}}'."
-    if (isinstance(given, str) and given) or is_frame(given):
+    if (isinstance(given, str) and given) or _in_memory(given):
         return {"train": given}
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(f"{where} names no file of a table: {example}")
     for part, path in given.items():
         if part not in FILES:
             raise ConfigError(f"{where}: unknown part {part!r}: {did_you_mean(str(part), FILES)}")
-        if not is_frame(path) and (not isinstance(path, str) or not path):
+        if not _in_memory(path) and (not isinstance(path, str) or not path):
             raise ConfigError(f"{where}.{part} takes the name of a file, not {path!r:.60}: {example}")
     if "train" not in given:
         raise ConfigError(f"{where} has no part train: {example}")
     return {part: given[part] for part in FILES if part in given}
+
+
+def _in_memory(given: Any) -> bool:
+    return isinstance(given, Table) or is_frame(given)
 
 
 def parse_targets(given: Any) -> tuple[Target, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from lossrag.tasks.table.columns import Column, fit_column
 from lossrag.tasks.table.division import divide
 from lossrag.tasks.table.files import read_table
 from lossrag.tasks.table.frames import frame_table, is_frame
+from lossrag.tasks.table.in_memory import PREFIX
 from lossrag.tasks.table.preprocessing import TablePreprocessing, documents_of
 from lossrag.tasks.table.settings import TableConfig, Target, parse_files, parse_targets
 from lossrag.tasks.table.targets import expanded, read_target, standardised
@@ -55,16 +57,25 @@ class _Source:
         tables, part, source = [], [], []
         for number, files in enumerate([*everyone, *own], start=1 - len(everyone)):
             for name, path in files.items():
-                table = (
-                    frame_table(path, config.missing)
-                    if is_frame(path)
-                    else read_table(path, config.missing, config.delimiter, config.encoding)
-                )
-                tables.append(table)
-                part += [name] * len(table)
-                source += [number] * len(table)
+                tables.append(_table(path, config))
+                part += [name] * len(tables[-1])
+                source += [number] * len(tables[-1])
         optional = {column for target in targets for column in target.columns} if own else set()
         return _Source(joined(tables, optional), part, np.array(source))
+
+
+def _table(data: Any, config: TableConfig) -> Table:
+    """A file or a frame; a table that was made before stays as it is."""
+    if isinstance(data, Table):
+        return data
+    if is_frame(data):
+        return frame_table(data, config.missing)
+    if data.startswith(PREFIX):
+        raise DataError(
+            f"{data} was a table in memory when its run was started, and is in no file: give it again in Python, "
+            "lossrag.train(tasks=lossrag.suite_from(frame, targets=...), ...). A finished run is used without."
+        )
+    return read_table(data, config.missing, config.delimiter, config.encoding)
 
 
 def load_table(config: TableConfig, encoder: EncoderFiles | None = None) -> Suite:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from sklearn.metrics import f1_score, mean_absolute_error
@@ -369,7 +370,26 @@ def test_export_of_a_program(lossrag, here, tmp_path):
     for outputs, task in zip(program(dense.values), told.tasks, strict=True):
         assert np.allclose(outputs.numpy(), task.outputs, rtol=1e-4, atol=1e-5)
     assert json.loads(extra["preprocessing"])["kind"] == "table"
-    assert "format='onnx' is unknown" in lossrag("export", "run=run", "format=onnx").error
+    assert "format='onx' is unknown: did you mean 'onnx'" in lossrag("export", "run=run", "format=onx").error
+
+
+def test_export_as_onnx(lossrag, here, tmp_path, monkeypatch):
+    assert lossrag("export", "run=run", "format=onnx", "output=model.onnx").code == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    run, rows = load_run(here), read(tmp_path / "test.csv")
+    told = run.predict(rows)
+    dense = run.preprocessing.dense(_table(run, rows))
+    assert [output.name for output in session.get_outputs()] == ["income", "hours", "place"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])["kind"] == "table"
+    for name, task in zip(("income", "hours", "place"), told.tasks, strict=True):
+        for count in (1, len(rows)):
+            (values,) = session.run([name], {"inputs": dense.values[:count].numpy()})
+            assert np.allclose(values, task.outputs[:count], rtol=1e-5, atol=1e-5)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    error = lossrag("export", "run=run", "format=onnx", "output=other.onnx").error
+    assert error.startswith("format=onnx needs onnxscript")
+    assert "[onnx]" in error
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def _table(run, rows):

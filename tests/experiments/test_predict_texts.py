@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from lossrag import ConfigError, DataError, load_run
+from lossrag.tasks.text.pieces import encode_pieces
 from tests.experiments.tables import SMALL, people, read, same_scores, write
 
 
@@ -64,12 +66,24 @@ def test_texts_in_word_pieces(lossrag, tmp_path, tiny_bert, frozen):
     assert len(load_run(path, encoder=str(tiny_bert)).predict(["it works"])) == 1
 
 
-def test_export_of_a_program_that_reads_words(lossrag, tmp_path):
-    options = ["model=textcnn", "tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
-    run = load_run(texts_run(lossrag, tmp_path, *options))
-    assert lossrag("export", "run=run", "format=torch_export", "output=model.pt2").code == 0
-    program = torch.export.load(tmp_path / "model.pt2").module()
+@pytest.mark.parametrize("model", [pytest.param("textcnn", marks=pytest.mark.slow), "bert"])
+def test_export_of_programs_that_read_words(lossrag, tmp_path, tiny_bert, model):
+    small = ["tasks.vectors=random", "tasks.dim=8", "model.filters=4"]
+    options = [f"model.encoder={tiny_bert}", "tasks.max_tokens=20"] if model == "bert" else small
+    run = load_run(texts_run(lossrag, tmp_path, f"model={model}", *options))
     texts = [row["said"] for row in read(tmp_path / "test.csv")]
-    tokens = run.preprocessing.tokens([text.split() for text in texts]).gather(torch.arange(len(texts)))
-    for outputs, task in zip(program(tokens), run.predict(texts).tasks, strict=True):
-        assert np.allclose(outputs.numpy(), task.outputs, rtol=1e-4, atol=1e-5)
+    if model == "bert":
+        tokens = encode_pieces(run.encoder, texts, 20)[0].gather(torch.arange(len(texts)))
+    else:
+        tokens = run.preprocessing.tokens([text.split() for text in texts]).gather(torch.arange(len(texts)))
+    expected = [task.outputs for task in run.predict(texts).tasks]
+    assert lossrag("export", "run=run", "format=torch_export", "output=model.pt2").code == 0
+    for outputs, own in zip(torch.export.load(tmp_path / "model.pt2").module()(tokens), expected, strict=True):
+        assert np.allclose(outputs.numpy(), own, rtol=1e-4, atol=1e-5)
+    assert lossrag("export", "run=run", "format=onnx", "output=model.onnx").code == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for outputs, own in zip(session.run(None, {"inputs": tokens.numpy()}), expected, strict=True):
+        assert np.allclose(outputs, own, rtol=1e-5, atol=1e-5)
+    many = tokens[:1].repeat(1500, 1)  # more than a block of a BERT, and another width
+    (values, _) = session.run(None, {"inputs": torch.nn.functional.pad(many, (0, 2)).numpy()})
+    assert values.shape == (1500, 2)

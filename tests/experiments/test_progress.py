@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
+from types import ModuleType
 
+import pytest
 from rich.console import Console
 
 from lossrag.experiments.config.compose import load_config
@@ -58,3 +61,36 @@ def test_many_tasks_fit_on_a_line():
     (line,) = text.getvalue().splitlines()
     assert "mean validation score 0.2500 *" in line
     assert line.endswith("t5 1.00 ...")
+
+
+@pytest.mark.parametrize("widgets", [False, True])
+def test_a_notebook_shows_lines_and_where_it_can_a_bar(monkeypatch, widgets):
+    shown, bars = [], []
+
+    class Output:
+        def __enter__(self):
+            bars.append(self)
+
+        def __exit__(self, *_):
+            pass
+
+        def clear_output(self, wait):
+            pass
+
+        def close(self):
+            pass
+
+    display, ipywidgets = ModuleType("IPython.display"), ModuleType("ipywidgets")
+    display.display = lambda *things: shown.extend(str(getattr(thing, "text", thing)) for thing in things)
+    ipywidgets.Output = Output
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("lossrag.experiments.record.progress.find_spec", lambda name: ipywidgets if widgets else None)
+    if widgets:
+        monkeypatch.setitem(sys.modules, "ipywidgets", ipywidgets)
+    with RunProgress(Console(force_jupyter=True), [Task("a", "classification", 2)], 2, 5, 0) as bar:
+        bar.step(1, 1, {"weight/a": 0.5})
+        bar.epoch(1, 0.5, 0.25, [1.0], True)
+        bar._bar.refresh()  # which a thread of its own does ten times a second
+    assert bool(bars) == widgets
+    assert any("epoch 1/2" in text for text in shown)
