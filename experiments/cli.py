@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.text import Text
@@ -40,8 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
+    with _sigterm_raises(), _threads_quiet() as failed:
+        code = _run(arguments)
+    return _unwritten(failed[0]) if failed and not code else code
+
+
+def _run(arguments: list[str]) -> int:
     name, *rest = arguments or ["help"]
     several, leads = os.environ.get("WORLD_SIZE", "1") != "1", os.environ.get("RANK", "0") == "0"
+    begun = False
     try:
         if name in (*HELP, "help"):
             print(MAIN_HELP, end="")
@@ -55,20 +66,90 @@ def run(arguments: list[str]) -> int:
             print(COMMANDS_HELP[name], end="")
         else:
             command = getattr(importlib.import_module(f"lossrag.experiments.{COMMANDS[name]}"), name)
-            return int(command(rest, Console()))
+            begun = True
+            code = int(command(rest, Console()))
+            sys.stdout.flush()
+            return code
+        sys.stdout.flush()
         return 0
     except LossRAGError as error:
         # the others of several processes meet it alike
-        console = Console(stderr=True, quiet=several and not leads)
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), highlight=False, soft_wrap=True)
-        return exits.MISTAKE
+        return _mistake(str(error), quiet=several and not leads)
+    except OSError as error:
+        return _unwritten(error)
     except exits.Stopped as stopped:
         if leads:
             print(stopped, file=sys.stderr)
         return stopped.code
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return exits.INTERRUPTED
+    except (KeyboardInterrupt, _Terminated) as stopped:
+        what, code = SIGNALS[type(stopped)]
+        print(f"{what}." if begun else f"{what} before the command began: there was nothing to save.", file=sys.stderr)
+        return code
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived where no command answers it."""
+
+
+SIGNALS: dict[type[BaseException], tuple[str, int]] = {
+    KeyboardInterrupt: ("Interrupted", exits.INTERRUPTED),
+    _Terminated: ("Stopped by SIGTERM", exits.TERMINATED),
+}
+
+
+def _mistake(text: str, quiet: bool = False) -> int:
+    console = Console(stderr=True, quiet=quiet)
+    console.print(Text.assemble(("error: ", "bold red"), text), highlight=False, soft_wrap=True)
+    return exits.MISTAKE
+
+
+def _unwritten(error: OSError) -> int:
+    """The exit code after a file, or the output, that could not be read or written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # what is left of the output would be tried, and told of, once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # no mistake: `lossrag bank list | head`
+        return exits.UNREAD
+    return _mistake(f"A file cannot be read or written: {error}. Mend that, and give the same command again.")
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within: SIGTERM ends a command as Ctrl-C does, with a word and its files closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def arrived(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, arrived)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _threads_quiet() -> Iterator[list[OSError]]:
+    """Within: a thread that cannot write its file, such as that of TensorBoard, prints no traceback; what such threads
+    met, which the command may have met as well."""
+    failed: list[OSError] = []
+    previous = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if isinstance(arguments.exc_value, OSError):
+            failed.append(arguments.exc_value)
+        else:
+            previous(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield failed
+    finally:
+        threading.excepthook = previous
 
 
 if __name__ == "__main__":

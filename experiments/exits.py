@@ -1,7 +1,8 @@
-"""Exit codes of the command line."""
+"""Exit codes of the command line: 128 and the number of a signal for what it ends by, as a shell tells them."""
 
 MISTAKE = 2
 INTERRUPTED = 130
+UNREAD = 141
 TERMINATED = 143
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,21 @@ class Optimizers:
         """All tensors that they remember."""
         kept = [state for optimizer in self.every for state in optimizer.state.values()]
         return [value for state in kept for value in state.values() if isinstance(value, Tensor)]
+
+    def named_states(self, names: Mapping[int, str]) -> dict[str, Tensor]:
+        """The same by name, such as ``exp_avg of trunk.weight``. names: of the parameters, by ``id``."""
+        kept = [pair for optimizer in self.every for pair in optimizer.state.items()]
+        return {
+            f"{key} of {names.get(id(parameter), 'a parameter')}": value
+            for parameter, state in kept
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+    def rates(self) -> list[float]:
+        """Their learning rates, each once."""
+        groups = [group for optimizer in self.every for group in optimizer.param_groups]
+        return sorted({float(group["lr"]) for group in groups if "lr" in group})
 
     def step(self) -> None:
         """An update by each."""
