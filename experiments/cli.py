@@ -82,19 +82,13 @@ def _run(arguments: list[str]) -> int:
             print(stopped, file=sys.stderr)
         return stopped.code
     except (KeyboardInterrupt, _Terminated) as stopped:
-        what, code = SIGNALS[type(stopped)]
+        what, code = exits.SIGNALS[signal.SIGTERM if isinstance(stopped, _Terminated) else signal.SIGINT]
         print(f"{what}." if begun else f"{what} before the command began: there was nothing to save.", file=sys.stderr)
         return code
 
 
 class _Terminated(BaseException):
     """SIGTERM arrived where no command answers it."""
-
-
-SIGNALS: dict[type[BaseException], tuple[str, int]] = {
-    KeyboardInterrupt: ("Interrupted", exits.INTERRUPTED),
-    _Terminated: ("Stopped by SIGTERM", exits.TERMINATED),
-}
 
 
 def _mistake(text: str, quiet: bool = False) -> int:

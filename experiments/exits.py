@@ -1,9 +1,15 @@
 """Exit codes of the command line: 128 and the number of a signal for what it ends by, as a shell tells them."""
 
+from __future__ import annotations
+
+import signal
+
 MISTAKE = 2
 INTERRUPTED = 130
 UNREAD = 141
 TERMINATED = 143
+SIGNALS = {signal.SIGINT: ("Interrupted", INTERRUPTED), signal.SIGTERM: ("Stopped by SIGTERM", TERMINATED)}
+"""By signal that asks a command to stop: what is said, and the exit code."""
 
 
 class Stopped(BaseException):

@@ -346,7 +346,7 @@ class MultiTaskStep(GroupSide):
         if not judge.reads(self.parameters[0]):
             self.optimizers.step()
             return
-        broken = self._guard.step(size, self.engine.names_by_id)
+        broken = self._guard.step(max(size, judge.held()), self.engine.names_by_id)
         if broken is not None:
             judge.update(broken, present)
 

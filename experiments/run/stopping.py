@@ -9,13 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.exits import SIGNALS, Stopped
 
-ANSWERS = {
-    signal.SIGINT: ("Interrupted", INTERRUPTED),
-    signal.SIGTERM: ("Stopped by SIGTERM", TERMINATED),
-}
-"""What is said, and the exit code."""
 INSISTENT = 3
 """Signals after which a step is not waited for: programs that pass Ctrl-C on send it twice."""
 
@@ -43,7 +38,7 @@ class StopSignals:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in ANSWERS if threading.current_thread() is threading.main_thread() else ():
+        for number in SIGNALS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._arrived)
         return self
@@ -94,7 +89,7 @@ def stopped(number: int, last: Path | None, done: int, kept: int | None, resume:
     done: steps that were taken. kept: those that the checkpoint holds, None where this session has none. resume: the
     command that goes on.
     """
-    what, code = ANSWERS[signal.Signals(number)]
+    what, code = SIGNALS[signal.Signals(number)]
     if kept is not None and kept == done:
         return Stopped(f"{what} after step {done}; {resume} resumes from the checkpoint of that step.", code)
     if kept is not None:

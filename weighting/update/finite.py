@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 POLICIES = ("raise", "skip", "trust")
 """For values that are not finite: raise DivergedError, leave the step out and count it, or do not look."""
@@ -27,8 +26,8 @@ def finite(tensors: Iterable[Tensor | None]) -> bool:
 
 
 def magnitude(tensors: Iterable[Tensor | None]) -> float:
-    """Euclidean norm of all entries, in units below which the squares of numbers of their type, and sums of these over
-    many steps, are far from the end of its range: the largest number to the power 3/8, 2.8e14 in float32.
+    """Largest Euclidean norm of a tensor, in units below which the squares of numbers of its type are far from the end
+    of its range: the largest number to the power 3/8, 2.8e14 in float32.
 
     Infinite or not a number where an entry is, and where squares leave the range; reads one number for each type and
     device.
@@ -39,7 +38,10 @@ def magnitude(tensors: Iterable[Tensor | None]) -> float:
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for t in _numbers(tensors):
         alike.setdefault((t.device, t.dtype), []).append(t)
-    found = [float(get_total_norm(own)) / torch.finfo(dtype).max ** 0.375 for (_, dtype), own in alike.items()]
+    found = [
+        float(torch.stack(torch._foreach_norm(own)).max()) / torch.finfo(dtype).max ** 0.375
+        for (_, dtype), own in alike.items()
+    ]
     return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
 

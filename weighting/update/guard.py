@@ -2,8 +2,7 @@
 
 A finite gradient is not enough: the square of 1e22 is infinite in float32, as Adam's second moment would be from then
 on, and its parameters would never move again. Numbers far from the end of their range do not leave it in one update,
-so a copy to go back to is made only where a gradient is large, or one of the optimisers' numbers was so when they were
-last looked at.
+so a copy to go back to is made only where one is large.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ import torch
 from torch import Tensor
 
 from lossrag.weighting.training.optimizers import Optimizers
-from lossrag.weighting.update.finite import finite, magnitude
+from lossrag.weighting.update.finite import finite
 
-EVERY = 32
-"""Updates between two looks at parameters and states that nothing large has met."""
 RATE = 1e6
 """Learning rate from which on no update is taken for small."""
 
@@ -28,24 +25,18 @@ class Guard:
 
     def __init__(self, optimizers: Optimizers) -> None:
         self._optimizers = optimizers
-        self._updates, self._large = 0, True
 
     def step(self, size: float, names: Callable[[], Mapping[int, str]]) -> str | None:
-        """Update by gradients of this :func:`magnitude`; the name of a tensor that would not be finite after it, where
-        nothing has changed instead.
+        """Update; the name of a tensor that would not be finite after it, where nothing has changed instead.
 
-        names: of the parameters, by ``id``.
+        size: :func:`magnitude` of gradients, parameters and states. names: of the parameters, by ``id``.
         """
         optimizers = self._optimizers
-        if self._large or self._updates % EVERY == 0:
-            self._large = not magnitude([*optimizers.parameters(), *optimizers.states()]) < 1
-        self._updates += 1
-        if size < 1 and not self._large and not self._bold():
+        if size < 1 and not self._bold():
             optimizers.step()
             return None
         before = Snapshot(optimizers)
         optimizers.step()
-        self._large = True
         if finite([*optimizers.parameters(), *optimizers.states()]):
             return None
         called = names()

@@ -92,6 +92,14 @@ class Judge:
                 self.refuse(f"the running statistic {broken[0]} is not finite, though the losses are")
         return size
 
+    def held(self) -> float:
+        """The :func:`magnitude` of parameters and optimisers' states before an update; refuses what is not finite."""
+        held = [*self.optimizers.parameters(), *self.optimizers.states()]
+        size = magnitude(held)
+        if not math.isfinite(size) and not finite(held):
+            self.refuse("there is no update")
+        return size
+
     def update(self, broken: str, present: Sequence[int]) -> NoReturn:
         """Refuse an update that would leave the tensor of this name not finite."""
         large = self._tasks_with(present, lambda parts: magnitude(parts) < 1)

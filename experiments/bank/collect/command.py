@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from lossrag.experiments.record.progress import say
 from lossrag.files import write_atomic
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
+
+IGNORED = (signal.SIGINT, signal.SIG_IGN)
+"""Ctrl-C goes to the processes of a collection as well, which leave it to the one that started them."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def _collect_stacked(
             done += 1
             say(console, f"{name}: {done} of {part.shards} shards")
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, IGNORED) as executor:
         futures = [executor.submit(collect_shard, plan, name, number, folder) for number in waiting]
         try:
             for future in as_completed(futures):
@@ -77,6 +81,9 @@ def _collect_stacked(
                 say(console, f"{name}: {done} of {part.shards} shards")
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            # a shard is whole or not there: nobody waits for one
+            for child in active_children():
+                child.terminate()
             raise
 
 
