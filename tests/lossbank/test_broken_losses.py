@@ -366,10 +366,12 @@ def test_a_loss_that_fails_is_switched_off_and_the_training_goes_on(kind, after,
     loop = Loop(kind, candidates=(*THREE, "my_poison"))
     step = stepped(loop, range(1, STEPS))
     assert step.count == STEPS - 1
-    off = [event for event in loop.composer.events if event.loss == "my_poison" and event.what == "off"]
+    told = [event for event in loop.composer.events if event.loss == "my_poison" and event.what == "off"]
+    # evidence may have thought little of it before
+    off = [event for event in told if event.reason.endswith("for good")]
     failed = function.calls >= after
     if how in ("for good", "nan", "only the gradient") and failed:
-        assert [event.task for event in off] == ["a", "b"] or {event.task for event in off} == {"a", "b"}
+        assert sorted(event.task for event in off) == ["a", "b"]
     assert bool(off) == failed
     expected = "raised ValueError: I do not like this batch" if isinstance(function, Raising) else "no finite numbers"
     assert all(expected in event.reason for event in off)
