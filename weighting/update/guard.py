@@ -81,8 +81,8 @@ class Snapshot:
             optimizer.state.clear()
             for key, own in states.items():
                 optimizer.state[key] = {name: _back(*pair) for name, pair in own.items()}
-            for group, own in zip(optimizer.param_groups, options, strict=True):
-                group.update(own)
+            for group, values in zip(optimizer.param_groups, options, strict=True):
+                group.update(values)
 
 
 def _copied(value: object) -> object:
