@@ -13,7 +13,7 @@ from lossrag.lossbank.composing.evidence import Batch, Evidence, TaskMoment, Tas
 from lossrag.lossbank.composing.policies import ComposerConfig, question_steps
 from lossrag.lossbank.composing.retrieval import Adviser
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
+from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, known, moments_of, snapshot
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 
@@ -137,8 +137,7 @@ class LearnedLosses:
             before = None if self.before[t].isnan().any() else self.before[t]
             shot = snapshot(LOSSES[REFERENCES[task.target_kind]], own.support, own.query, progress, before)
             self.before[t] = torch.where(shot.losses.isfinite(), shot.losses, self.before[t])
-            told = composer.alone(t) & shot.context.isfinite().all()
-            contexts.append(torch.where(told, shot.context, float("nan")))
+            contexts.append(known(shot.context) if composer.alone(t) else torch.full_like(shot.context, float("nan")))
         self.contexts[self.looks.index(step)] = torch.stack(contexts)
         if step in self.questions:
             composer.ask(contexts, step, progress, step == self.questions[-1])

@@ -37,7 +37,7 @@ class Guard:
             return None
         before = Snapshot(optimizers)
         optimizers.step()
-        if finite([*optimizers.parameters(), *optimizers.states()]):
+        if finite(optimizers.moving()):
             return None
         called = names()
         held = {called.get(id(p), "a parameter"): p for p in optimizers.parameters()} | optimizers.named_states(called)

@@ -93,8 +93,8 @@ class Judge:
         return size
 
     def held(self) -> float:
-        """The :func:`magnitude` of parameters and optimisers' states before an update; refuses what is not finite."""
-        held = [*self.optimizers.parameters(), *self.optimizers.states()]
+        """The :func:`magnitude` of what an update is about to move; refuses what is not finite."""
+        held = self.optimizers.moving()
         size = magnitude(held)
         if not math.isfinite(size) and not finite(held):
             self.refuse("there is no update")
