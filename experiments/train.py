@@ -95,8 +95,8 @@ def _train_run(settings: Settings, console: Console, ranks: Ranks, stop: StopSig
             print_summary(summary, console)
         return summary
     except GroupError as error:
-        kept = directory is not None and directory.last.exists()
-        goes_on = f"The last good checkpoint was kept: {resume} resumes." if kept else f"{resume} starts the run over."
+        there = directory is not None and directory.last.exists()
+        goes_on = f"The last good checkpoint was kept: {resume} resumes." if there else f"{resume} starts the run over."
         raise GroupError(f"{error} {goes_on[0].upper()}{goes_on[1:]}") from None
     except OSError as error:
         if directory is None:
