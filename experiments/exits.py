@@ -1,14 +1,15 @@
-"""Exit codes of the command line, and the signal that ends a run."""
+"""Exit codes of the command line: 128 and the number of a signal for what it ends by, as a shell tells them."""
+
+from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 MISTAKE = 2
 INTERRUPTED = 130
+UNREAD = 141
 TERMINATED = 143
+SIGNALS = {signal.SIGINT: ("Interrupted", INTERRUPTED), signal.SIGTERM: ("Stopped by SIGTERM", TERMINATED)}
+"""By signal that asks a command to stop: what is said, and the exit code."""
 
 
 class Stopped(BaseException):
@@ -17,17 +18,3 @@ class Stopped(BaseException):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
-
-
-@contextmanager
-def on_sigterm(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, SIGTERM calls ``handle``; but in the main thread alone, as others can have no handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        # None: one that was not set from Python, which Python cannot set again
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

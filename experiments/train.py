@@ -6,11 +6,11 @@ checkpoint to continue bit for bit.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryE
 from lossrag.experiments.config.compose import build_config, load_config
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Choice, Config
-from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped, on_sigterm
 from lossrag.experiments.plotting import rendered
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
@@ -31,10 +30,11 @@ from lossrag.experiments.record.descent import descent_checks, descent_shares, d
 from lossrag.experiments.record.description import write_description, write_preprocessing
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
+from lossrag.experiments.record.finite import check_finite
 from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
 from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
-from lossrag.experiments.record.state import Best, is_finite, load_state, save_state
+from lossrag.experiments.record.state import Best, load_state, save_state
 from lossrag.experiments.record.summary import print_summary, write_summary
 from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
@@ -46,6 +46,7 @@ from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
+from lossrag.experiments.run.stopping import StopAsked, StopSignals, stopped
 from lossrag.experiments.run.warm_start import Parent, warm_start
 from lossrag.models import MultiTaskModel
 from lossrag.tasks import Suite
@@ -84,56 +85,75 @@ def train_run(
 
     Raises LossRAGError for what a user can mend, Stopped after SIGTERM or an interrupt.
     """
+    with StopSignals() as stop:
+        return _train_run(settings, console, ranks, stop, tables or {})
+
+
+def _train_run(
+    settings: Settings, console: Console, ranks: Ranks, stop: StopSignals, tables: Mapping[str, Table]
+) -> dict[str, Any]:
     config = build_config(settings)
-    device, machine = apply_machine(config.machine)
-    directory = open_together(settings, config.run, ranks)
-    resume = "the same command" + (f" with run.dir={directory.path} instead of run.again" if config.run.again else "")
+    resume, directory, training = "the same command", None, None
     try:
+        device, machine = apply_machine(config.machine)
+        directory = open_together(settings, config.run, ranks)
+        resume += f" with run.dir={directory.path} instead of run.again" if config.run.again else ""
         summary = ranks.of_first(partial(read_summary, directory.path))
         if summary is not None:
             say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
             say(console, str(directory.path))
         else:
-            try:
-                if tables:
-                    config = _with_tables(config, tables)
-                training = Training(config, settings, directory, console, device, machine, ranks)
-            except Exception as error:
-                if ranks.leads:
-                    directory.discard()
-                if any(word in str(error) for word in TOO_LARGE):
-                    raise ConfigError(f"This run is too large for the machine: {_reason(error)}") from None
-                raise
+            training = _begun(_with_tables(config, tables), settings, directory, console, device, machine, stop, ranks)
             summary = training.run()
         if ranks.leads:
             print_summary(summary, console)
         return summary
     except GroupError as error:
-        raise GroupError(f"{error} The last good checkpoint was kept: {resume} resumes.") from None
+        there = directory is not None and directory.last.exists()
+        goes_on = f"The last good checkpoint was kept: {resume} resumes." if there else f"{resume} starts the run over."
+        raise GroupError(f"{error} {goes_on[0].upper()}{goes_on[1:]}") from None
     except OSError as error:
+        if directory is None:
+            raise
         raise RunDirectoryError(
             f"A file cannot be read or written: {error}. Mend that; {resume} resumes the run in {directory.path}."
         ) from error
-    except KeyboardInterrupt:
-        raise Stopped(f"Interrupted; {resume} resumes from the last checkpoint.", INTERRUPTED) from None
-    except _Terminated as stopped:
-        raise Stopped(f"Stopped by SIGTERM after step {stopped}; {resume} resumes.", TERMINATED) from None
+    except StopAsked as asked:
+        done, kept = (0, None) if training is None else (training.step.count, training.kept)
+        raise stopped(asked.number, None if directory is None else directory.last, done, kept, resume) from None
     finally:
-        directory.release()
+        if directory is not None:
+            directory.release()
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0].rpartition("Allocator: ")[2]
+def _begun(
+    config: Config,
+    settings: Settings,
+    directory: RunDirectory,
+    console: Console,
+    device: torch.device,
+    machine: dict[str, Any],
+    stop: StopSignals,
+    ranks: Ranks,
+) -> Training:
+    """The run, built; where that cannot be, nothing is left of a fresh directory."""
+    try:
+        return Training(config, settings, directory, console, device, machine, stop, ranks)
+    except (Exception, StopAsked) as error:
+        if ranks.leads:
+            directory.discard()
+        if any(word in str(error) for word in TOO_LARGE):
+            reason = str(error).splitlines()[0].rpartition("Allocator: ")[2]
+            raise ConfigError(f"This run is too large for the machine: {reason}") from None
+        raise
 
 
 def _with_tables(config: Config, tables: Mapping[str, Table]) -> Config:
+    if not tables:
+        return config
     options = config.tasks.options
     assert isinstance(options, TableConfig)
     return replace(config, tasks=Choice(config.tasks.name, with_tables(options, tables)))
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived, and the checkpoint of this moment has been written; holds the step."""
 
 
 _KNOWN = "/known"
@@ -150,10 +170,11 @@ class Training:
         console: Console,
         device: torch.device,
         machine: str,
+        stop: StopSignals,
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.settings, self.directory, self.console = config, settings, directory, console
-        self.ranks, self.device = ranks, device
+        self.ranks, self.device, self.stop = ranks, device, stop
         self.suite, self.problem, self.batch_step, begun = ranks.together(self._build, "building the run")
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
@@ -169,13 +190,13 @@ class Training:
             self.contexts = ContextRecorder(config, self.problem, steps)
         state = (directory, self.edition, self.problem.model, self.step, self.learned, self.contexts)
         self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
+        self.kept = self.step.count if directory.last.exists() else None
         if self.suite.preprocessing is not None and ranks.leads:
             write_preprocessing(directory, self.suite.preprocessing.plain())
         if self.step.count:
             say(console, f"resuming after step {self.step.count}")
         self.started = time.monotonic() - self.progress.seconds
         self.saved = time.monotonic()
-        self.terminating = self.finishing = False
         self.pending: list[tuple[int, StepOutcome]] = []
         self.latest: Values = {}
 
@@ -201,10 +222,6 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train all epochs, then evaluate the best one on the test split, once."""
-        with on_sigterm(self._on_sigterm):
-            return self._run()
-
-    def _run(self) -> dict[str, Any]:
         leads = self.ranks.leads
         self.lines = JsonLines(self.directory.metrics, self.progress.offset) if leads else Unwritten()
         self.board = self._open_board() if leads and self.config.log.tensorboard else None
@@ -243,7 +260,7 @@ class Training:
         progress, epochs = self.progress, self.config.train.epochs
         steps = len(self.batch_step.plan(progress.epoch))
         done = progress.epoch * steps + progress.done
-        with RunProgress(self.console, self.suite.tasks, epochs, steps, done) as bar:
+        with RunProgress(self.console, self.suite.tasks, epochs, steps, done) as bar, self.stop.between_steps():
             while not self._done():
                 for index in self.batch_step.plan(progress.epoch)[progress.done :]:
                     self._one_step(index)
@@ -262,7 +279,7 @@ class Training:
             outcome = self.batch_step(index, self.progress.epoch)
         except DivergedError as error:
             self.compositions.observe(self.step.count)  # what was decided until then
-            raise DivergedError(f"{error} The last good checkpoint was kept.") from None
+            raise DivergedError(f"{error} {self._what_is_kept()}") from None
         record = outcome.record
         self.compositions.observe(record.step)
         self._add("weights", record.weights)
@@ -297,14 +314,11 @@ class Training:
     def _end_epoch(self, bar: RunProgress) -> None:
         self._flush()
         progress, sums = self.progress, self.progress.sums
+        evaluation, values = self._validated()
         means = {name: (sums[name] / sums[name + _KNOWN].clamp(min=1)).cpu() for name in sums if name + _KNOWN in sums}
         progress.sums.clear()
         progress.trajectory.append(means["weights"].tolist())
         progress.epoch, progress.done = progress.epoch + 1, 0
-        evaluation, values = self._evaluated("validation", self.problem)
-        outer = self.config.weighting.options.needs.hypergradient
-        if outer is None and self.config.train.query_for_baselines == "support":
-            values |= self._evaluated("query", self.problem)[1]
         values |= descent_shares(means["descent"]) if "descent" in means else {}
         extra = {D_TAG: means["hypergradient"].tolist()} if "hypergradient" in means else {}
         self._write(self.step.count, values, progress.epoch, **extra)
@@ -320,6 +334,24 @@ class Training:
         bar.epoch(progress.epoch, loss, evaluation.score_mean, weights, better)
         self._maybe_checkpoint(force=self._done())
 
+    def _validated(self) -> tuple[Evaluation, Values]:
+        """What an epoch ends with. It changes nothing, so a run that is stopped in it saves the last step."""
+        if self.ranks.group is not None:  # all end after the same step, so all wait
+            return self._validate()
+        try:
+            with self.stop.at_once():
+                return self._validate()
+        except StopAsked:
+            self._checkpoint()
+            raise
+
+    def _validate(self) -> tuple[Evaluation, Values]:
+        evaluation, values = self._evaluated("validation", self.problem)
+        outer = self.config.weighting.options.needs.hypergradient
+        if outer is None and self.config.train.query_for_baselines == "support":
+            values |= self._evaluated("query", self.problem)[1]
+        return evaluation, values
+
     def _done(self) -> bool:
         """True after the last epoch, or after so many without a better score that patience is at its end."""
         progress, train = self.progress, self.config.train
@@ -327,9 +359,8 @@ class Training:
         return progress.epoch >= train.epochs or (train.patience is not None and waited >= train.patience)
 
     def _finish(self) -> dict[str, Any]:
-        self.finishing = True
-        if self.ranks.any(self.terminating):
-            raise _Terminated(self.step.count)
+        # the last checkpoint holds the trained model: nobody waits for what comes now
+        self.stop_together()
         best, problem = self.progress.best, self.problem
         if self.progress.epoch < self.config.train.epochs:
             patience = self.config.train.patience
@@ -344,7 +375,9 @@ class Training:
             return {}
         if refitted:
             meta = {"kind": "refit", "run_id": self.directory.run_id, "epoch": best.epoch}
-            save_tensors(self.directory.refit, pack("model", problem.model.state_dict()), meta)
+            tensors = pack("model", problem.model.state_dict())
+            check_finite(tensors, self.step.count)
+            save_tensors(self.directory.refit, tensors, meta)
         described = description_of(self.config, self.settings, problem, self.directory.run_id, best.epoch)
         write_description(self.directory, described)
         self._write(self.step.count, values, self.progress.epoch)
@@ -368,34 +401,28 @@ class Training:
             named = ", ".join(self.suite.task_names[t] for t in bad)
             raise DivergedError(
                 f"Step {self.step.count}: the {split} loss is not finite for {named}. Lower the learning rate or "
-                "alpha, or look for bad inputs of that task; the last good checkpoint was kept."
+                f"alpha, or look for bad inputs of that task. {self._what_is_kept()}"
             )
         return evaluation, split_values(split, evaluation, self.suite.tasks)
 
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        if self.finishing:
-            # the last checkpoint holds the trained model: nothing to wait for
-            raise _Terminated(self.step.count)
-        self.terminating = True
+    def _what_is_kept(self) -> str:
+        return "There is no checkpoint yet." if self.kept is None else "The last good checkpoint was kept."
+
+    def stop_together(self) -> None:
+        """Raise StopAsked in all processes where one of them was asked to stop."""
+        if self.ranks.any(self.stop.asked is not None):
+            self.stop.stop(self.stop.asked or signal.SIGTERM)
 
     def _maybe_checkpoint(self, force: bool = False) -> None:
         # one process may hear of it before the others: all end after the same step
-        self.terminating = self.ranks.any(self.terminating)
+        asked = self.ranks.any(self.stop.asked is not None)
         due = self.ranks.leads and time.monotonic() - self.saved >= self.config.run.checkpoint_seconds
-        if not (due or force or self.terminating):
-            return
-        self._flush()
-        if is_finite(self.problem.model):
+        if due or force or asked:
+            self._flush()
             self._checkpoint()
-        elif force:
-            raise DivergedError(
-                f"Step {self.step.count}: a parameter of the model is not finite. Lower the learning rate or alpha; "
-                "the last good checkpoint was kept."
-            )
-        # else the next step names the task whose loss is not finite, and the last good checkpoint stays
-        self.saved = time.monotonic()
-        if self.terminating:
-            raise _Terminated(self.step.count)
+            self.saved = time.monotonic()
+        if asked:
+            self.stop.stop(self.stop.asked or signal.SIGTERM)
 
     def _checkpoint(self) -> None:
         if self.ranks.leads:
@@ -404,4 +431,9 @@ class Training:
             if self.board is not None:
                 self.board.sync()
             model = self.problem.model
-            save_state(self.directory, self.edition, model, self.step, self.progress, self.learned, self.contexts)
+            state = (self.directory, self.edition, model, self.step, self.progress, self.learned, self.contexts)
+            try:
+                save_state(*state)
+            except DivergedError as error:
+                raise DivergedError(f"{error} {self._what_is_kept()}") from None
+        self.kept = self.step.count

@@ -55,6 +55,14 @@ class DivergedError(LossRAGError):
     """A loss or a gradient that is no longer finite."""
 
 
+class LossError(LossRAGError):
+    """A loss of the library that raises where it is used; ``losses`` are those that were computed together."""
+
+    def __init__(self, losses: Iterable[str], text: str) -> None:
+        self.losses = tuple(losses)
+        super().__init__(text)
+
+
 class GroupError(LossRAGError):
     """Processes that work together and cannot go on: one is gone, failed, or differs from the others."""
 

@@ -21,6 +21,7 @@ from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
 from lossrag.weighting.gradients.places import columns
+from lossrag.weighting.gradients.random_state import random_state
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.parallel.group import Group
@@ -36,6 +37,7 @@ from lossrag.weighting.training.optimizers import Optimizers
 from lossrag.weighting.training.parameters import Given, Trained
 from lossrag.weighting.training.statistics import Statistics
 from lossrag.weighting.update.finite import POLICIES
+from lossrag.weighting.update.guard import Guard
 from lossrag.weighting.update.in_group import GroupSide, Mean
 from lossrag.weighting.update.judge import OVERFLOW, Judge, SkippedStep
 from lossrag.weighting.update.refused import check_group, check_low
@@ -134,6 +136,7 @@ class MultiTaskStep(GroupSide):
         if self.needs.hypergradient is not None:
             check_inner(self.optimizers, self.needs.hypergradient)
         self._waiting: Gathered | None = None
+        self._guard = Guard(self.optimizers)
         self._lying = Lying.of(self.optimizers.parameters())
 
     @property
@@ -180,9 +183,7 @@ class MultiTaskStep(GroupSide):
         held_out = None if query is None else self._query(query)
         counts = self._query_counts(query_rows) if held_out is not None and self.learns_next else ()
         self.engine.scale(1.0)
-        gathered = self._gathered(support, Inputs(epoch, scores, representation, rows), unscale=True)
-        if gathered.skipped is None:
-            self.optimizers.step()
+        gathered = self._gathered(support, Inputs(epoch, scores, representation, rows), apply=True)
         self._lying = Lying.of(self.optimizers.parameters())
         return self._learned(gathered, held_out, counts)
 
@@ -283,7 +284,8 @@ class MultiTaskStep(GroupSide):
         self.engine = self._made(self.tasks)
         self.engine.scale(scale)
 
-    def _gathered(self, support: Losses, inputs: Inputs, unscale: bool = False) -> Gathered:
+    def _gathered(self, support: Losses, inputs: Inputs, apply: bool = False) -> Gathered:
+        """The support side of a step; apply: with the update, by gradients of unscaled losses."""
         needs = self.needs
         for name, given, wanted in (
             ("epoch", inputs.epoch, needs.epoch),
@@ -302,9 +304,15 @@ class MultiTaskStep(GroupSide):
         for parameter in self.parameters:
             parameter.grad = None
         statistics = Statistics(self.engine.statistics)
+        judge = self._judge(losses)
         try:
             with wrapped_refused(look=self.count == 1):
-                gathered = update(losses, inputs, self._judge(losses))
+                gathered = update(losses, inputs, judge)
+            self.share_statistics()
+            self._complete(held, apply)
+            size = judge.gradient(gathered.present, unscaled=apply)
+            if apply and gathered.skipped is None:
+                self._apply(judge, size, gathered.present)
         except SkippedStep as skipped:
             unknown = torch.full((len(self.tasks),), float("nan"), device=self.device)
             gathered = Gathered(unknown, self.task_weights, (), str(skipped))
@@ -320,8 +328,10 @@ class MultiTaskStep(GroupSide):
         if gathered.skipped is not None and gathered.skipped != OVERFLOW:
             statistics.restore()
             self._put_back(held, before)
-            return gathered
-        self.share_statistics()
+        return gathered
+
+    def _complete(self, held: Sequence[Tensor | None], unscale: bool) -> None:
+        """Add the gradients that were ``held`` to those of the step."""
         scale = self.engine.passes.scale
         for parameter in self.parameters if unscale and scale != 1 else ():
             if parameter.grad is not None:
@@ -329,7 +339,16 @@ class MultiTaskStep(GroupSide):
         for parameter, gradient in zip(self.parameters, held, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
-        return gathered
+
+    def _apply(self, judge: Judge, size: float, present: Sequence[int]) -> None:
+        """The update by gradients of this magnitude, which the policy refuses where it would leave anything not
+        finite."""
+        if not judge.reads(self.parameters[0]):
+            self.optimizers.step()
+            return
+        broken = self._guard.step(max(size, judge.held()), self.engine.names_by_id)
+        if broken is not None:
+            judge.update(broken, present)
 
     def _forget(self) -> None:
         """Drop the gradients that lie about, those of parameters that have been frozen since among them."""
@@ -357,12 +376,7 @@ class MultiTaskStep(GroupSide):
             self.share_statistics()
         there, why = judge.query_present(self.outer, values, D)
         if why is not None and why != OVERFLOW:
-            if self.nonfinite == "raise":
-                raise DivergedError(
-                    f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
-                    "not. Lower the learning rate or alpha, or look for bad query inputs of that task."
-                )
-            self.skipped += 1
+            self._not_learned(why)
             there = ()
         losses = engine.parameters[0].new_full((len(self.tasks),), float("nan"))
         for place, value in zip(self.outer, values, strict=True):
@@ -376,10 +390,24 @@ class MultiTaskStep(GroupSide):
         if not there:
             return told
         learn = learn_on_host if judge.reads_device else learn_present
-        self.state, outer = learn(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
+        state, outer = learn(self.weighting, self.state, D, self.mask(there), self.mask(gathered.present))
+        why = judge.learned(state, D, there)
+        if why is not None:
+            self._not_learned(why)
+            return replace(told, skipped=why)
+        self.state = state
         return replace(
             told, next_weights=self.task_weights, hypergradient=D[columns(self.outer, D.device)], **vars(outer)
         )
+
+    def _not_learned(self, why: str) -> None:
+        """Raise DivergedError, or count the step as skipped, as the policy says."""
+        if self.nonfinite == "raise":
+            raise DivergedError(
+                f"Step {self.count}: {why}. The parameters were updated by finite gradients, the task weights were "
+                "not. Lower the learning rate or alpha, or look for bad query inputs of that task."
+            )
+        self.skipped += 1
 
     def _hypergradient(
         self, query: Ordered, spec: HypergradientSpec, gathered: Gathered, passes: Passes, counts: Sequence[float]
@@ -413,7 +441,8 @@ class MultiTaskStep(GroupSide):
         return values, D, mean
 
     def _judge(self, losses: Ordered) -> Judge:
-        return Judge(self.nonfinite, self.count, self.tasks, self.engine, self.optimizers, losses)
+        random = random_state(self.parameters)
+        return Judge(self.nonfinite, self.count, self.tasks, self.engine, self.optimizers, losses, random, self.group)
 
     def _record(self, gathered: Gathered) -> StepRecord:
         mask = self.mask(gathered.present)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lossrag.errors import LossError
 from lossrag.experiments.plotting import COLOURS, GREY, MARKERS, legend_below, new_panels
 from lossrag.experiments.record.labels import Label, write_labels
 from lossrag.experiments.record.plane import Floats, Plane
@@ -31,7 +32,7 @@ def loss_map_figure(used: Mapping[str, Mapping[str, float]]) -> Figure | None:
     kinds = sorted({LOSSES[name].target_kind for shares in used.values() for name in shares if name in LOSSES})
     if not kinds:
         return None
-    losses = {kind: [loss for loss in LOSSES.values() if loss.target_kind == kind] for kind in kinds}
+    losses = {kind: [loss for loss in LOSSES.values() if loss.target_kind == kind and _drawn(loss)] for kind in kinds}
     families = sorted({loss.family for alike in losses.values() for loss in alike})
     styles = {
         family: (FAMILIES[place % len(FAMILIES)], MARKERS[place % len(MARKERS)])
@@ -48,6 +49,15 @@ def loss_map_figure(used: Mapping[str, Mapping[str, float]]) -> Figure | None:
     for axes, kind in zip(grid, kinds, strict=True):
         _label(axes, losses[kind], used)
     return figure
+
+
+def _drawn(loss: Loss) -> bool:
+    """False for a loss that raises, which has no place; whoever trained with it has been told."""
+    try:
+        geometry_vectors([loss])
+    except LossError:
+        return False
+    return True
 
 
 def _panel(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from lossrag.errors import CheckpointError
 from lossrag.experiments.record.checkpoint import load_checkpoint, pack, pack_optimizer, unpack, unpack_optimizer
 from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.record.finite import check_finite
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
 from lossrag.tensors import save_tensors
@@ -57,11 +57,6 @@ PLAIN = ("epoch", "done", "seconds", "offset", "trajectory")
 """Fields of a :class:`Progress` that the metadata of a checkpoint hold as they are."""
 
 
-def is_finite(model: MultiTaskModel) -> bool:
-    """True where every parameter is (reads the device)."""
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-
-
 def save_state(
     directory: RunDirectory,
     edition: str,
@@ -71,10 +66,11 @@ def save_state(
     learned: LearnedLosses | None = None,
     contexts: Remembers | None = None,
 ) -> None:
-    """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
+    """Write the checkpoints of this moment, the best epoch's before the one that refers to it.
+
+    Raises DivergedError, and writes nothing, where a number in them is none.
+    """
     best = progress.best
-    if best.tensors:
-        save_tensors(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})
     optimizer, groups = pack_optimizer(step.optimizer)
     tensors = (
         pack("model", model.state_dict())
@@ -84,6 +80,9 @@ def save_state(
         | pack("composition", learned.state_dict() if learned else {})
         | pack("contexts", contexts.state_dict() if contexts else {})
     )
+    names = step.engine.names_by_id()
+    called = [names.get(id(parameter), "a parameter") for parameter in step.optimizers.parameters()]
+    check_finite(best.tensors | tensors, step.count, called)
     meta = {
         "kind": "last",
         "run_id": directory.run_id,
@@ -92,6 +91,8 @@ def save_state(
         "best": {"epoch": best.epoch, "score": best.score},
         **{name: getattr(progress, name) for name in PLAIN},
     }
+    if best.tensors:
+        save_tensors(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})
     save_tensors(directory.last, tensors, meta)
 
 

@@ -14,7 +14,7 @@ from lossrag.experiments.run.build import trains_on_query
 from lossrag.experiments.run.problem import Problem
 from lossrag.labels import labelled
 from lossrag.lossbank import LOSSES, LossInputs
-from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
+from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, known, moments_of, snapshot
 from lossrag.models import BertOptions
 from lossrag.streams import Stream, generator
 
@@ -62,8 +62,8 @@ class ContextRecorder:
             before = None if self.losses is None else self.losses[t]
             seen.append(snapshot(reference, support, query, done / self.steps, before))
         model.train()
-        self.moments[self.due[done]] = torch.stack([one.context.cpu() for one in seen])
-        self.losses = torch.stack([one.losses for one in seen])
+        self.moments[self.due[done]] = torch.stack([known(one.context) for one in seen]).cpu()
+        self.losses = torch.stack([known(one.losses) for one in seen])
 
     @torch.no_grad()
     def _rows(self, split: str, t: int, done: int) -> LossInputs:

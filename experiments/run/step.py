@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lossrag.errors import DivergedError
+from lossrag.errors import DivergedError, LossError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.series import StepOutcome
 from lossrag.experiments.run.build import build_step, passes_route
@@ -68,7 +68,35 @@ class BatchStep:
         size = config.outer.batch_size or config.train.batch_size
         query_rows = query_index(problem.suite, size, config.seed, self.step.count)
         shown = StepRows(problem, config.seed, self.step.count, {"support": index, "query": query_rows})
-        mixtures = learned.begin(self.step.count + 1, shown) if learned else None
+        if learned:
+            learned.begin(self.step.count + 1, shown)
+        while True:
+            before = self.step.count
+            try:
+                return self._taken(index, epoch, query_rows, shown, route, rows, only)
+            except (DivergedError, LossError) as error:
+                # a loss of a composition that is no number is switched off, and the step taken without it
+                unchanged = self.group is None and self.step.count == before
+                if learned and unchanged and learned.repair(before + 1, shown, error):
+                    torch.manual_seed(step_seed(config.seed, before))
+                    continue
+                if isinstance(error, LossError):
+                    raise
+                raise made_of(error, learned) from None
+
+    def _taken(
+        self,
+        index: tuple[Tensor, ...],
+        epoch: int,
+        query_rows: Sequence[Tensor],
+        shown: StepRows,
+        route: str,
+        rows: Tensor | None,
+        only: Sequence[int] | None,
+    ) -> StepOutcome:
+        config, problem, learned = self.config, self.problem, self.learned
+        learns = self.step.learns_next
+        mixtures = learned.composer.mixtures() if learned else None
         needs = config.weighting.options.needs
         keep = needs.representation is not None
         if self.group is not None and self.group.rank:  # masks of its own, but the same looks
@@ -84,18 +112,17 @@ class BatchStep:
                 "query", own_query.index, route=route, rows=rows, keep_features=learned is not None, only=only
             )
         query_counts = [count for task, count in enumerate(own_query.rows) if task in self.step.outer]
-        try:
-            record = self.step(
-                support,
-                query,
-                epoch=epoch,
-                scores=batch.scores,
-                representation=batch.representation,
-                rows=own.rows,
-                query_rows=query_counts,
-            )
-        except DivergedError as error:
-            raise made_of(error, learned) from None
+        record = self.step(
+            support,
+            query,
+            epoch=epoch,
+            scores=batch.scores,
+            representation=batch.representation,
+            rows=own.rows,
+            query_rows=query_counts,
+        )
+        if learned and record.skipped is not None and "finite" in record.skipped and self.group is None:
+            learned.repair(record.step, shown, DivergedError(record.skipped))
         # what a step that was left out has seen moves no composition; a question is asked all the same
         if learned and (record.skipped is None or record.step in learned.looks):
             whole = self.group is None and only is None

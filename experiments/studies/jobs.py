@@ -26,7 +26,7 @@ from lossrag.errors import RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.config.paths import quoted
-from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
+from lossrag.experiments.exits import SIGNALS, Stopped
 from lossrag.experiments.record.finished import Summary, read_summary
 
 POLL_SECONDS = 0.05
@@ -84,6 +84,13 @@ def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> d
 
     Ctrl-C and SIGTERM stop the runs, which write a checkpoint, and raise Stopped: the same jobs then go on from there.
     """
+    with _stop_signals() as asked:
+        return _run(jobs, processes, logs, ended, asked)
+
+
+def _run(
+    jobs: Sequence[Job], processes: int, logs: Path, ended: Ended, asked: Sequence[int]
+) -> dict[Job, Summary | None]:
     same: dict[Path, list[Job]] = {}
     for job in jobs:
         same.setdefault(job.directory, []).append(job)
@@ -97,25 +104,26 @@ def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> d
 
     for job, *_ in same.values():
         summary = read_summary(job.directory)
+        _check(asked)
         if summary is None:
-            _await_release(job)
+            _await_release(job, asked)
             waiting.append(job)
         else:
             settle(job, summary)
     logs.mkdir(parents=True, exist_ok=True)
     running: dict[Job, subprocess.Popen[bytes]] = {}
-    with _stop_signals():
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    job = waiting.popleft()
-                    running[job] = _start(job, logs)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    _close(process := running.pop(job))
-                    settle(job, read_summary(job.directory) if process.returncode == 0 else None)
-                time.sleep(POLL_SECONDS)
-        finally:
-            _stop(list(running.values()))
+    try:
+        while waiting or running:
+            _check(asked)
+            while waiting and len(running) < processes:
+                job = waiting.popleft()
+                running[job] = _start(job, logs)
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                _close(process := running.pop(job))
+                settle(job, read_summary(job.directory) if process.returncode == 0 else None)
+            time.sleep(POLL_SECONDS)
+    finally:
+        _stop(list(running.values()))
     return summaries
 
 
@@ -160,29 +168,39 @@ def _close(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _await_release(job: Job) -> None:
+def _await_release(job: Job, asked: Sequence[int]) -> None:
     """A run whose parent was killed may still be writing its last checkpoint."""
     if not job.directory.is_dir():
         return
     try:
-        with FileLock(job.directory / ".lock").acquire(timeout=STOP_SECONDS):
+        with FileLock(job.directory / ".lock").acquire(timeout=STOP_SECONDS, cancel_check=lambda: bool(asked)):
             pass
     except Timeout:
+        _check(asked)
         raise RunDirectoryError(
             f"The run directory {job.directory} is in use by another process: wait for it."
         ) from None
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    raise Stopped("Stopped by SIGTERM; the same command goes on from here.", TERMINATED)
+def _check(asked: Sequence[int]) -> None:
+    """Raise Stopped where a signal has arrived."""
+    if asked:
+        what, code = SIGNALS[signal.Signals(asked[0])]
+        raise Stopped(f"{what}; the same command goes on from here.", code)
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
-    previous = signal.signal(signal.SIGTERM, _on_sigterm)
+def _stop_signals() -> Iterator[list[int]]:
+    """Within: the stop signals that have arrived. They interrupt nothing, so that every process that was started is
+    known, and waited for."""
+    asked: list[int] = []
+
+    def arrived(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    previous = {number: signal.signal(number, arrived) for number in SIGNALS}
     try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped("Interrupted; the same command goes on from here.", INTERRUPTED) from None
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

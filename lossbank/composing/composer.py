@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossrag.checks import require
-from lossrag.errors import ConfigError, DivergedError
+from lossrag.errors import ConfigError, DivergedError, LossError
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
 from lossrag.lossbank.composing.retrieval import Adviser, Gain, explained, gains, ranked, shares_of
@@ -32,7 +34,7 @@ class Event:
 
     what: ``composed`` (its losses have changed) or ``kept`` after a question to the bank, ``silent`` where the bank
         knows nothing like it, ``ranked``; ``off`` and ``retry`` for a loss that evidence has switched off or let back,
-        ``off`` also for one whose values or gradients are no finite numbers, which never comes back.
+        ``off`` also for one that raises, or whose values or gradients are no finite numbers, which never comes back.
     loss: the one it is about, or the largest of the composition.
     neighbours: the cases of the bank that decided, nearest first, with what is known of each.
     shares: what the task is made of after a question, largest share first.
@@ -207,8 +209,7 @@ class Composer:
         for t in present:
             judged = [self.evidence.judges(self.losses[i], i in self._active[t]) for i in self._concerned(t)]
             measured[t] = [i for i, known in zip(self._concerned(t), judged, strict=True) if known]
-        sizes = [self.state.sizes[t, losses] for t, losses in enumerate(measured)]
-        contributions = moment.contributions([[self.losses[i] for i in losses] for losses in measured], sizes)
+        contributions = self._contributions(moment, measured, step)
         known = torch.split(torch.cat(contributions).isfinite(), [len(losses) for losses in measured])
         self.contributions = torch.zeros_like(self.contributions)
         for t in present:
@@ -224,6 +225,75 @@ class Composer:
                 self._switch_off(t, step)
                 self._retry(t, step)
                 self._active[t] = self.state.listed(t)
+
+    def _contributions(self, moment: Moment, measured: list[list[int]], step: int) -> list[Tensor]:
+        """What the ``measured`` losses of every task contribute; those that raise are taken out, of the lists too."""
+
+        def found(chosen: Sequence[Sequence[int]]) -> list[Tensor]:
+            sizes = [self.state.sizes[t, list(losses)] for t, losses in enumerate(chosen)]
+            return moment.contributions([[self.losses[i] for i in losses] for losses in chosen], sizes)
+
+        while True:
+            try:
+                return found(measured)
+            except LossError as error:
+                raised = [
+                    {i: why for i in own if (why := _raises(partial(found, self._only(measured, t, i)))) is not None}
+                    for t, own in enumerate(measured)
+                ]
+                if not any(raised):  # not when it is asked again: those that were computed together then
+                    raised = [{i: error for i in own if self.names[i] in error.losses} for own in measured]
+                if not any(raised):
+                    raise
+                for t, losses in enumerate(raised):
+                    none = torch.zeros(len(losses), dtype=torch.bool)
+                    self._drop(t, list(losses), none, step, list(losses.values()))
+                    measured[t] = [i for i in measured[t] if i not in losses]
+
+    def _only(self, measured: Sequence[Sequence[int]], t: int, i: int) -> list[list[int]]:
+        """One loss of a task, beside the references that everything is compared with."""
+        own = [[self.reference[other]] if losses else [] for other, losses in enumerate(measured)]
+        own[t] = sorted({i, self.reference[t]} & set(measured[t]))
+        return own
+
+    def repair(self, step: int, error: DivergedError | LossError, look: Callable[[], Sequence[TaskMoment]]) -> bool:
+        """After an update of ``step`` that was refused: take the losses of the mixtures out that raised or were no
+        finite numbers in it, or are none on the rows of a ``look``; whether there were any beside references."""
+        trained = self.mixtures()
+        if isinstance(error, LossError):
+            names = [[loss.name for loss in mixture.losses if loss.name in error.losses] for mixture in trained]
+        else:
+            names = [[name for computed in mixture.last for name in computed.broken()] for mixture in trained]
+        found = [[i for i in map(self.names.index, own) if i != self.reference[t]] for t, own in enumerate(names)]
+        several = isinstance(error, LossError) and len(error.losses) > 1
+        if isinstance(error, DivergedError) or several:
+            moments = look()
+            alone = [self._broken_alone(t, seen) for t, seen in enumerate(moments)]
+            if several or not any(found):
+                found = alone if any(alone) else found
+            if isinstance(error, DivergedError):  # where the reference is none either, it is not for the losses
+                found = [own if own and self._sound(t, moments[t]) else [] for t, own in enumerate(found)]
+        for t, own in enumerate(found):
+            why = [error if isinstance(error, LossError) else None] * len(own)
+            self._drop(t, own, torch.zeros(len(own), dtype=torch.bool), step, why)
+        return any(found)
+
+    def _broken_alone(self, t: int, seen: TaskMoment) -> list[int]:
+        """The losses of a task's mixture, but for its reference, that raise or are no finite numbers on these rows."""
+        if not self._sound(t, seen):
+            return []
+        return [i for i in self._active[t] if i != self.reference[t] and self._broken(i, seen)]
+
+    def _sound(self, t: int, seen: TaskMoment) -> bool:
+        """True where a task has outputs and a reference that are finite numbers."""
+        return bool(seen.finite & seen.present) and not self._broken(self.reference[t], seen)
+
+    def _broken(self, i: int, seen: TaskMoment) -> bool:
+        try:
+            sizes, _ = gradient_sizes(seen.support, [self.losses[i]], seen.per_feature)
+        except LossError:
+            return True
+        return isnan(float(sizes[0]))
 
     def _present(self, tasks: Sequence[TaskMoment], step: int) -> list[int]:
         """Numbers of the tasks that have labels where they were looked at, and outputs that are finite numbers; without
@@ -248,19 +318,37 @@ class Composer:
         if wanted == [self.reference[t]]:
             return
         losses = [self.losses[i] for i in [*wanted, self.reference[t]]]
-        sizes, coverage = gradient_sizes(task.support, losses, task.per_feature)
+        try:
+            sizes, coverage = gradient_sizes(task.support, losses, task.per_feature)
+        except LossError as error:
+            alone = {
+                i: _raises(partial(gradient_sizes, task.support, [self.losses[i]], task.per_feature)) for i in wanted
+            }
+            raised = {i: why for i, why in alone.items() if why is not None}
+            if not raised:  # not when it is asked again: those that were computed together then
+                raised = {i: error for i in wanted if self.names[i] in error.losses}
+            self._drop(t, list(raised), torch.zeros(len(raised), dtype=torch.bool), step, list(raised.values()))
+            self._measure_sizes(t, task, [i for i in wanted if i not in raised], memory, step)
+            return
         known = sizes[:-1].isfinite()
         self._drop(t, wanted, known, step)
         left = [i for i in wanted if i not in self.broken[t]]
         beside = coverage[:-1] / coverage[-1].clamp(min=1e-12)
         self.state = self.state.observe_sizes(t, left, sizes[:-1][known], sizes[-1], beside[known], memory)
 
-    def _drop(self, t: int, losses: Sequence[int], known: Tensor, step: int) -> None:
+    def _drop(
+        self, t: int, losses: Sequence[int], known: Tensor, step: int, raised: Sequence[LossError | None] = ()
+    ) -> None:
         """Take the losses of a task that are not ``known`` (n,), booleans, as finite numbers at a step out of it for
-        good; its reference, alone where nothing else is left, cannot be one of them."""
+        good, for what they ``raised`` (n,) if anything; its reference, alone where nothing else is left, cannot be one
+        of them."""
+        why = dict(zip(losses, raised, strict=True)) if raised else {}
         broken = [i for i, fine in zip(losses, known.tolist(), strict=True) if not fine]
         for i in broken:
             name, task = self.names[i], self.tasks[t].name
+            error = why.get(i)
+            if i == self.reference[t] and error is not None:
+                raise LossError([name], f"Step {step}: the reference of the task {task} fails. {error}") from error
             if i == self.reference[t]:
                 raise DivergedError(
                     f"Step {step}: the loss {name} of the task {task}, its reference, or a gradient of it is no finite "
@@ -269,7 +357,8 @@ class Composer:
                 )
             self.broken[t].add(i)
             self.state = self.state.removed(t, i)
-            reason = f"its values or gradients are no finite numbers at step {step}: it is out of this task for good"
+            what = f"its values or gradients are no finite numbers at step {step}" if error is None else str(error)
+            reason = f"{what.rstrip('.')}: it is out of this task for good"
             self._tell(step, t, i, "off", reason)
         if broken:
             self._forget_broken(t)
@@ -356,3 +445,11 @@ class Composer:
         self.broken = [set(own.nonzero().flatten().tolist()) for own in state["broken"]]
         for t in range(len(self.tasks)):
             self._forget_broken(t)
+
+
+def _raises(call: Callable[[], object]) -> LossError | None:
+    try:
+        call()
+    except LossError as error:
+        return error
+    return None

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from lossrag.errors import DivergedError, LossError
 from lossrag.lossbank.composing.composer import Composer
-from lossrag.lossbank.composing.evidence import Batch, Evidence, TaskSpec, observed
+from lossrag.lossbank.composing.evidence import Batch, Evidence, TaskMoment, TaskSpec, observed
 from lossrag.lossbank.composing.policies import ComposerConfig, question_steps
 from lossrag.lossbank.composing.retrieval import Adviser
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
-from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, moments_of, snapshot
+from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, known, moments_of, snapshot
 from lossrag.lossbank.library.mixture import Mixture
 from lossrag.lossbank.library.registration import LOSSES
 
@@ -109,6 +110,20 @@ class LearnedLosses:
             support, query = (rows(split, evidence.rows) for split in ("support", "query"))
             composer.observe(evidence.moment(composer.tasks, support, query, lam), step)
 
+    def repair(self, step: int, rows: Rows, error: DivergedError | LossError) -> bool:
+        """After an update of ``step`` that ended in this error and changed nothing: switch off, with an event, the
+        losses of the compositions that raised or are no finite numbers; True where there were any, so that the update
+        can be taken with ``composer.mixtures()`` as they are then.
+
+        The reference of a task is never switched off.
+        """
+        composer = self.composer
+
+        def look() -> Sequence[TaskMoment]:
+            return observed(self.model, composer.tasks, rows("support", None), None)
+
+        return composer.repair(step, error, look)
+
     def _look(self, step: int, rows: Rows) -> bool:
         """Take the contexts after ``step``, where one is wanted, and ask the bank; whether it was."""
         if step not in self.looks:
@@ -122,7 +137,7 @@ class LearnedLosses:
             before = None if self.before[t].isnan().any() else self.before[t]
             shot = snapshot(LOSSES[REFERENCES[task.target_kind]], own.support, own.query, progress, before)
             self.before[t] = torch.where(shot.losses.isfinite(), shot.losses, self.before[t])
-            contexts.append(shot.context if composer.alone(t) else torch.full_like(shot.context, float("nan")))
+            contexts.append(known(shot.context) if composer.alone(t) else torch.full_like(shot.context, float("nan")))
         self.contexts[self.looks.index(step)] = torch.stack(contexts)
         if step in self.questions:
             composer.ask(contexts, step, progress, step == self.questions[-1])

@@ -20,6 +20,7 @@ from lossrag.checks import check_least, check_positive, check_share, require
 from lossrag.errors import ConfigError
 from lossrag.lossbank.composing.evidence import Batch, Moment, TaskSpec, observed
 from lossrag.lossbank.composing.shares import ShareState
+from lossrag.lossbank.library.batched import named
 from lossrag.lossbank.library.contract import Loss
 from lossrag.lossbank.library.inputs import wide
 from lossrag.weighting.training.adam import adam_direction
@@ -224,7 +225,10 @@ def look_ahead(
         return []
     for step in range(1, steps + 1):
         logits = [run.logits().requires_grad_() for run in runs]
-        for run, gradient in zip(runs, torch.autograd.grad(_total(runs, logits), logits), strict=True):
+        total = _total(runs, logits)
+        with named([loss for own in losses for loss in own]):
+            gradients = torch.autograd.grad(total, logits)
+        for run, gradient in zip(runs, gradients, strict=True):
             run.step(gradient, step, averaged=2 * step > steps)
     return [run.judged() for run in runs]
 
@@ -244,7 +248,8 @@ def _total(runs: Sequence[_Run], logits: Sequence[Tensor]) -> Tensor:
         views = [runs[r].view for r, _ in where]
         targets = torch.cat([view.targets for view in views])
         own = {"features": views[0].features, "class_counts": views[0].class_counts}
-        values = loss(rows, targets, **own, labelled=True)
+        with named([loss]):
+            values = loss(rows, targets, **own, labelled=True)
         weights = torch.cat([values.new_full((len(view.targets),), 1 / len(view.targets)) for view in views])
         total = total + (values * weights).sum()
     return total

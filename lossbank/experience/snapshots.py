@@ -41,6 +41,11 @@ def moments_of(steps: int) -> dict[int, float]:
     return dict(sorted(done.items()))
 
 
+def known(context: Tensor) -> Tensor:
+    """A context (C,), no numbers where an entry is none: what is known in part is not asked with, or remembered."""
+    return torch.where(context.isfinite().all(), context, float("nan"))
+
+
 @torch.no_grad()
 def snapshot(
     reference: Loss, support: LossInputs, query: LossInputs, progress: float, before: Tensor | None = None

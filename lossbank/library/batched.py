@@ -8,9 +8,11 @@ softmax, say) is computed once. Which hyperparameters a function takes as tensor
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from lossrag.errors import LossError, LossRAGError
 from lossrag.lossbank.library.contract import Loss, LossFunction, read_labels
 from lossrag.lossbank.library.inputs import LabelledInputs, LossInputs
 from lossrag.lossbank.library.probe import probes
@@ -30,6 +33,24 @@ _KNOWN: dict[LossFunction, frozenset[str]] = {}
 
 Groups = Sequence[Sequence[int]]
 """Positions of the losses that are computed together."""
+
+
+@contextmanager
+def named(losses: Sequence[Loss]) -> Iterator[None]:
+    """Within: what raises is told as a LossError of these losses, with the place in the file of its author."""
+    try:
+        yield
+    except (LossRAGError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # anybody's function
+        names = [loss.name for loss in losses]
+        (*_, at) = traceback.extract_tb(error.__traceback__)
+        said = " ".join(str(error).split()) or "no word"
+        raise LossError(
+            names,
+            f"The loss {' or '.join(names)} raised {type(error).__name__}: {said.rstrip('.')} ({at.filename}, line "
+            f"{at.lineno}).",
+        ) from error
 
 
 def loss_values(losses: Sequence[Loss], inputs: LossInputs, groups: Groups | None = None) -> Tensor:
@@ -46,10 +67,11 @@ def values_of(losses: Sequence[Loss], rows: LabelledInputs, groups: Groups | Non
     for group in groups:
         members = [losses[i] for i in group]
         stacked = _stacks(members, rows.logits)
-        if stacked:
-            parts.append(vmap(partial(members[0].of, rows))(stacked))
-        else:
-            parts.append(members[0].of(rows)[None].expand(len(members), -1))
+        with named(members):
+            if stacked:
+                parts.append(vmap(partial(members[0].of, rows))(stacked))
+            else:
+                parts.append(members[0].of(rows)[None].expand(len(members), -1))
     return _in_order(torch.cat(parts), groups)
 
 
@@ -74,9 +96,12 @@ def _pulls(
         # one split and one backward pass for all: every loss has logits of its own, and so a gradient of its own
         parts = [torch.split(leaf, [len(group) for group in groups]) for leaf in wanted]
         for number, group in enumerate(groups):
-            total.append(_sums([losses[i] for i in group], rows, *(part[number] for part in parts)))
+            members = [losses[i] for i in group]
+            with named(members):
+                total.append(_sums(members, rows, *(part[number] for part in parts)))
         sums = torch.cat(total)
-        gradients = list(torch.autograd.grad(sums.sum(), wanted, materialize_grads=True))
+        with named(losses):
+            gradients = list(torch.autograd.grad(sums.sum(), wanted, materialize_grads=True))
     if rows.missing is not None:  # what stands in for a row without a label pulls at nothing
         gradients = [gradient.masked_fill(rows.missing[:, None], 0) for gradient in gradients]
     values, on_logits, *rest = [_in_order(part, groups) for part in (sums.detach(), *gradients)]

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from lossrag.checks import require
-from lossrag.lossbank.library.batched import values_of
+from lossrag.lossbank.library.batched import named, values_of
 from lossrag.lossbank.library.contract import Loss, read_labels
 from lossrag.lossbank.library.inputs import Labelled, LossInputs
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """Values (L, B) that losses had when a mixture was computed last, without a graph.
+
+    rows: (B,) those that count, None for all.
+    """
+
+    losses: tuple[Loss, ...]
+    values: Tensor
+    rows: Tensor | None
+
+    def broken(self) -> list[str]:
+        """The losses with a value that is no finite number (reads the device)."""
+        fine = self.values.isfinite() if self.rows is None else self.values.isfinite() | ~self.rows
+        return [loss.name for loss, own in zip(self.losses, fine.all(dim=1).tolist(), strict=True) if not own]
 
 
 @dataclass(frozen=True)
@@ -18,6 +35,7 @@ class Mixture:
 
     coefficients: (k,), or None for a single loss as it is; they follow the logits to their device.
     class_counts: (K,) training samples per class of the task, for the losses that ask for them.
+    last: the values of several losses when they were computed last, for whoever looks for one that is no number.
 
     Raises OptionError when a loss asks for class counts and there are none.
     """
@@ -25,6 +43,7 @@ class Mixture:
     losses: tuple[Loss, ...]
     coefficients: Tensor | None = None
     class_counts: Tensor | None = None
+    last: list[Computed] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         asking = next((loss.name for loss in self.losses if "class_counts" in loss.needs), None)
@@ -49,8 +68,11 @@ class Mixture:
         """
         rows = read_labels(LossInputs(logits, targets, features, self.class_counts, labelled), self.losses)
         if self.coefficients is None:
-            return rows.finished(self.losses[0].of(rows))
+            with named(self.losses):
+                return rows.finished(self.losses[0].of(rows))
         values = values_of(self.losses, rows)
+        known = None if rows.missing is None else ~rows.missing
+        self.last[:] = [Computed(self.losses, values.detach(), known)]
         return rows.finished((self.coefficients.to(values)[:, None] * values).sum(dim=0))
 
 
@@ -71,5 +93,10 @@ def joined_mixture(
         places = [union.index(loss) for loss in mixture.losses]
         table[row, places] = 1.0 if mixture.coefficients is None else mixture.coefficients.to(table)
     weights = table[task].T
+    values = values_of(union, rows)
+    for row, mixture in enumerate(mixtures):
+        own = [union.index(loss) for loss in mixture.losses]
+        if len(own) > 1:
+            mixture.last[:] = [Computed(mixture.losses, values.detach()[own], (task == row) & rows.labelled)]
     # what a loss makes of the rows of other tasks is none of theirs, were it not a number
-    return rows.finished((weights * values_of(union, rows)).masked_fill(weights == 0, 0).sum(dim=0))
+    return rows.finished((weights * values).masked_fill(weights == 0, 0).sum(dim=0))

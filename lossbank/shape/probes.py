@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lossrag.lossbank.library.batched import named
 from lossrag.lossbank.library.contract import Loss
 
 RIGHT_TO_WRONG = (0.999, 0.99, 0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001)
@@ -44,7 +45,7 @@ def ask(
     """The answer of ``loss`` to ``logits`` (n, K), ``targets``, ``features`` (n, F) and ``class_counts`` (K,).
 
     Features default to two looser groups of samples per class, counts to 100 samples of every class. What is not
-    finite counts as zero, or as a million where it is infinite.
+    finite counts as zero, or as a million where it is infinite. Raises LossError where the loss raises.
     """
     if features is None:
         features = grouped_features(targets if targets.ndim == 1 else torch.zeros(len(targets), dtype=torch.long), 0.4)
@@ -52,7 +53,8 @@ def ask(
         class_counts = logits.new_full((logits.shape[1],), 100.0)
     with torch.enable_grad():
         inputs = [logits.detach().clone().requires_grad_(), features.detach().clone().requires_grad_()]
-        values = loss(inputs[0], targets, features=inputs[1], class_counts=class_counts)
+        with named([loss]):
+            values = loss(inputs[0], targets, features=inputs[1], class_counts=class_counts)
         gradients = torch.autograd.grad(values.sum(), inputs, allow_unused=True, materialize_grads=True)
     return Answer(*(part.detach().float().nan_to_num(0.0, _LARGEST, -_LARGEST) for part in (values, *gradients)))
 

@@ -169,6 +169,7 @@ SUITES._entries["toy"] = SuiteEntry(conftest.ToyConfig, conftest.load_toy)
 # pictures are no part of what is compared, and take half of a session's time
 training.plot_trajectories = composition_log.draw_compositions = composition_log.draw_bank = lambda *_: None
 PLACES = {
+    "build": (training, "build_suite"),
     "step": (MultiTaskStep, "__call__"),
     "line": (JsonLines, "write"),
     "save": (state, "save_tensors"),
@@ -185,7 +186,8 @@ def arm(place, number, name):
     def signalling(*arguments, **options):
         calls[0] += 1
         if calls[0] == number:
-            os.kill(os.getpid(), getattr(signal, name))
+            for each in name.split():
+                os.kill(os.getpid(), getattr(signal, each))
         return original(*arguments, **options)
     setattr(owner, attribute, signalling)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lossrag import DivergedError
+from lossrag.errors import LossError
 from lossrag.lossbank import (
     LOSSES,
     Batch,
@@ -22,6 +23,7 @@ from lossrag.lossbank import (
 )
 from lossrag.lossbank.composing.evidence import observed
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
+from lossrag.weighting import MultiTaskStep
 from tests.lossbank.advisers import Adviser
 from tests.lossbank.oracles import built_in
 
@@ -319,3 +321,73 @@ def test_models_in_half_precision(kind, dtype):
     assert finite(half)
     torch.testing.assert_close(half.state.sizes, wide.state.sizes, rtol=0.05, atol=0.01)
     torch.testing.assert_close(half.contributions, wide.contributions, rtol=0.1, atol=0.1)
+
+
+class Raising(Poison):
+    """Cross-entropy that raises at its ``after``-th call, and from then on where it is ``how`` 'for good'."""
+
+    def __call__(self, logits, targets):
+        self.calls += 1
+        if self.calls == self.after or (self.how == "for good" and self.calls > self.after):
+            raise ValueError("I do not like this batch")
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def stepped(loop, steps):
+    """Trains as anybody's own loop does, with a step that refuses what is not finite."""
+    names = ["a", "b", "c"]
+    step = MultiTaskStep(loop.model, torch.optim.SGD(loop.model.parameters(), lr=0.05), "uniform", names)
+    for number in steps:
+        loop.learned.begin(number, loop.rows)
+        while True:
+            mixtures = loop.composer.mixtures()
+
+            def losses(mixtures=mixtures):
+                given = zip(mixtures, loop.outputs(0), strict=True)
+                return [m(z, loop.labels(0, t), f).mean() for t, (m, (z, f)) in enumerate(given)]
+
+            try:
+                step(losses)
+                break
+            except (DivergedError, LossError) as error:
+                if not loop.learned.repair(number, loop.rows, error):
+                    raise
+        loop.learned.end(number, loop.rows)
+    return step
+
+
+@pytest.mark.parametrize("how", ["for good", "once", "nan", "only the gradient"])
+@pytest.mark.parametrize("after", [1, 2, 3, 5, 8, 13, 21])
+@pytest.mark.parametrize("kind", EVIDENCE)
+def test_a_loss_that_fails_is_switched_off_and_the_training_goes_on(kind, after, how):
+    """At whichever of its calls, in a look or in a step: told once a task, and everything stays finite."""
+    function = (Raising if how in ("for good", "once") else Poison)(how, after)
+    LOSSES.add("my_poison", replace(LOSSES["cross_entropy"], name="my_poison", function=function))
+    loop = Loop(kind, candidates=(*THREE, "my_poison"))
+    step = stepped(loop, range(1, STEPS))
+    assert step.count == STEPS - 1
+    told = [event for event in loop.composer.events if event.loss == "my_poison" and event.what == "off"]
+    # evidence may have thought little of it before
+    off = [event for event in told if event.reason.endswith("for good")]
+    failed = function.calls >= after
+    if how in ("for good", "nan", "only the gradient") and failed:
+        assert sorted(event.task for event in off) == ["a", "b"]
+    assert bool(off) == failed
+    expected = "raised ValueError: I do not like this batch" if isinstance(function, Raising) else "no finite numbers"
+    assert all(expected in event.reason for event in off)
+    assert all("my_poison" not in loop.composer.compositions()[event.task] for event in off)
+    assert finite(loop.composer)
+    assert all(bool(p.isfinite().all()) for p in loop.model.parameters())
+
+
+def test_what_is_not_for_the_losses_ends_the_training():
+    """Bad inputs are none of a loss's business, nor is a reference that raises."""
+    loop = Loop("one step", candidates=(*THREE, "brier"))
+    stepped(loop, [1])
+    loop.data[0, 1].fill_(float("nan"))
+    with pytest.raises(DivergedError, match="Step 1: the support loss is not finite for b"):
+        stepped(loop, [2])
+    assert not [event for event in loop.composer.events if event.what == "off"]
+    LOSSES._entries["squared_error"] = replace(LOSSES["squared_error"], function=Raising("for good", 3))
+    with pytest.raises(LossError, match=r"squared_error raised ValueError: I do not like this batch \(.*, line \d+\)"):
+        stepped(Loop(candidates=THREE), range(1, STEPS))

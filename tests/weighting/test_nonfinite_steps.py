@@ -93,7 +93,7 @@ def test_the_cause_is_named():
         state["momentum_buffer"].fill_(float("inf"))
 
     assert "the optimiser's state is not finite" in told(overshoot)
-    assert "the gradient is not finite, though the losses are" in told(what="gradient")
+    assert "the gradient is not finite for b, though the losses are" in told(what="gradient")
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])

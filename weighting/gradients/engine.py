@@ -23,7 +23,7 @@ from lossrag.weighting.training.statistics import buffers_of
 @dataclass(frozen=True, eq=False)
 class Engine:
     """parameters: the first ``told`` are compared, all are trained. buffers: running statistics of the model, None
-    where it is not known. names: of the parameters."""
+    where it is not known. names: of the parameters; buffer_names: of the buffers."""
 
     parameters: list[Tensor]
     told: int
@@ -32,6 +32,7 @@ class Engine:
     query_sum: GradientSum
     buffers: list[Tensor] | None
     names: list[str]
+    buffer_names: list[str]
 
     @staticmethod
     def of(
@@ -59,7 +60,10 @@ class Engine:
         buffers = None if model is None else buffers_of(model)
         known = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         names = [known.get(id(p), f"{i} of shape {tuple(p.shape)}") for i, p in enumerate(parameters)]
-        return Engine(parameters, told, rows, passes, GradientSum(parameters, rows.table_rows), buffers, names)
+        called = {} if model is None else {id(buffer): name for name, buffer in model.named_buffers()}
+        buffer_names = [called[id(buffer)] for buffer in buffers or ()]
+        query_sum = GradientSum(parameters, rows.table_rows)
+        return Engine(parameters, told, rows, passes, query_sum, buffers, names, buffer_names)
 
     def fits(self, parameters: Sequence[Tensor], told: int) -> bool:
         """True for the very same parameters."""
@@ -88,6 +92,16 @@ class Engine:
     def statistics(self) -> list[Tensor]:
         """Running statistics, as far as they are known: those of the model, or of the losses seen first."""
         return self.passes.buffers if self.buffers is None else self.buffers
+
+    @property
+    def named_statistics(self) -> dict[str, Tensor]:
+        """The same by name."""
+        names = self.buffer_names if self.buffers is not None else [f"number {i}" for i in range(len(self.statistics))]
+        return dict(zip(names, self.statistics, strict=True))
+
+    def names_by_id(self) -> dict[int, str]:
+        """The names of the parameters, by ``id``."""
+        return {id(parameter): name for parameter, name in zip(self.parameters, self.names, strict=True)}
 
     def scale(self, scale: float) -> None:
         """Multiply losses by this before they are differentiated."""

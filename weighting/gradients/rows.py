@@ -81,11 +81,15 @@ class GradientRows:
 
     def silent(self, task: int) -> bool:
         """True where the gradient of a task is 0 or absent (reads the device)."""
-        return not any(bool(row.any()) for row in self._of(task))
+        return not any(bool(row.any()) for row in self.of(task))
 
     def finite(self, task: int) -> bool:
         """True where the gradient of a task is finite (reads the device)."""
-        return all(bool(row.isfinite().all()) for row in self._of(task))
+        return all(bool(row.isfinite().all()) for row in self.of(task))
+
+    def of(self, task: int) -> list[Tensor]:
+        """The gradient of a task, in parts."""
+        return list(self._of(task))
 
     def _of(self, task: int) -> Iterator[Tensor]:
         for block in self._blocks:

@@ -69,6 +69,10 @@ class SlicedRows:
         """True where the gradient of a task is finite."""
         return self._joined is None or self._joined.finite[task]
 
+    def of(self, task: int) -> list[Tensor]:
+        """The slice of the gradient of a task."""
+        return [self._held[task]]
+
     def restrict(self, position: int, ids: Tensor) -> None:
         """Refuse rows of a table."""
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,34 @@ class Optimizers:
         """All tensors that they remember."""
         kept = [state for optimizer in self.every for state in optimizer.state.values()]
         return [value for state in kept for value in state.values() if isinstance(value, Tensor)]
+
+    def moving(self) -> list[Tensor]:
+        """The parameters that have a gradient, and what is remembered of them; of a table whose gradient is sparse the
+        rows that it names, so that nothing as large as the table is read."""
+        found: list[Tensor] = []
+        for optimizer in self.every:
+            for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+                own = [parameter, *(v for v in optimizer.state.get(parameter, {}).values() if isinstance(v, Tensor))]
+                if parameter.grad.is_sparse:
+                    ids = parameter.grad._indices()[0]
+                    own = [tensor.detach()[ids] for tensor in own if tensor.shape == parameter.shape]
+                found += own
+        return found
+
+    def named_states(self, names: Mapping[int, str]) -> dict[str, Tensor]:
+        """The same by name, such as ``exp_avg of trunk.weight``. names: of the parameters, by ``id``."""
+        kept = [pair for optimizer in self.every for pair in optimizer.state.items()]
+        return {
+            f"{key} of {names.get(id(parameter), 'a parameter')}": value
+            for parameter, state in kept
+            for key, value in state.items()
+            if isinstance(value, Tensor)
+        }
+
+    def rates(self) -> list[float]:
+        """Their learning rates, each once."""
+        groups = [group for optimizer in self.every for group in optimizer.param_groups]
+        return sorted({float(group["lr"]) for group in groups if "lr" in group})
 
     def step(self) -> None:
         """An update by each."""

@@ -173,7 +173,6 @@ class GroupSide(SupportSide):
         reached = group.gather(touched).amax(0).tolist()
         for parameter, gradient, there in zip(self.parameters, slices.total(slices.flat(held)), reached, strict=True):
             parameter.grad = gradient.clone() if there else None
-        judge.gradient(present)
         return Gathered(told, weights, present, OVERFLOW if judge.overflowed else None)
 
     def _scores(self, inputs: Inputs) -> Tensor | None:

@@ -23,6 +23,7 @@ from lossrag.weighting.update.judge import OVERFLOW, Judge
 from lossrag.weighting.update.micro_batches import MicroBatches
 
 Features = Callable[[], Sequence[Tensor]]
+WEIGHTS = "weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class SupportSide:
     @property
     def task_weights(self) -> Tensor:
         """The weights (T,) of the next step."""
-        return self.state["weights"]
+        return self.state[WEIGHTS]
 
     def mask(self, there: Sequence[int]) -> tuple[bool, ...]:
         """(T,) true for these tasks."""
@@ -95,7 +96,6 @@ class SupportSide:
         else:
             total = (there * share.to(there.dtype)).mean() * self.engine.passes.scale
             total.backward()  # type: ignore[no-untyped-call]
-        judge.gradient(present)
         return Gathered(told, weights, present, OVERFLOW if judge.overflowed else None)
 
     def _update_in_turn(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
@@ -111,7 +111,6 @@ class SupportSide:
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad *= len(every) / len(present)
-        judge.gradient(present)
         return Gathered(self._told(values), weights, present, replay=replay)
 
     def _update_by_rows(self, support: Ordered, inputs: Inputs, judge: Judge) -> Gathered:
@@ -122,7 +121,7 @@ class SupportSide:
         gramian = rows.gramian(own=needs.gramian == "all") if needs.gramian else None
         overflowed = judge.overflowed or (judge.reads(gramian) and not finite([gramian]))
         if overflowed and self.engine.passes.scale == 1:
-            judge.refuse(judge.blame(present))
+            judge.refuse(judge.products(present))
         # an overflow is what a gradient scaler looks for: the gradient stays as it is, the weights as they were
         weights = (
             self.task_weights
@@ -138,7 +137,6 @@ class SupportSide:
         combined = rows.combine(weighed / len(present), own / len(present))
         for parameter, gradient in zip(self.parameters, combined, strict=True):
             parameter.grad = gradient
-        judge.gradient(present)
         return Gathered(told, weights, present, OVERFLOW if overflowed else None)
 
     def _settled(
@@ -208,4 +206,5 @@ class SupportSide:
         solves = gramian is not None or at_features is not None
         weigh = weigh_on_host if solves and judge.reads_device else weigh_present
         weights, self.state = weigh(self.weighting, self.state, signals, self.mask(present))
+        judge.weights({**self.state, WEIGHTS: weights}, present, losses.unbind())
         return weights

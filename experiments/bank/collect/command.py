@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from lossrag.experiments.record.progress import say
 from lossrag.files import expanded, write_atomic
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
+
+IGNORED = (signal.SIGINT, signal.SIG_IGN)
+"""Ctrl-C goes to the processes of a collection as well, which leave it to the one that started them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def _collect_stacked(
             done += 1
             say(console, f"{name}: {done} of {part.shards} shards")
         return
-    context, own = get_context("spawn"), (options.library,)
-    with ProcessPoolExecutor(options.processes, context, initializer=load_library, initargs=own) as executor:
+    own = (options.library,)
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), _begin, own) as executor:
         futures = [executor.submit(collect_shard, plan, name, number, folder) for number in waiting]
         try:
             for future in as_completed(futures):
@@ -80,7 +84,16 @@ def _collect_stacked(
                 say(console, f"{name}: {done} of {part.shards} shards")
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            # a shard is whole or not there: nobody waits for one
+            for child in active_children():
+                child.terminate()
             raise
+
+
+def _begin(library: Sequence[str]) -> None:
+    """What a process of its own begins with: Ctrl-C is for its parent to answer, own losses are registered."""
+    signal.signal(*IGNORED)
+    load_library(library)
 
 
 def collect_shard(plan: CollectPlan, name: str, number: int, folder: Path) -> None:
