@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "studies.compare",
     "sweep": "studies.sweep",
     "figures": "figures.command",
+    "report": "report.command",
     "theory": "theory.command",
     "predict": "trained.predict",
     "evaluate": "trained.evaluate",

@@ -84,7 +84,8 @@ def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, obje
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}") from None
     assert isinstance(plain, dict)
-    settings = {str(key): value for key, value in plain.items()}
+    settings: dict[str, object] = {str(key): value for key, value in plain.items()}
+    settings["overrides"] = list(overrides)  # as they were said: the command of a run, for its report
     return build_config(settings), settings
 
 
