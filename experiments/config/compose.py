@@ -85,7 +85,8 @@ def load_config(overrides: Sequence[str]) -> tuple[schema.Config, dict[str, obje
         raise ConfigError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}") from None
     assert isinstance(plain, dict)
     settings: dict[str, object] = {str(key): value for key, value in plain.items()}
-    settings["overrides"] = list(overrides)  # as they were said: the command of a run, for its report
+    # as they were said: the command of a run, for its report; Hydra's parsed form knows its line
+    settings["overrides"] = [own if isinstance(own, str) else str(own.input_line) for own in overrides]
     return build_config(settings), settings
 
 

@@ -62,7 +62,7 @@ def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: 
         if len(values) > 2 * SMOOTHING:
             # the raw line stays visible behind its running mean
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-            values = _running_mean(values)
+            values = running_mean(values)
         axes.plot(steps, values, linestyle=style, color=colour, label=task.name, linewidth=1.5)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
@@ -81,6 +81,11 @@ def thinned(series: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> tu
     return [step for step, _ in means], [value for _, value in means]
 
 
-def _running_mean(values: list[float]) -> list[float]:
-    windows = (values[max(0, end - SMOOTHING) : end] for end in range(1, len(values) + 1))
+def running_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]:
+    """The mean of every value and those before it, so many in all.
+
+    >>> running_mean([1.0, 3.0, 5.0], width=2)
+    [1.0, 2.0, 4.0]
+    """
+    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]

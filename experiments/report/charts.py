@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from lossrag.experiments.plotting import COLOURS, GREY, LOOK, STYLES, new_panels
 from lossrag.experiments.record.composition_plot import compositions_figure
-from lossrag.experiments.record.trajectory_plot import thinned
+from lossrag.experiments.record.trajectory_plot import running_mean, thinned
 from lossrag.experiments.report.groups import Problem
 from lossrag.experiments.report.outcomes import Residuals
 from lossrag.experiments.report.reading import ReportedRun, is_number, series
@@ -27,6 +27,11 @@ MOST = 150
 """Points of a line."""
 MARKED = 30
 """Points up to which each is marked."""
+NOISY = ("support loss", "query loss", "lambda (Frank-Wolfe)")
+"""Panels of values of single batches: each of their lines is a running mean over a part of it."""
+PART = 10
+RAW = 4
+"""Lines up to which the values themselves are seen behind their means."""
 Lines = Sequence[tuple[str, list[tuple[int, float]]]]
 """Names of lines with their steps and values."""
 REPORT: Any = {
@@ -108,9 +113,12 @@ def trajectories_chart(run: ReportedRun) -> Chart | None:
     def draw() -> Figure | None:
         figure, grid = new_panels(len(panels), min(3, len(panels)), WIDTH, 2.9, 0.3)
         for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+            smooth = title in NOISY and max(map(len, lines)) > 2 * PART
             for place, own in enumerate(lines):
-                _line(axes, own, place)
-            _finish(axes, title)
+                if smooth and len(lines) <= RAW:
+                    axes.plot(*thinned(own, MOST), color=_colour(place), linewidth=0.5, alpha=0.25)
+                _line(axes, _smoothed(own) if smooth else own, place)
+            _finish(axes, f"{title}, running mean" if smooth else title)
         _legend(figure, list(run.metrics))
         return figure
 
@@ -156,6 +164,13 @@ def _mean(runs: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
     known: list[Mapping[int, float]] = [dict(own) for own in runs if own]
     steps = sorted(set.intersection(*(set(own) for own in known))) if known else []
     return [(step, sum(own[step] for own in known) / len(known)) for step in steps]
+
+
+def _smoothed(own: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    width = max(1, len(own) // PART)
+    means = running_mean([value for _, value in own], width)
+    # the first ones are means of few, as noisy as what they are of
+    return [(step, mean) for (step, _), mean in zip(own, means, strict=True)][width // 2 :]
 
 
 def _colour(place: int) -> str:

@@ -50,9 +50,14 @@ def html(
         {
             "problem": problem,
             "rows": _overview(problem),
-            "tasks": _by_task(problem),
-            "progress": progress_chart(problem),
-            "runs": [{"place": places[id(run)], **_details(run)} for run in problem.runs],
+            # of a single run its own table and curves say the same
+            "tasks": _by_task(problem) if len(problem.runs) > 1 else None,
+            "progress": progress_chart(problem) if len(problem.runs) > 1 else None,
+            "runs": [
+                {"place": places[id(run)], "title": group.label, **_details(run)}
+                for group in problem.groups
+                for run in group.runs
+            ],
         }
         for problem in problems
     ]
@@ -130,7 +135,6 @@ def _details(run: ReportedRun) -> dict[str, Any]:
     said = run.overrides
     return {
         "run": run,
-        "title": run.run.method if not run.name else run.name,
         "summary": summary,
         "path": str(run.run.path),
         "command": None if said is None else _command("train", said),

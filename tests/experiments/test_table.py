@@ -156,6 +156,7 @@ def test_errors_choose_an_epoch_by_what_they_are_worth(lossrag, people, tmp_path
     assert lossrag(*TABLE, *options).code == 0
     path, summary = finished(tmp_path)
     assert summary["metric"] == {"income": "accuracy", "hours": "rmse"}
+    assert summary["lower_is_better"] == ["hours"]
     scale = json.loads((path / "preprocessing.json").read_text())["targets"][1]["scale"][0]
     x = 1 - summary["test_r2"]["hours"] / scale
     worth = x if x >= 0 else x / (1 - x)
