@@ -12,13 +12,15 @@ from lossrag.lossbank import Event
 MOST = 200
 """Decisions that a page lists for a run."""
 WORDS = {
-    "composed": "composed anew",
-    "kept": "kept as it was",
-    "silent": "the bank knows nothing like it",
+    "composed": "composed",
+    "kept": "kept",
+    "silent": "nothing alike",
     "off": "switched off",
     "retry": "let back",
 }
 """What happened, in words, by kind of event."""
+ABOUT_ONE = ("off", "retry")
+"""Kinds of events that are about one loss."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,25 @@ def decisions(run: ReportedRun) -> list[Decision]:
     found = []
     for event in run.events:
         shares = _shares(event)
+        losses = str(event.loss) if event.what in ABOUT_ONE else ""
         if event.what == "composed":
-            entered, left = set(shares) - before.get(event.task, set()), before.get(event.task, set()) - set(shares)
-            parts = [
-                f"+ {', '.join(sorted(entered))}" if entered else "",
-                f"- {', '.join(sorted(left))}" if left else "",
-            ]
-            losses = "; ".join(filter(None, parts))
+            losses = _difference(before.get(event.task, set()), set(shares))
+        if shares:
             before[event.task] = set(shares)
-        else:
-            losses = str(event.loss) if event.what in ("off", "retry") else ""
         told = ", ".join(f"{name} {share_text(share)}" for name, share in shares.items())
         what = WORDS.get(event.what, str(event.what))
         found.append(Decision(event.step, event.task, what, losses, told, str(event.reason)))
     return found
+
+
+def _difference(before: set[str], after: set[str]) -> str:
+    """Losses that entered and left.
+
+    >>> _difference({"mae", "brier"}, {"mae", "focal_2"})
+    '+ focal_2; - brier'
+    """
+    signs = {"+": after - before, "-": before - after}
+    return "; ".join(f"{sign} {', '.join(sorted(names))}" for sign, names in signs.items() if names)
 
 
 def _shares(event: Event) -> dict[str, float]:

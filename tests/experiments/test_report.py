@@ -143,6 +143,18 @@ def test_confusion_by_hand():
     assert not Confusion("t", list(map(str, range(21))), np.eye(21, dtype=np.int64)).whole
 
 
+def test_many_classes_are_confusions_alone(finished, lossrag, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr("lossrag.experiments.report.outcomes.MOST_CLASSES", 5)
+    assert lossrag("report", str(finished)).code == 0
+    page = read_page(tmp_path / "report.html")
+    digit = confusions(read_run(finished))[0]
+    assert "10 classes; the most frequent confusions" in page.text
+    rows = [(row["truth"], row["prediction"], int(row["rows"])) for row in page.table("truth")]
+    assert rows == digit.pairs
+    assert len(rows) == 20
+    assert rows[0][2] == max(count for i, row in enumerate(digit.counts) for j, count in enumerate(row) if i != j)
+
+
 def test_a_real_run_whole(finished, lossrag, tmp_path):
     result = lossrag("report", str(finished), "output=r.html")
     assert (result.code, result.err) == (0, "")
