@@ -55,7 +55,7 @@ def report(arguments: Sequence[str], console: Console) -> int:
         say(console, text)
     for run in runs:
         for note in run.notes:
-            say(console, f"{run.run.path}: {note}")
+            say(console, note if str(run.run.path) in note else f"{run.run.path}: {note}")
     groups = sum(len(problem.groups) for problem in problems)
     say(console, f"{output}: {len(runs)} runs in {groups} groups, {len(page) / 1e6:.1f} MB")
     return 0

@@ -20,6 +20,8 @@ from lossrag.experiments.studies.results import interval_text
 
 OPEN = 1
 """Runs whose details are unfolded."""
+DRAWN = 60
+"""Runs with pictures of their own: more make a page too large to open."""
 ACROSS = 8
 """Groups up to which the table by task has a column for each; above, it has a column for each task."""
 
@@ -46,6 +48,7 @@ def html(
     )
     runs = [run for problem in problems for run in problem.runs]
     places = {id(run): place for place, run in enumerate(runs)}
+    each = max(1, DRAWN // sum(len(problem.groups) for problem in problems))
     sections = [
         {
             "problem": problem,
@@ -54,9 +57,9 @@ def html(
             "tasks": _by_task(problem) if len(problem.runs) > 1 else None,
             "progress": progress_chart(problem) if len(problem.runs) > 1 else None,
             "runs": [
-                {"place": places[id(run)], "title": group.label, **_details(run)}
+                {"place": places[id(run)], "title": group.label, **_details(run, number < each)}
                 for group in problem.groups
-                for run in group.runs
+                for number, run in enumerate(group.runs)
             ],
         }
         for problem in problems
@@ -128,7 +131,7 @@ def _by_task(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _details(run: ReportedRun) -> dict[str, Any]:
+def _details(run: ReportedRun, drawn: bool) -> dict[str, Any]:
     summary = run.run.summary
     told = decisions(run)
     rest = residuals(run)
@@ -150,13 +153,15 @@ def _details(run: ReportedRun) -> dict[str, Any]:
             )
             for task, metric in run.metrics.items()
         ],
-        "trajectories": trajectories_chart(run),
-        "compositions": compositions_chart(run),
+        "drawn": drawn,
+        "alone": _command("report", [str(run.run.path)]),
+        "trajectories": trajectories_chart(run) if drawn else None,
+        "compositions": compositions_chart(run) if drawn else None,
         "sentences": sentences(run),
         "decisions": told[:MOST],
         "more": max(len(told) - MOST, 0),
         "confusions": confusions(run),
         "residuals": rest,
-        "scatter": residuals_chart(rest, f"Predicted against true values, {run.id}"),
+        "scatter": residuals_chart(rest, f"Predicted against true values, {run.id}") if drawn else None,
         "notes": run.notes,
     }

@@ -105,6 +105,20 @@ def test_rows_of_a_plan_have_its_names(three, lossrag, tmp_path, undrawn):
     assert (result.code, "its rows go unnamed" in result.out) == (0, True)
 
 
+def test_pictures_of_very_many_runs(three, lossrag, tmp_path, monkeypatch):
+    drawn = []
+    for name in ("compositions_chart", "progress_chart", "residuals_chart"):
+        monkeypatch.setattr(f"lossrag.experiments.report.page.{name}", lambda *_: None)
+    monkeypatch.setattr("lossrag.experiments.report.page.trajectories_chart", lambda run: drawn.append(run.id))
+    monkeypatch.setattr("lossrag.experiments.report.page.DRAWN", 6)
+    assert lossrag("report", f"root={three}").code == 0
+    assert drawn == ["u0", "u1", "m0", "m1", "n0", "n1"]
+    assert f"lossrag report {three / 'm2'}" in read_page(tmp_path / "report.html").text
+    monkeypatch.setattr("lossrag.experiments.report.page.DRAWN", 2)
+    assert lossrag("report", f"root={three}").code == 0
+    assert drawn[6:] == ["u0", "m0", "n0"]
+
+
 def test_runs_of_other_problems_are_apart(three, lossrag, tmp_path, undrawn):
     made_run(three / "other", {"a": 0.5, "c": 0.6})
     assert lossrag("report", f"root={three}").code == 0
