@@ -20,7 +20,7 @@ Rows = dict[str, tuple[Tensor, Tensor]]
 
 def write_predictions(directory: RunDirectory, test: Evaluation, tasks: Sequence[Task]) -> None:
     """Write the rows of a test evaluation to the run directory; raises OSError."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for task, (targets, outputs) in zip(tasks, test.rows, strict=True):
         tensors |= {f"targets/{task.name}": targets, f"outputs/{task.name}": outputs}
     save_tensors(directory.path / NAME, tensors, {"kind": "test", "run_id": directory.run_id})

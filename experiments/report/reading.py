@@ -104,13 +104,15 @@ def read_run(path: Path) -> ReportedRun | LeftOut:
         return LeftOut(path, _reason(error))
     notes: list[str] = []
     points = _points(path, notes)
-    events = _attempt(lambda: read_events(path), [], notes)
+    events = _attempt(lambda: read_events(path), list[Event](), notes)
     told = _attempt(lambda: (path / EVENTS).read_bytes().count(b"\n") if (path / EVENTS).exists() else 0, 0, notes)
     if len(events) < told:
         notes.append(f"{EVENTS}: line {len(events) + 1} cannot be read: the events from there on are missing")
-    tasks = _attempt(lambda: read_description(path)[0].tasks, (), notes)
+    tasks = _attempt(lambda: read_description(path)[0].tasks, tuple[Task, ...](), notes)
     tasks = tasks if {task.name for task in tasks} == set(run.summary["metric"]) else ()
-    rows = _attempt(lambda: read_predictions(path, str(run.summary["run_id"]), tasks) if tasks else {}, {}, notes)
+    rows: Rows | None = {}
+    if tasks:
+        rows = _attempt(lambda: read_predictions(path, str(run.summary["run_id"]), tasks), rows, notes)
     if rows is None:
         notes.append(f"no {NAME}, which runs of earlier versions lack: no confusion matrices and residuals")
     shown = [event for event in events if event.what != RANKED and event.task in run.summary["metric"]]
@@ -186,7 +188,7 @@ def _table(summary: Mapping[str, Any], key: str, kind: type) -> dict[str, Any]:
 def _points(path: Path, notes: list[str]) -> list[Point]:
     """The points of metrics.jsonl as far as they can be read."""
     points: list[Point] = []
-    lines = _attempt(lambda: (path / "metrics.jsonl").read_bytes().splitlines(), [], notes)
+    lines = _attempt(lambda: (path / "metrics.jsonl").read_bytes().splitlines(), list[bytes](), notes)
     for number, line in enumerate(lines, start=1):
         try:
             point = json.loads(line)
