@@ -38,7 +38,7 @@ def evaluate_tasks(
             for t, task, loss, own in zip(heads, tasks, losses, examples, strict=True)
         ]
     model.train()
-    means, scores = (torch.stack(own) for own in ([result[0] for result in results], [result[1] for result in results]))
+    means, scores = torch.stack([result[0] for result in results]), torch.stack([result[1] for result in results])
     worths = [METRICS[task.metric].worth(task, value) for task, value in zip(tasks, scores.tolist(), strict=True)]
     rows = tuple(result[2] for result in results)
     return Evaluation(means, scores, torch.tensor(worths, dtype=torch.float64), rows)
