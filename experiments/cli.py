@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "studies.compare",
     "sweep": "studies.sweep",
     "figures": "figures.command",
+    "report": "report.command",
     "theory": "theory.command",
     "predict": "trained.predict",
     "evaluate": "trained.evaluate",

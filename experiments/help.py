@@ -11,6 +11,7 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
   lossrag compare experiment=smoke     weighting methods, equally tuned, over seeds
   lossrag sweep key=weighting.alpha values=[0.01,0.1]    one setting over several values and seeds
   lossrag figures root=runs            the paper's figures from finished runs
+  lossrag report root=runs             runs as one HTML page: tables, curves, confusion matrices, commands
   lossrag theory run=runs/<run id>     the paper's theorems beside the gaps of a run
   lossrag predict run=runs/<run id> data=new.csv         what a finished run says about new rows
   lossrag evaluate run=runs/<run id> data=labelled.csv   its scores on them
@@ -215,6 +216,18 @@ Draw the paper's figures from finished runs, as PNG (300 dpi) and PDF.
   weights     8, 9, 12      how the task weights move, a panel per method
 
   epochs=[500,1000,1500]    which ones gaps shows; default: a third, two thirds, the end
+""",
+    "report": """\
+lossrag report RUN_DIR ... | root=FOLDER [output=report.html]
+
+Finished runs as one HTML file that needs no network (docs/report.md): means with 95 % intervals over seeds, scores of
+every task, curves, compositions and why they changed, confusion matrices or residuals, settings that differ, commands.
+
+  runs/ONE runs/TWO                    these runs; those that differ in their seed alone are a row
+  root=runs                            all that are below a folder; of `lossrag compare` with the names of its plan
+  output=report.html                   a file that is there is replaced
+
+  lossrag report root=runs/compare/smoke output=smoke.html
 """,
     "predict": """\
 lossrag predict run=DIR data=FILE [output=predictions.csv] [device=auto] [threads=1]

@@ -32,6 +32,7 @@ from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.finite import check_finite
 from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
+from lossrag.experiments.record.predictions import write_predictions
 from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
 from lossrag.experiments.record.state import Best, load_state, save_state
@@ -380,6 +381,7 @@ class Training:
             save_tensors(self.directory.refit, tensors, meta)
         described = description_of(self.config, self.settings, problem, self.directory.run_id, best.epoch)
         write_description(self.directory, described)
+        write_predictions(self.directory, test, self.suite.tasks)
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         if self.board is not None:

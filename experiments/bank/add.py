@@ -51,7 +51,8 @@ def add(given: Sequence[str], values: Mapping[str, Any], console: Console) -> in
     if not records:
         raise ConfigError(
             f"{pair[1]} and {pair[0]} tell nothing: a trial is a task that the first trained with one loss (not a "
-            "composition), and the second with the reference of its kind, cross_entropy or squared_error."
+            "composition), and the second with the reference of its kind, cross_entropy or squared_error, with a score "
+            "of which more is better, such as r2."
         )
     total = len(add_experience(bank, Experience.of(records)))
     for record in records:

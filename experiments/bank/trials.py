@@ -30,7 +30,8 @@ def trials_of(runs: Sequence[FinishedRun], trouble: str = "unknown", clean: bool
     """A case for every task that one of the runs trained with the reference of its kind, and others with other losses.
 
     A task is seen as the first run that trained it with the reference saw it. Outcomes are differences of final test
-    scores, of the epochs that validation chose; what the runs did with the other tasks is left to chance.
+    scores, of the epochs that validation chose; what the runs did with the other tasks is left to chance. A task whose
+    score is an error makes no case: its gains, in the units of the data, are not comparable with others.
 
     trouble: of tasks whose labels the runs did not corrupt. clean: their test labels are known to be right.
 
@@ -57,7 +58,7 @@ def _records(runs: Sequence[FinishedRun], task: SeenTask, trouble: str, clean: b
         if loss is not None:
             scores.setdefault(loss, []).append(run.score(task.name))
             reference = run if loss == told and reference is None else reference
-    if reference is None or len(scores) < 2:
+    if reference is None or len(scores) < 2 or reference.lower_is_better(task.name):
         return []
     seen = load_contexts(reference.path)
     row = [own.name for own in seen.tasks].index(task.name)

@@ -167,7 +167,9 @@ def load_config(overrides: Sequence[str | Override]) -> tuple[schema.Config, dic
     except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"The configuration cannot be resolved: {_first_line(error)}") from None
     assert isinstance(plain, dict)
-    settings = {str(key): value for key, value in plain.items()}
+    settings: dict[str, object] = {str(key): value for key, value in plain.items()}
+    # as they were said: the command of a run, for its report; Hydra's parsed form knows its line
+    settings["overrides"] = [own if isinstance(own, str) else str(own.input_line) for own in overrides]
     return build_config(settings), settings
 
 

@@ -11,8 +11,8 @@ from lossrag.errors import ConfigError
 
 Settings = Mapping[str, object]
 """Plain settings by key: values as YAML has them, sections as settings of their own."""
-INCIDENTAL = ("data", "machine", "run", "log", "preset")
-"""Sections that say where and how a run happens, not what it computes."""
+INCIDENTAL = ("data", "machine", "run", "log", "preset", "overrides")
+"""Sections that say where and how a run happens, and in what words it was asked for, not what it computes."""
 
 
 def section(settings: Settings, name: str) -> Settings:

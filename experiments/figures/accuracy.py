@@ -66,7 +66,8 @@ def _panel(axes: Axes, task: str, methods: dict[str, list[FinishedRun]]) -> None
     axes.set_yticks(range(len(methods)), list(methods))
     axes.set_ylim(len(methods) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
-    axes.set_xlabel(_unit(kinds))
+    error = task != "mean" and next(iter(methods.values()))[0].lower_is_better(task)
+    axes.set_xlabel(_unit(kinds) + (", less is better" if error else ""))
     axes.grid(axis="x", alpha=0.4)
 
 

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.tasks import METRICS
 
 Summary = Mapping[str, Any]
 """Content of a summary.json."""
@@ -63,8 +64,17 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
 
 
 def task_score(summary: Mapping[str, Any], task: str) -> float:
-    """The test score of a task: accuracy in [0, 1] or, for a regression, R^2."""
+    """The test score of a task, in its own metric."""
     return float({**summary["test_accuracy"], **summary["test_r2"]}[task])
+
+
+def lower_is_better(summary: Mapping[str, Any], task: str) -> bool:
+    """True where the score of a task is an error, such as mae."""
+    if "lower_is_better" in summary:
+        return task in summary["lower_is_better"]
+    # the run is older than the key: a metric of its own was then a score that this process may not know
+    name = summary["metric"][task]
+    return name in METRICS and not METRICS[name].higher
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,12 @@ class FinishedRun:
         return tuple(str(part) for part in parts if part)
 
     def score(self, task: str) -> float:
-        """Its test score: accuracy in [0, 1] or, for a regression, R^2."""
+        """Its test score in the metric of the task."""
         return task_score(self.summary, task)
+
+    def lower_is_better(self, task: str) -> bool:
+        """True where the score of a task is an error, such as mae."""
+        return lower_is_better(self.summary, task)
 
 
 def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:

@@ -44,11 +44,14 @@ class Evaluation:
     """Loss and score of every task on a whole split, (T,) floats on the CPU, in float64, each score in its own metric.
 
     worths: the scores in (-1, 1], more being better (:meth:`lossrag.tasks.Metric.worth`).
+    rows: of every task the targets and outputs of its n labelled rows, in the order of the split: classes (n,) int32,
+        or values (n, K) float32 as they are trained on.
     """
 
     losses: Tensor
     scores: Tensor
     worths: Tensor
+    rows: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
     def score_mean(self) -> float:

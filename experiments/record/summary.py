@@ -22,7 +22,7 @@ from lossrag.experiments.record.state import Best
 from lossrag.experiments.record.steadiness import steady_sentence
 from lossrag.files import write_atomic
 from lossrag.lossbank import Composer, Event
-from lossrag.tasks import Suite
+from lossrag.tasks import METRICS, Suite
 
 
 def write_summary(
@@ -38,7 +38,8 @@ def write_summary(
     """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
-    ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
+    ``lower_is_better`` names the tasks whose score is an error; ``test_score_mean`` is the mean score, over all tasks,
+    of which more is better. ``further`` is what else there is to say of some runs:
     ``epochs`` that it took, ``compositions``, ``off``, ``reasons`` and ``steadiness`` where losses are composed,
     ``theorem_1`` with an outer problem, ``parent`` of one that began with the parameters of another run.
     """
@@ -54,6 +55,7 @@ def write_summary(
         "edition": suite.edition,
         "weighting": config.weighting.name,
         "metric": {task.name: task.metric for task in suite.tasks},
+        "lower_is_better": [task.name for task in suite.tasks if not METRICS[task.metric].higher],
         "test_accuracy": accuracy,
         "test_accuracy_mean": sum(accuracy.values()) / len(accuracy) if accuracy else None,
         "test_r2": {task.name: value for task, value in scores.items() if task.kind == "regression"},

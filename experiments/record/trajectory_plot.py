@@ -55,27 +55,37 @@ def _tag(pattern: str, task: Task) -> str:
 def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: list[dict[str, Any]]) -> None:
     for number, task in enumerate(tasks):
         tag = _tag(pattern, task)
-        steps, values = _thinned([(p["step"], p[tag]) for p in points if tag in p])
+        steps, values = thinned([(p["step"], p[tag]) for p in points if tag in p])
         colour = COLOURS[number % len(COLOURS)]
         # line styles take over when there are more tasks than colours
         style = STYLES[number // len(COLOURS) % len(STYLES)]
         if len(values) > 2 * SMOOTHING:
             # the raw line stays visible behind its running mean
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-            values = _running_mean(values)
+            values = running_mean(values)
         axes.plot(steps, values, linestyle=style, color=colour, label=task.name, linewidth=1.5)
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     axes.grid(alpha=0.25)
 
 
-def _thinned(series: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    width = max(1, -(-len(series) // MAX_POINTS))
+def thinned(series: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> tuple[list[float], list[float]]:
+    """Steps and values of a series, a longer one averaged in at most so many windows.
+
+    >>> thinned([(1, 0.0), (2, 1.0), (3, 4.0)], most=2)
+    ([1.5, 3.0], [0.5, 4.0])
+    """
+    width = max(1, -(-len(series) // most))
     windows = [series[start : start + width] for start in range(0, len(series), width)]
     means = [tuple(sum(column) / len(window) for column in zip(*window, strict=True)) for window in windows]
     return [step for step, _ in means], [value for _, value in means]
 
 
-def _running_mean(values: list[float]) -> list[float]:
-    windows = (values[max(0, end - SMOOTHING) : end] for end in range(1, len(values) + 1))
+def running_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]:
+    """The mean of every value and those before it, so many in all.
+
+    >>> running_mean([1.0, 3.0, 5.0], width=2)
+    [1.0, 2.0, 4.0]
+    """
+    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
     return [sum(window) / len(window) for window in windows]

@@ -38,14 +38,15 @@ def evaluate_tasks(
             for t, task, loss, own in zip(heads, tasks, losses, examples, strict=True)
         ]
     model.train()
-    means, scores = (torch.stack([result[part] for result in results]) for part in (0, 1))
+    means, scores = torch.stack([result[0] for result in results]), torch.stack([result[1] for result in results])
     worths = [METRICS[task.metric].worth(task, value) for task, value in zip(tasks, scores.tolist(), strict=True)]
-    return Evaluation(means, scores, torch.tensor(worths, dtype=torch.float64))
+    rows = tuple(result[2] for result in results)
+    return Evaluation(means, scores, torch.tensor(worths, dtype=torch.float64), rows)
 
 
 def _evaluate_task(
     model: MultiTaskModel, t: int, task: Task, loss: Mixture, examples: Examples, device: torch.device
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     batches = ordered_batches(examples.inputs, EVALUATION_ROWS)
     parts = [model.outputs(examples.inputs.gather(rows).to(device), t) for rows in batches]
     logits, features = torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts])
@@ -54,12 +55,21 @@ def _evaluate_task(
     known = None if told.all() else told
     values = loss(logits, targets, features, True if known is None else None).double()
     mean = values.mean() if known is None else labelled_mean(values, known)
+    order = torch.cat(batches).argsort().to(device)
+    told_in_order = order[told[order]]
+    rows = _rows(task, targets[told_in_order], logits[told_in_order])
     if task.metric == task.batch_metric:
-        return mean.cpu(), score(task, logits, targets, known).cpu()
+        return mean.cpu(), score(task, logits, targets, known).cpu(), rows
     if not mean.isfinite():  # that ends a run with its own words; metrics fail on such outputs
-        return mean.cpu(), torch.tensor(float("nan"), dtype=torch.float64)
+        return mean.cpu(), torch.tensor(float("nan"), dtype=torch.float64), rows
     value = METRICS[task.metric].score(task, logits[told], targets[told])
-    return mean.cpu(), torch.tensor(value, dtype=torch.float64)
+    return mean.cpu(), torch.tensor(value, dtype=torch.float64), rows
+
+
+def _rows(task: Task, targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    if task.kind == "classification":
+        return targets.int().cpu(), logits.argmax(dim=1).int().cpu()
+    return targets.float().cpu(), logits.float().cpu()
 
 
 def predict_tasks(model: MultiTaskModel, heads: Sequence[int], inputs: Inputs, device: torch.device) -> list[Tensor]:

@@ -8,13 +8,15 @@ from typing import Any
 
 from rich.table import Table
 
-from lossrag.experiments.record.finished import Summary, task_score
+from lossrag.experiments.record.finished import Summary, lower_is_better, task_score
 from lossrag.experiments.studies.plan import Plan, Setting, label
 from lossrag.experiments.studies.results import Grid, Results, csv_text, interval_text, mean_text
 from lossrag.experiments.studies.statistics import differences, interval, mean_ranks
 
 Report = Mapping[str, Any]
 TEST = "Student's paired t test over the seeds, two-sided, corrected by Holm over the methods"
+ERROR = "error"
+"""Mark of a task whose score is better when it is lower."""
 Trials = Mapping[Setting, Summary | None]
 """The settings that were tried for a method, and the summaries of their runs, None for those that failed."""
 
@@ -66,14 +68,18 @@ def suite_report(
         "suite": suite,
         "reference": plan.reference,
         "best": best,
+        "lower_is_better": results.errors,
         "rows": rows,
         "tuning": effort if tried else None,
     }
 
 
 def _cell(results: Results, method: str, seed: int, task: str) -> float:
+    """A score of which more is better; -inf for a run that failed."""
     run = results.runs.get((method, seed))
-    return -math.inf if run is None else task_score(run, task)
+    if run is None:
+        return -math.inf
+    return -task_score(run, task) if lower_is_better(run, task) else task_score(run, task)
 
 
 def _tried(trials: Trials) -> list[dict[str, Any]]:
@@ -128,7 +134,8 @@ def results_grid(report: Report, tasks: bool = True) -> Grid:
         failed, runs = row["failed"], row["runs"]
         rank = "" if row["rank"] is None else f"{row['rank']:.2f}"
         rows.append([*texts, rank, f"failed: {failed} of {runs}" if failed else str(runs)])
-    return Grid(["method", *names, "mean", *minus, "rank", "runs"], rows)
+    shown = [f"{name} ({ERROR})" if name in report["lower_is_better"] else name for name in names]
+    return Grid(["method", *shown, "mean", *minus, "rank", "runs"], rows)
 
 
 def _p(difference: Report | None) -> str:
@@ -144,13 +151,17 @@ def _tuning_grid(report: Report) -> Grid:
     return Grid(["method", "setting", "validation", ""], rows)
 
 
-def _caption(seeds: Sequence[int]) -> str:
+def _caption(report: Report, seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
-        return "Test score of one seed: no intervals, no tests. rank: mean rank over tasks, a failed run ranks last."
-    return (
-        f"Mean test score over {len(seeds)} seeds with 95 % intervals (Student's t). p: {TEST}. "
-        "rank: mean rank over tasks and seeds, a failed run ranks last."
-    )
+        text = "Test score of one seed: no intervals, no tests. rank: mean rank over tasks, a failed run ranks last."
+    else:
+        text = (
+            f"Mean test score over {len(seeds)} seeds with 95 % intervals (Student's t). p: {TEST}. "
+            "rank: mean rank over tasks and seeds, a failed run ranks last."
+        )
+    if report["lower_is_better"]:
+        text += f" Of a task marked {ERROR} less is better; in the mean it counts as 1 - error / spread of the values."
+    return text
 
 
 def _tuning_caption(report: Report) -> str:
@@ -169,7 +180,12 @@ def markdown(name: str, reports: Sequence[Report], seeds: Sequence[int]) -> str:
     for report in reports:
         grid = results_grid(report)
         bold = [[f"**{row[0]}**" if row[0] == report["best"] else row[0], *row[1:]] for row in grid.rows]
-        parts += [f"## {report['suite']}", _caption(seeds), Grid(grid.header, bold).markdown(), _tuning_caption(report)]
+        parts += [
+            f"## {report['suite']}",
+            _caption(report, seeds),
+            Grid(grid.header, bold).markdown(),
+            _tuning_caption(report),
+        ]
         parts += [_tuning_grid(report).markdown()] if report["tuning"] else []
     return "\n\n".join(parts) + "\n"
 
@@ -178,7 +194,7 @@ def latex(reports: Sequence[Report], seeds: Sequence[int]) -> str:
     """table.tex: one table environment for each suite and for its tuning."""
     parts = []
     for report in reports:
-        parts.append(results_grid(report).latex(f"{report['suite']}. {_caption(seeds)}"))
+        parts.append(results_grid(report).latex(f"{report['suite']}. {_caption(report, seeds)}"))
         if report["tuning"]:
             parts.append(_tuning_grid(report).latex(f"{report['suite']}. {_tuning_caption(report)}"))
     return "% \\usepackage{booktabs}\n" + "\n".join(parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from lossrag.experiments.record.finished import Summary, task_score
+from lossrag.experiments.record.finished import Summary, lower_is_better, task_score
 
 RUN_COLUMNS = ("run_id", "best_epoch", "validation", "test")
 """Columns of a finished run, before one for each task."""
@@ -29,6 +29,11 @@ class Results:
     def tasks(self) -> list[str]:
         """The names of the suite's tasks; none when no run finished."""
         return list(next(iter(self.runs.values()))["metric"]) if self.runs else []
+
+    @property
+    def errors(self) -> list[str]:
+        """Those of the tasks whose score is better when it is lower."""
+        return [task for task in self.tasks if lower_is_better(next(iter(self.runs.values())), task)]
 
     @property
     def scores(self) -> dict[str, dict[int, float]]:

@@ -126,11 +126,15 @@ class Predictions:
 
 
 def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
-    """Raise ConfigError unless the file ends with one of ``suffixes``, and its folder is there."""
+    """Raise ConfigError unless the file ends with one of ``suffixes``, its folder is there, and it is a new or a plain
+    file: no folder, device or link, whose place a file would take."""
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"output={path}: write a file that ends with {', '.join(suffixes)}.")
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigError(f"output={path} cannot be written: {path.parent} must be a folder, and {path} none.")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        kind = "a link" if path.is_symlink() else "a device or pipe"
+        raise ConfigError(f"output={path} cannot be written: it is {kind}. Name a file.")
 
 
 def write_result(path: Path, content: bytes) -> None:

@@ -42,6 +42,9 @@ def test_gains_are_differences_of_test_scores(quick):
     seen = load_contexts(reference)
     assert records["centre"].moments.keys() == seen.moments.keys()
     assert records["centre"].moments[0.15].tolist() == seen.moments[0.15][3].tolist()
+    for run in runs:  # had the score of centre been an error: in pixels, and less is better
+        run.summary["lower_is_better"] = ["centre"]
+    assert [record.case.task for record in trials_of(runs)] == ["parity", "loops"]
 
 
 def test_a_task_is_seen_where_it_had_its_reference(quick):

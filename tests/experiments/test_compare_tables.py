@@ -160,6 +160,51 @@ def test_one_seed_has_no_interval_and_no_test():
     assert "digits: test score of one seed" in console.export_text()
 
 
+def test_errors_rank_the_other_way(plan):
+    """Of two methods one has the lower error and the lower accuracy; what errors are worth is in the means already."""
+    metric = {"a": "accuracy", "b": "mae"}
+
+    def run(name, accuracy, error, mean, **more):
+        own = {"metric": metric, "test_accuracy": {"a": accuracy}, "test_r2": {"b": error}, "test_score_mean": mean}
+        return {**summary(name, (0, 0)), **own, **more}
+
+    told = {"lower_is_better": ["b"]}
+    runs = {(name, seed): run("u", 0.9, 40.0, 0.5, **told) for name in ("uniform",) for seed in (0, 1, 2)}
+    runs |= {("tchebycheff", seed): run("t", 0.8, 30.0 + seed, 0.6, **told) for seed in (0, 1, 2)}
+    runs |= {("metaweighting", seed): run("m", 0.7, 20.0, 0.7, **told) for seed in (0, 1)}
+    settings = dict.fromkeys(plan.rows, ())
+    report = suite_report(plan, "digits", settings, {}, Results(list(plan.rows), plan.seeds, runs))
+    assert report["best"] == "tchebycheff", "of those whose runs all finished"
+    # a: 1, 2, 3; b: 3, 2, 1, and on seed 2 a failed run ranks last: 2, 1, 3
+    assert [row["rank"] for row in report["rows"]] == pytest.approx([(1 + 3 + 1 + 3 + 1 + 2) / 6, 11 / 6, 14 / 6])
+    assert report["rows"][1]["minus reference"]["mean"] == pytest.approx(0.1)
+    assert results_grid(report).header[:3] == ["method", "a", "b (error)"]
+    text = markdown("smoke", [report], plan.seeds)
+    assert "Of a task marked error less is better; in the mean it counts as 1 - error / spread of the values." in text
+    for own in runs.values():  # as of a version that did not tell: known by the metric's name
+        own.pop("lower_is_better")
+    again = suite_report(plan, "digits", settings, {}, Results(list(plan.rows), plan.seeds, runs))
+    assert again == report
+
+
+def test_a_comparison_by_errors_end_to_end(lossrag, runs_here, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "experiments: [digits]\nseeds: [0]\noverrides: [outer.metric=mae, train.epochs=1, train.batch_size=256, "
+        "log.tensorboard=false]\nmethods: {uniform: , metaweighting: {overrides: [optimizer.lr=0.1]}}\n"
+    )
+    with runs_here():
+        assert lossrag("compare", "experiment=mine.yaml", "root=runs", "processes=1").code == 0
+    (report,) = json.loads((tmp_path / "runs/mine/compare.json").read_text())["suites"]
+    assert report["lower_is_better"] == ["centre"]
+    rows = {row["method"]: row for row in report["rows"]}
+    tasks = rows["uniform"]["tasks"]
+    better = [rows["uniform"]["tasks"][task]["mean"] > rows["metaweighting"]["tasks"][task]["mean"] for task in tasks]
+    better[-1] = not better[-1]
+    assert list(tasks)[-1] == "centre"
+    assert rows["uniform"]["rank"] == pytest.approx(2 - sum(better) / 4)
+    assert "centre (error)" in (tmp_path / "runs/mine/table.md").read_text()
+
+
 def test_a_suite_whose_runs_all_failed(plan):
     report = suite_report(plan, "digits", dict.fromkeys(plan.rows), {}, Results(list(plan.rows), plan.seeds, {}))
     assert "failed: 3 of 3" in markdown("smoke", [report], plan.seeds)

@@ -113,6 +113,17 @@ def test_accuracy(many):
     assert bars[-1].get_xdata()[1] - sum(values) / 3 == pytest.approx(4.302653 * spread, rel=1e-5)  # t, 2 degrees
 
 
+def test_accuracy_of_an_error(write):
+    path = write()
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"metric": {**summary["metric"], "REC": "mae"}, "lower_is_better": ["REC"]}
+    (path / "summary.json").write_text(json.dumps(summary))
+    (drawing,) = draw_accuracy(load_runs([path])[0])
+    assert_legible(drawing, [*TOPICS, "mean"])
+    labels = {axes.get_title(): axes.get_xlabel() for axes in drawing.figure.axes}
+    assert labels == {**dict.fromkeys(TOPICS, "accuracy (%)"), "REC": "mae, less is better", "mean": "score"}
+
+
 def test_weights(many):
     tasks, runs = many
     (drawing,) = draw_weights(runs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.report.outcomes import residuals
+from lossrag.experiments.report.reading import read_run
 from lossrag.tasks import METRICS
 from lossrag.tasks.table.preprocessing import TablePreprocessing
 
@@ -153,12 +156,16 @@ def within_five(targets, outputs):
 
 def test_errors_choose_an_epoch_by_what_they_are_worth(lossrag, people, tmp_path):
     options = ["tasks.targets=[income,hours]", "tasks.columns=[age,school]", "outer.metric=rmse"]
-    assert lossrag(*TABLE, *options).code == 0
+    result = lossrag(*TABLE, *options)
     path, summary = finished(tmp_path)
     assert summary["metric"] == {"income": "accuracy", "hours": "rmse"}
+    assert summary["lower_is_better"] == ["hours"]
     scale = json.loads((path / "preprocessing.json").read_text())["targets"][1]["scale"][0]
     x = 1 - summary["test_r2"]["hours"] / scale
     worth = x if x >= 0 else x / (1 - x)
+    (hours,) = residuals(read_run(path))  # of the rows that have a label, in hours
+    assert len(hours.truth) < int(re.search(r"/ (\d+) rows", result.out)[1]), result.out
+    assert ((hours.value - hours.truth) ** 2).mean() ** 0.5 == pytest.approx(summary["test_r2"]["hours"], rel=1e-5)
     assert summary["test_score_mean"] == pytest.approx((summary["test_accuracy"]["income"] + worth) / 2)
 
 

@@ -1,0 +1,1 @@
+"""Report: finished runs as one self-contained HTML file, `lossrag report`."""
