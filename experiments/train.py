@@ -133,7 +133,7 @@ def _begun(
     directory: RunDirectory,
     console: Console,
     device: torch.device,
-    machine: dict[str, Any],
+    machine: str,
     stop: StopSignals,
     ranks: Ranks,
 ) -> Training:

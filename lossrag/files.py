@@ -38,7 +38,7 @@ def write_atomic(path: Path, content: bytes) -> None:
             os.close(folder)
 
 
-def expanded(given: str | Path, name: str) -> Path:
+def expanded(given: str | os.PathLike[str], name: str) -> Path:
     """The path that a user gave as ``name``, with ``~`` and ``~user`` written out; raises ConfigError for a user that
     there is not, and for what cannot be a path.
 

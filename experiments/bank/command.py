@@ -51,8 +51,9 @@ def bank(arguments: Sequence[str], console: Console) -> int:
         if keys is not None and key not in (*keys, "library"):
             known = did_you_mean(key, (*keys, "library"))
             raise ConfigError(f"bank {name} has no option {key!r}: {known}")
-    values["library"] = library_files(values.get("library", []))
-    load_library(values["library"])
+    library = library_files(values.get("library", []))
+    load_library(library)
+    values["library"] = library
     if name != "collect":  # whose processes run them, too
         del values["library"]
     return run(given, values, console)

@@ -60,9 +60,9 @@ def compose_config(overrides: Sequence[str | Override]) -> DictConfig:
 
     Files of ``library`` are run first, those of a preset's own file before those of the command line.
     """
-    words, told = split_flags(overrides)
+    words, told = split_flags([override for override in overrides if isinstance(override, str)])
     folder = ConfigDir(told)
-    parsed = parse(words)
+    parsed = parse([*words, *(override for override in overrides if isinstance(override, Override))])
     preset = own_preset(parsed, folder)
     libraries = [override.value() for override in parsed if override.key_or_group == "library"]
     files = [file for value in (preset.library if preset else [], *libraries) for file in library_files(value)]

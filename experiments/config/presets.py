@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.config.groups import CONF_DIR, GROUPS, yaml_names
+from lossrag.experiments.config.groups import CONF_DIR, GROUPS, SECTIONS, yaml_names
 from lossrag.experiments.config.paths import SUFFIXES, quoted
 from lossrag.experiments.config.yaml_file import read_yaml
 from lossrag.files import expanded
@@ -113,6 +113,8 @@ def own_preset(chosen: Sequence[Override], folder: ConfigDir) -> OwnPreset | Non
 
 def _read(path: Path) -> OwnPreset:
     content = read_yaml(path, "The preset")
+    if content.keys() >= set(SECTIONS):  # the configuration of a run, whose command is no part of a preset
+        content.pop("overrides", None)
     defaults = content.get("defaults")
     if defaults is None:
         defaults = []

@@ -72,7 +72,7 @@ def _check_features(name: str, encoder: nn.Module, suite: Suite) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         found = encoder(rows)
     encoder.train()
-    shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    shape: object = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     if shape != (2, encoder.features):
         raise ConfigError(
             f"model={name}: its encoder must make features (rows, {encoder.features}), but of 2 rows of shape "

@@ -220,8 +220,8 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
     if isinstance(file, AblationFile) and (len(file.experiments) != 1 or any(len(pair) != 2 for pair in file.also)):
         raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
     rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
-    own = file.library
-    return Plan(path.stem, path.parent, suites, rows, seeds, file.reference, overrides, tuning, rivals, also, own)
+    shape = (suites, rows, seeds, file.reference, overrides, tuning, rivals, also, file.library)
+    return Plan(path.stem, path.parent, *shape)
 
 
 def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:
