@@ -20,9 +20,11 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config, load_config
+from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Choice, Config
 from lossrag.experiments.plotting import rendered
+from lossrag.experiments.record import board_tags
 from lossrag.experiments.record.checkpoint import pack, unpack
 from lossrag.experiments.record.composition_log import CompositionLog
 from lossrag.experiments.record.contexts import save_contexts
@@ -36,7 +38,7 @@ from lossrag.experiments.record.predictions import write_predictions
 from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
 from lossrag.experiments.record.state import Best, load_state, save_state
-from lossrag.experiments.record.summary import print_summary, write_summary
+from lossrag.experiments.record.summary import print_summary, summary_markdown, summary_of, write_summary
 from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
 from lossrag.experiments.record.trajectory_plot import plot_trajectories
 from lossrag.experiments.run.build import build_problem, build_suite
@@ -240,22 +242,30 @@ class Training:
     def _open_board(self) -> TensorBoard:
         """TensorBoard's points from the last checkpoint's step on are dropped; those of that step are known here."""
         resumed = self.step.count
-        board = TensorBoard(self.directory.tensorboard, resumed)
+        differences = preset_differences(self.settings)
+        label = run_label(self.settings, differences)
+        board = TensorBoard(self.directory.tensorboard, label, self.suite.tasks, resumed)
         if not resumed:
             adversary = self.problem.adversary
             terms = adversary.series() if adversary else []
-            board.describe(self.settings, self.suite.tasks, self.learned is not None, terms)
+            name = f"{label} {self.directory.path.name}".lstrip()
+            chosen = None if differences is None else label
+            board.describe(self.settings, name, chosen, self.learned is not None, terms)
             return board
         for point in read_points(self.directory.metrics):
-            if point["step"] == resumed:
+            if point["step"] < resumed:
+                board.recall(point)
+            else:
                 board.write(resumed, {tag: value for tag, value in point.items() if "/" in tag and tag != D_TAG})
                 if D_TAG in point:
                     self._picture(board, torch.tensor(point[D_TAG], dtype=torch.float64), point["epoch"])
+                if "validation/score_mean" in point:
+                    board.end_epoch(resumed, self.progress.best.score)
         return board
 
     def _picture(self, board: TensorBoard, D: Tensor, epoch: int) -> None:
         if epoch % self.config.log.figures_every == 0:
-            board.picture(D_TAG, rendered(matrix_figure(D, self.suite.task_names)), self.step.count)
+            board.picture(board_tags.D, rendered(matrix_figure(D, self.suite.task_names)), self.step.count)
 
     def _epochs(self) -> None:
         progress, epochs = self.progress, self.config.train.epochs
@@ -331,6 +341,8 @@ class Training:
             tensors = pack("model", self.problem.model.state_dict()) | {"task_weights": means["weights"]}
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             progress.best = Best(progress.epoch, evaluation.score_mean, copies)
+        if self.board is not None:
+            self.board.end_epoch(self.step.count, progress.best.score)
         loss, weights = float(means["support"].mean()), means["weights"].tolist()
         bar.epoch(progress.epoch, loss, evaluation.score_mean, weights, better)
         self._maybe_checkpoint(force=self._done())
@@ -384,8 +396,6 @@ class Training:
         write_predictions(self.directory, test, self.suite.tasks)
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
-        if self.board is not None:
-            self.board.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
         further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
         further["epochs"] = self.progress.epoch
@@ -394,7 +404,11 @@ class Training:
         if self.contexts:
             save_contexts(self.directory.path, self.contexts.recorded(self.directory.run_id))
         seconds = time.monotonic() - self.started
-        return write_summary(self.directory, self.config, self.settings, self.suite, test, best, seconds, further)
+        summary = summary_of(self.directory, self.config, self.settings, self.suite, test, best, seconds, further)
+        if self.board is not None:
+            self.board.result(self.step.count, self.directory.path, summary_markdown(summary))
+        write_summary(self.directory, summary)
+        return summary
 
     def _evaluated(self, split: str, problem: Problem) -> tuple[Evaluation, Values]:
         evaluation = problem.evaluate(split)
@@ -430,8 +444,6 @@ class Training:
         if self.ranks.leads:
             self.progress.offset = self.lines.sync()
             self.progress.seconds = time.monotonic() - self.started
-            if self.board is not None:
-                self.board.sync()
             model = self.problem.model
             state = (self.directory, self.edition, model, self.step, self.progress, self.learned, self.contexts)
             try:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lossrag.experiments.config.schema import LogConfig
 from lossrag.experiments.plotting import rendered, write_png
+from lossrag.experiments.record import board_tags
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
 from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
@@ -33,7 +34,6 @@ BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
 LEAST = 0.01
 """Share from which on a series begins. It goes on to the end, so that its curve falls to 0 and does not stop."""
-PICTURE = "composition/shares"
 EVENTS = "events.jsonl"
 RANKED = "ranked"
 """Kind of an event that tells the order of a retrieval."""
@@ -153,7 +153,6 @@ class CompositionLog:
             draw_bank(self.directory.path, self.learned, points)
             if self.board is not None and pixels is not None:
                 self._show(pixels, points, step)
-                self.board.sync()
         events = read_events(self.directory.path)
         answers = [event for event in events if event.what in ANSWERS]
         summary = composition_summary(self.learned.composer, _explaining(answers), _sources(events))
@@ -169,23 +168,23 @@ class CompositionLog:
         if self.board is None or self.learned is None or step == self._drawn:
             return
         self._drawn = step
-        self.board.picture(PICTURE, pixels, step)
+        self.board.picture(board_tags.COMPOSITION, pixels, step)
         kinds = {task.target_kind for task in self.learned.composer.tasks}
-        write_projector(self.directory.tensorboard, kinds, last_shares(points))
+        write_projector(self.board.overall, kinds, last_shares(points))
 
     def _tell(self, events: list[Event]) -> None:
         """One text per task, step and kind of event."""
         if self.board is None:
             return
-        texts: dict[tuple[str, int], list[str]] = {}
+        texts: dict[tuple[str, str, int], list[str]] = {}
         for event in events:
             ranks = event.what == RANKED
-            tag = f"{'retrieval' if ranks else 'events'}/{event.task}"
+            tag = board_tags.RETRIEVAL if ranks else board_tags.EVENTS
             line = event.reason if ranks else f"- **{event.what}** `{event.loss}`: {event.reason}"
             nearest = [] if ranks else event.neighbours[:NEAREST]
-            texts.setdefault((tag, event.step), []).extend([line, *map(_in_line, nearest)])
-        for (tag, step), lines in texts.items():
-            self.board.text(tag, "\n".join(lines), step)
+            texts.setdefault((event.task, tag, event.step), []).extend([line, *map(_in_line, nearest)])
+        for (task, tag, step), lines in texts.items():
+            self.board.text(task, tag, "\n".join(lines), step)
 
 
 def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> NDArray[np.uint8] | None:

@@ -63,6 +63,20 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return {**summary, "directory": str(directory)}
 
 
+def method_label(settings: Mapping[str, Any]) -> str:
+    """The name of a run's method: the weighting, and what else makes it a method of its own.
+
+    >>> method_label({"weighting": {"name": "mgda"}, "model": {}, "loss": {"policy": "retrieval"}})
+    'MGDA, retrieval losses'
+    """
+    name = str(settings["weighting"]["name"])
+    label = LABELS.get(name, name)
+    if settings["model"].get("adversarial", 0):
+        label = ADVERSARIAL.get(label, f"{label}, adversarial")
+    policy = settings["loss"].get("policy", "fixed")
+    return label if policy == "fixed" else f"{label}, {policy} losses"
+
+
 def task_score(summary: Mapping[str, Any], task: str) -> float:
     """The test score of a task, in its own metric."""
     return float({**summary["test_accuracy"], **summary["test_r2"]}[task])
@@ -111,13 +125,8 @@ class FinishedRun:
 
     @property
     def method(self) -> str:
-        """Its name in figures: the weighting, and what else makes it a method of its own."""
-        name = str(self.settings["weighting"]["name"])
-        label = LABELS.get(name, name)
-        if self.settings["model"].get("adversarial", 0):
-            label = ADVERSARIAL.get(label, f"{label}, adversarial")
-        policy = self.settings["loss"].get("policy", "fixed")
-        return label if policy == "fixed" else f"{label}, {policy} losses"
+        """Its name in figures."""
+        return method_label(self.settings)
 
     @property
     def problem(self) -> tuple[str, ...]:

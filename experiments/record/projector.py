@@ -20,7 +20,7 @@ CONFIG = """embeddings {
 
 
 def write_projector(folder: Path, kinds: Collection[str], shares: Mapping[str, Mapping[str, float]]) -> None:
-    """Write the points into the TensorBoard ``folder``, in place of what is there.
+    """Write the points into the ``folder`` of a TensorBoard run, in place of what is there.
 
     The losses for targets of these ``kinds``, then the tasks of ``shares`` (by task and loss), each at the mean of its
     losses' vectors. One file for the whole run, unlike ``SummaryWriter.add_embedding``, which adds a point set at every

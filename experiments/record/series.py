@@ -1,4 +1,5 @@
-"""Series of a run: one name per number, the same in TensorBoard, metrics.jsonl and the figures.
+"""Series of a run: one name per number, the same in metrics.jsonl and the figures; TensorBoard shows them under
+:mod:`tags <lossrag.experiments.record.board_tags>` of its own.
 
 The table of names in docs/tensorboard.md is held to this file by a test.
 """
@@ -6,7 +7,6 @@ The table of names in docs/tensorboard.md is held to this file by a test.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,26 +110,3 @@ def logged_shares(point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             task, _, loss = tag.removeprefix(COMPOSITION).rpartition("/")
             shares.setdefault(task, {})[loss] = value
     return shares
-
-
-def layout(tasks: Sequence[Task], composed: bool, terms: Sequence[str]) -> dict[str, dict[str, list[object]]]:
-    """TensorBoard's custom scalars: one chart per quantity, the added ``terms`` of an adversarial model among them, all
-    tasks in it; where losses are composed one chart per task as well, all its losses in it."""
-
-    def chart(pattern: str) -> list[object]:
-        return ["Multiline", [pattern]]
-
-    metrics = {"validation": sorted({task.metric for task in tasks})}
-    metrics["support"] = metrics["query"] = sorted({task.batch_metric for task in tasks})
-    charts = {"task weights": chart(r"^weight/.*"), "lambda": chart(r"^lambda/.*")}
-    for split in ("support", "query", "validation"):
-        charts[f"{split} loss"] = chart(rf"^{split}/loss/.*")
-        for metric in metrics[split]:
-            charts[f"{split} {metric}"] = chart(rf"^{split}/{metric}/.*")
-    charts |= {name.replace("/", " "): chart(rf"^{name}/.*") for name in terms}
-    categories = {"All tasks": charts}
-    if composed:
-        charts["active losses"] = chart(r"^composition_active/.*")
-        for title, tag in (("Composition", "composition"), ("Contributions", "contribution")):
-            categories[title] = {task.name: chart(rf"^{tag}/{re.escape(task.name)}/.*") for task in tasks}
-    return categories

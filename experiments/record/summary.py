@@ -25,7 +25,7 @@ from lossrag.lossbank import Composer, Event
 from lossrag.tasks import METRICS, Suite
 
 
-def write_summary(
+def summary_of(
     directory: RunDirectory,
     config: Config,
     settings: Settings,
@@ -35,7 +35,7 @@ def write_summary(
     seconds: float,
     further: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
+    """Content of summary.json: test results of the epoch that validation chose, and its mean task weights.
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``lower_is_better`` names the tasks whose score is an error; ``test_score_mean`` is the mean score, over all tasks,
@@ -45,7 +45,7 @@ def write_summary(
     """
     scores = dict(zip(suite.tasks, test.scores.tolist(), strict=True))
     accuracy = {task.name: value for task, value in scores.items() if task.kind == "classification"}
-    summary: dict[str, Any] = {
+    return {
         "run_id": directory.run_id,
         "directory": str(directory.path),
         "preset": settings["preset"],
@@ -69,30 +69,22 @@ def write_summary(
         "seconds": round(seconds, 3),
         "versions": {"lossrag": __version__, "torch": torch.__version__},
     }
+
+
+def write_summary(directory: RunDirectory, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, which makes the run a finished one."""
     write_atomic(directory.summary, json.dumps(summary, indent=2).encode() + b"\n")
-    return summary
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final table: test score per task and its mean, and the task weights of the chosen epoch."""
-    title = f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}"
     scores = {**summary["test_accuracy"], **summary["test_r2"]}
     weights = {task: f"{weight:.3f}" for task, weight in summary["task_weights"].items()}
     mean = summary["test_score_mean"]
+    title = _title(summary)
     console.print(score_table(title, summary["metric"], scores, summary["test_loss"], mean, "test ", weight=weights))
-    for task, shares in summary.get("compositions", {}).items():
-        reason = summary.get("reasons", {}).get(task, "")
-        say(console, sentence(task, shares, len(summary["off"][task]), reason))
-    if "steadiness" in summary:
-        say(console, steady_sentence(summary["steadiness"], summary["bank_sources"]))
-    if "theorem_1" in summary:
-        say(console, descent_sentence(summary["theorem_1"]))
-    if "parent" in summary:
-        parent = summary["parent"]
-        say(
-            console,
-            f"began with the parameters of epoch {parent['epoch']} of {parent['directory']}, run {parent['run_id']}",
-        )
+    for line in _sentences(summary):
+        say(console, line)
     say(
         console,
         f"preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s\n"
@@ -103,6 +95,49 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         f"use       lossrag predict run={summary['directory']} data=FILE"
         + (f" library=[{','.join(summary['library'])}]" if summary.get("library") else ""),
     )
+
+
+def summary_markdown(summary: Mapping[str, Any]) -> str:
+    """The same as a text in Markdown."""
+    scores = {**summary["test_accuracy"], **summary["test_r2"]}
+    rows = [
+        f"| {task} | {scores[task]:.4f} {metric} | {summary['test_loss'][task]:.4f} | {weight:.3f} |"
+        for (task, metric), weight in zip(summary["metric"].items(), summary["task_weights"].values(), strict=True)
+    ]
+    lines = [
+        f"### {_title(summary)}",
+        "",
+        "| task | test score | test loss | weight |",
+        "| :-- | --: | --: | --: |",
+        *rows,
+        f"| **mean score** | **{summary['test_score_mean']:.4f}** | | |",
+        "",
+        *(f"- {line}" for line in _sentences(summary)),
+        f"- mean validation score of that epoch: {summary['validation_score_mean']:.4f}",
+        f"- preset {summary['preset']}, seed {summary['seed']}, {summary['edition']}; {summary['seconds']:.0f} s",
+    ]
+    return "\n".join(lines)
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    return f"{summary['weighting']} on {summary['suite']}: test set, best epoch {summary['best_epoch']}"
+
+
+def _sentences(summary: Mapping[str, Any]) -> list[str]:
+    """On the losses of every task, the bank, and the premises of the theorem, as far as the run has them."""
+    lines = [
+        sentence(task, shares, len(summary["off"][task]), summary.get("reasons", {}).get(task, ""))
+        for task, shares in summary.get("compositions", {}).items()
+    ]
+    if "steadiness" in summary:
+        lines.append(steady_sentence(summary["steadiness"], summary["bank_sources"]))
+    if "theorem_1" in summary:
+        lines.append(descent_sentence(summary["theorem_1"]))
+    if "parent" in summary:
+        parent = summary["parent"]
+        begun = f"epoch {parent['epoch']} of {parent['directory']}, run {parent['run_id']}"
+        lines.append(f"began with the parameters of {begun}")
+    return lines
 
 
 def score_table(

@@ -134,11 +134,16 @@ def test_killed_or_terminated_in_the_refit(tmp_path, sessions, assert_same_run):
 
 
 def scalars(directory):
-    board = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    board.Reload()
-    series = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
-    pictures = {tag: [e.step for e in board.Images(tag)] for tag in board.Tags()["images"]}
-    return series, pictures, sorted(board.Tags()["tensors"])
+    """By TensorBoard's run everything that it shows."""
+    shown = {}
+    for place in sorted((directory / "tensorboard").iterdir()):
+        board = EventAccumulator(str(place), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+        tags = board.Tags()
+        series = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags["scalars"]}
+        pictures = {tag: [e.step for e in board.Images(tag)] for tag in tags["images"]}
+        texts = sorted(tags["tensors"])  # of which TensorBoard's server drops the earlier ones, this reader does not
+        shown[place.name] = series, pictures, texts
+    return shown
 
 
 # killed before any checkpoint, within an epoch, after an epoch's values were logged and before they were saved,
