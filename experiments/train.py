@@ -349,7 +349,7 @@ class Training:
 
     def _checkpoint(self) -> None:
         if self.ranks.leads:
-            self.progress.offset = self.lines.sync()
+            self.progress.offset, self.progress.events = self.lines.sync(), self.compositions.link
             self.progress.seconds = time.monotonic() - self.started
             if self.board is not None:
                 self.board.sync()

@@ -20,7 +20,6 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.record.state import Best
 from lossrag.experiments.record.steadiness import steady_sentence
-from lossrag.files import write_atomic
 from lossrag.lossbank import Composer, Event
 from lossrag.tasks import Suite
 
@@ -35,7 +34,8 @@ def write_summary(
     seconds: float,
     further: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write summary.json: test results of the epoch that validation chose, and its mean task weights.
+    """Write summary.json, the last file of a run: test results of the epoch that validation chose, and its mean task
+    weights.
 
     ``test_accuracy`` holds the classification tasks, ``test_accuracy_mean`` their mean, ``test_r2`` the regressions;
     ``test_score_mean`` is the mean score, over all tasks. ``further`` is what else there is to say of some runs:
@@ -66,7 +66,7 @@ def write_summary(
         "seconds": round(seconds, 3),
         "versions": {"lossrag": __version__, "torch": torch.__version__},
     }
-    write_atomic(directory.summary, json.dumps(summary, indent=2).encode() + b"\n")
+    directory.finish(json.dumps(summary, indent=2).encode() + b"\n")
     return summary
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.compose import MAX_SEED, build
 from lossrag.experiments.config.overrides import written
+from lossrag.experiments.config.yaml_file import read_yaml
 
 FOLDER = Path(__file__).parent.parent / "conf"
 Setting = tuple[str, ...]
 """The overrides that tuning chooses; empty for the preset's own values."""
+MOST_SETTINGS = 10_000
+"""Settings of a method that are made before they are counted."""
 
 
 @dataclass(frozen=True)
@@ -178,12 +180,9 @@ def load_plan(
 
 
 def _read(path: Path, kind: type[PlanFile]) -> Plan:
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
-        raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
+    values: Any = read_yaml(path, "The plan")
     where, noun = f"plan {path.stem}", "rows" if kind is AblationFile else "methods"
-    if not isinstance(values, dict) or not isinstance(values.get(noun), dict):
+    if not isinstance(values.get(noun), dict):
         raise ConfigError(f"The plan {path} must name its {noun}, see docs/compare.md.")
     for key in ("experiments", "seeds"):
         if values.get(key) in (None, []):
@@ -221,10 +220,11 @@ def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path:
     rates = tuning.learning_rates if entry.knobs else tuning.learning_rates_without_knobs
     columns = [[f"optimizer.lr={rate:g}" for rate in rates]]
     columns += [[f"{key}={written(value)}" for value in values] for key, values in entry.knobs.items()]
-    settings = tuple(dict.fromkeys(itertools.product(*columns)))
+    count = math.prod(map(len, columns))
+    settings = tuple(dict.fromkeys(itertools.product(*columns))) if count <= MOST_SETTINGS else ()
     if len(settings) != tuning.runs:
         raise ConfigError(
-            f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has {len(settings)} "
-            "(learning rates times values of its knobs)."
+            f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has "
+            f"{len(settings) or count} (learning rates times values of its knobs)."
         )
     return Row(overrides, entry.suites, settings)

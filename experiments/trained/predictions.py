@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag.errors import ConfigError, RunDirectoryError, did_you_mean
-from lossrag.files import write_atomic
+from lossrag.files import check_target, write_atomic
 from lossrag.tasks import Task
 
 Column = list[str | None] | list[float | None]
@@ -129,8 +129,12 @@ def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     """Raise ConfigError unless the file ends with one of ``suffixes``, and its folder is there."""
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"output={path}: write a file that ends with {', '.join(suffixes)}.")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"output={path} cannot be written: {path.parent} must be a folder, and {path} none.")
+    try:
+        if not path.parent.is_dir() or path.is_dir():
+            raise ConfigError(f"output={path} cannot be written: {path.parent} must be a folder, and {path} none.")
+        check_target(path)
+    except OSError as error:
+        raise ConfigError(f"output={path} cannot be written: {error}.") from None
 
 
 def write_result(path: Path, content: bytes) -> None:

@@ -7,10 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from lossrag.checks import check_choice, check_least, check_positive, require
 from lossrag.errors import ConfigError, did_you_mean
@@ -19,6 +17,7 @@ from lossrag.experiments.bank.collect.troubles import CLASS_TROUBLES, VALUE_TROU
 from lossrag.experiments.config.compose import MAX_SEED, build
 from lossrag.experiments.config.groups import CONF_DIR
 from lossrag.experiments.config.identity import Settings
+from lossrag.experiments.config.yaml_file import read_yaml
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.streams import Stream, generator
@@ -134,18 +133,18 @@ def load_collect_plan(name: str) -> CollectPlan:
         raise ConfigError(
             f"Unknown plan of a collection {name!r} (one of your own ends in .yaml): {did_you_mean(name, known)}"
         )
-    try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
-        raise ConfigError(f"The plan {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not set(values) <= {"seed", *SECTIONS}:
+    values = read_yaml(path, "The plan")
+    if not set(values) <= {"seed", *SECTIONS}:
         raise ConfigError(f"The plan {path} has a seed, and parts by name under {' and '.join(SECTIONS)}.")
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"The plan {path}: seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
     parts: dict[str, Part] = {}
     for section in SECTIONS:
-        for part, entry in (values.get(section) or {}).items():
+        entries = values.get(section) or {}
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values() if entry):
+            raise ConfigError(f"The plan {path}: {section} holds parts by name, and a part its settings.")
+        for part, entry in entries.items():
             if part in parts:
                 raise ConfigError(f"The plan {path} has two parts called {part}.")
             parts[str(part)] = _part(section, entry or {}, f"plan {path.stem}: {part}")

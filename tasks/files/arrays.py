@@ -1,0 +1,29 @@
+"""Arrays of NumPy's .npy files, read within the bounds of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lossrag.errors import DataError
+from lossrag.files import GIB, check_file
+
+MOST = 64 * GIB
+"""Bytes of a file."""
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array in a .npy file; raises DataError for anything else. A header that says more than there is fails before
+    memory is asked for, and nothing is executed."""
+    try:
+        check_file(path, MOST)
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(mapped, np.ndarray):
+            mapped.close()
+            raise ValueError("it is an archive of arrays")
+        return np.array(mapped)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
+        raise DataError(f"Cannot read {path} as a NumPy array: {error}.") from None
