@@ -72,8 +72,8 @@ class Tally:
         total = self.refused + self.checked + self.harmless
         with capsys.disabled():
             print(
-                f"\n{total} of {total} damaged {what} found or harmless: {self.refused} refused, {self.checked} found by "
-                f"`lossrag check`, {self.harmless} harmless"
+                f"\n{total} of {total} damaged {what} found or harmless: {self.refused} refused, {self.checked} found "
+                f"by `lossrag check`, {self.harmless} harmless"
             )
 
 
