@@ -210,6 +210,9 @@ def load_run(
     try:
         own = None if plain is None else TablePreprocessing.of_plain(plain)
         config = model_config(description.model)
+        targets = [] if own is None else [target.task for target in own.targets]
+        if targets and [(t.name, t.outputs) for t in targets] != [(t.name, t.outputs) for t in description.tasks]:
+            raise DataError("its targets are not those that model.json tells of.")
     except DataError as error:
         raise CheckpointError(f"{path / 'preprocessing.json'}: {error}") from None
     except ConfigError as error:
