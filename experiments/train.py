@@ -158,11 +158,12 @@ class Training:
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         leads = self.ranks.leads
         self.lines = JsonLines(self.directory.metrics, self.progress.offset) if leads else Unwritten()
-        self.board = self._open_board() if leads and self.config.log.tensorboard else None
-        learned = self.learned if leads else None
-        self.compositions = CompositionLog(self.directory, learned, self.lines, self.board, self.config.log)
-        self.compositions.resume(self.step.count, self.progress)
+        self.board: TensorBoard | None = None
         try:
+            self.board = self._open_board() if leads and self.config.log.tensorboard else None
+            learned = self.learned if leads else None
+            self.compositions = CompositionLog(self.directory, learned, self.lines, self.board, self.config.log)
+            self.compositions.resume(self.step.count, self.progress)
             self._epochs()
             return self._finish()
         finally:

@@ -82,6 +82,13 @@ def write_proven(folder: Path, files: Mapping[str, bytes]) -> None:
         write_sums(folder, sums | new)
 
 
+def _sums_beside(path: Path) -> Sums | None:
+    try:
+        return read_sums(path.parent)
+    except DamagedFile as reason:
+        raise DamagedFile(f"the {SUMS} beside it proves nothing: {reason}") from None
+
+
 def replace_proven(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, with its sum where its folder keeps one for it; raises as write_proven."""
     try:
@@ -100,11 +107,7 @@ def read_proven(path: Path, most: int = 64 * MIB) -> bytes:
     Raises OSError as :func:`lossrag.files.read_file`, DamagedFile where content and sum differ.
     """
     content = read_file(path, most, path.parent)
-    try:
-        sums = read_sums(path.parent)
-    except DamagedFile as reason:
-        raise DamagedFile(f"the {SUMS} beside it proves nothing: {reason}") from None
-    known = (sums or {}).get(path.name)
+    known = (_sums_beside(path) or {}).get(path.name)
     if known is None:
         warn_unproven(path)
     elif sha256(content) not in known:
@@ -166,17 +169,19 @@ class Chain:
         self.link = hashlib.sha256(self.link.encode() + body).hexdigest()[:16]
 
 
-def read_lines(path: Path, size: int | None = None) -> tuple[list[dict[str, Any]], Chain]:
+def read_lines(path: Path, size: int | None = None, ended: bool = False) -> tuple[list[dict[str, Any]], Chain]:
     """The values of all lines of a growing file, without a last one that a kill tore, and their chain.
 
-    size: bytes from its beginning to read, which end with a line; None for all.
+    size: bytes from its beginning to read, which end with a line; None for all. ended: nobody writes it any more, so
+        that a torn line is damage.
 
-    Raises OSError as :func:`lossrag.files.read_file`, DamagedFile with the number of the first line that is damaged. A
-    file without proofs is read with a warning, once.
+    Raises OSError as :func:`lossrag.files.read_file`, DamagedFile with the number of the first line that is damaged, or
+    missing where the SHA256SUMS of the folder names the file. One without proofs is read with a warning, once.
     """
     chain = Chain()
-    *lines, torn = read_file(path, MOST_LINES, path.parent)[:size].split(b"\n")
-    if torn and size is not None:
+    content = read_file(path, MOST_LINES, path.parent)[:size]
+    *lines, torn = content.split(b"\n")
+    if torn and (ended or size is not None):
         raise DamagedFile(f"line {len(lines) + 1}: it does not end where it should")
     values = []
     for number, line in enumerate(lines, start=1):
@@ -184,6 +189,9 @@ def read_lines(path: Path, size: int | None = None) -> tuple[list[dict[str, Any]
             values.append(chain.values(line))
         except DamagedFile as reason:
             raise DamagedFile(f"line {number}: {reason}") from None
-    if values and not chain.begun:
+    known = (_sums_beside(path) or {}).get(path.name)
+    if known is not None and size is None and sha256(content) not in known:  # the chain does not tell a torn end
+        raise DamagedFile(f"line {len(lines) + 1}: the end is missing, as its checksum in {SUMS} tells")
+    if values and not chain.begun and known is None:
         warn_unproven(path)
     return values, chain

@@ -62,8 +62,9 @@ def asked_of(directory: Path) -> AskedRun:
 
 
 def _looks(state: Mapping[str, Tensor], tasks: int, path: Path) -> list[int]:
-    """The steps after which contexts were taken; raises CheckpointError where they are not of so many tasks."""
-    if "looks" not in state:
+    """The steps after which contexts were taken; none where no task was
+    asked about. Raises CheckpointError where they are not of so many tasks."""
+    if "looks" not in state or not tasks:
         return []
     looks, contexts = state["looks"], state.get("contexts")
     shape = (len(looks) if looks.dim() else -1, tasks, len(CONTEXT_NAMES))

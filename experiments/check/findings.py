@@ -13,9 +13,10 @@ from lossrag.experiments.record.composition_log import EVENTS, read_events
 from lossrag.experiments.record.directory import proven_files
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.settings import read_settings
-from lossrag.files import read_file
+from lossrag.files import check_file
 from lossrag.lossbank.experience.files import FORMAT, load_experience
-from lossrag.proof import SUMS, DamagedFile, Sums, read_sums, sha256
+from lossrag.proof import SUMS, DamagedFile, Sums, read_sums
+from lossrag.tasks.files.fetch import sha256_of
 from lossrag.tensors import load_tensors
 
 DAMAGED, MISSING, UNPROVEN = "damaged", "missing", "unproven"
@@ -150,7 +151,8 @@ def source_of(name: str) -> str:
 
 def _unlike(path: Path, known: set[str]) -> str | None:
     try:
-        return None if sha256(read_file(path, 1 << 32)) in known else f"it does not match its checksum in {SUMS}"
+        check_file(path, 1 << 40)
+        return None if sha256_of(path) in known else f"it does not match its checksum in {SUMS}"
     except OSError as error:
         return str(error)
 

@@ -13,6 +13,7 @@ from lossrag.experiments.config.schema import RunConfig
 from lossrag.experiments.record.settings import read_settings
 from lossrag.files import write_atomic
 from lossrag.proof import SUMS, sha256, write_sums
+from lossrag.tasks.files.fetch import sha256_of
 
 
 class RunDirectory:
@@ -65,7 +66,7 @@ def proven_files(directory: Path) -> list[Path]:
 
 def sums_of(directory: Path) -> dict[str, set[str]]:
     """The sums of these files as they are now."""
-    return {path.relative_to(directory).as_posix(): {sha256(path.read_bytes())} for path in proven_files(directory)}
+    return {path.relative_to(directory).as_posix(): {sha256_of(path)} for path in proven_files(directory)}
 
 
 def open_run(settings: Settings, run: RunConfig) -> RunDirectory:

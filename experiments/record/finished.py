@@ -106,7 +106,7 @@ class FinishedRun:
     def points(self) -> list[dict[str, Any]]:
         """All logged points of metrics.jsonl, oldest first; none without the file."""
         path = self.path / "metrics.jsonl"
-        return read_points(path) if path.exists() else []
+        return read_points(path, ended=True) if path.exists() else []
 
     @cached_property
     def deciding(self) -> dict[str, Any]:

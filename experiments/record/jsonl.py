@@ -64,13 +64,14 @@ class Unwritten(JsonLines):
         """Nothing."""
 
 
-def read_points(path: Path) -> list[dict[str, Any]]:
-    """All points of a metrics.jsonl, oldest first, without a last line that a kill tore.
+def read_points(path: Path, ended: bool = False) -> list[dict[str, Any]]:
+    """All points of a metrics.jsonl, oldest first, without a last line that a kill tore; of a run that has ``ended``
+    that is damage, too.
 
     Raises RunDirectoryError, with the line, for one that is damaged.
     """
     try:
-        points, _ = read_lines(path)
+        points, _ = read_lines(path, ended=ended)
         for number, point in enumerate(points, start=1):
             _check(point, number)
     except (OSError, DamagedFile) as reason:

@@ -6,8 +6,8 @@ import contextlib
 import random
 import shutil
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -34,7 +34,6 @@ SETTINGS = [
     "train.batch_size=256",
     "loss.policy=retrieval",
     "log.contexts=true",
-    "log.figures_every=1",
 ]
 
 
@@ -100,9 +99,9 @@ def runs(tmp_path_factory):
 def results(directory):
     """All that a run says, as others read it."""
     (found,), _ = load_runs([directory])
-    rows = np.linspace(0, 1, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8)
     loaded = load_run(directory)
-    rows = rows.reshape(3, *loaded.description.input_shape)
+    assert loaded.preprocessing is not None
+    rows = [{column.name: float(value) for column in loaded.preprocessing.columns} for value in range(3)]
     predicted = [own.outputs.tolist() for own in loaded.predict(rows).tasks]
     contexts = {at: own.tolist() for at, own in load_contexts(directory).moments.items()}
     return repr((found.settings, found.summary, found.points, read_events(directory), predicted, contexts))
@@ -144,12 +143,12 @@ def shake_runs(runs, tmp_path, count, capsys):
     assert tally.harmless == 0, "every byte of a finished run is proven"
 
 
-def resumed(directory):
+def resumed(directory, bank):
     """The end of a run that goes on, bit for bit."""
     last = directory.parent / "again"
     shutil.rmtree(last, ignore_errors=True)
     shutil.copytree(directory, last)
-    settings = load_config([*SETTINGS, f"loss.bank={directory.parent / 'bank.safetensors'}", f"run.dir={last}"])[1]
+    settings = load_config([*SETTINGS, f"loss.bank={bank}", f"run.dir={last}"])[1]
     summary = train_run(settings, Console(quiet=True))
     told = {key: value for key, value in summary.items() if key not in ("seconds", "directory")}
     return repr((told, digest_of(load_checkpoint(last / "checkpoints" / "last.safetensors")[0]).hexdigest()))
@@ -160,12 +159,18 @@ def shake_resumed(runs, tmp_path, count, capsys, monkeypatch):
         monkeypatch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)
     monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
     shutil.copytree(runs / "half", tmp_path / "half")
-    shutil.copy(runs / "bank.safetensors", tmp_path)
     for made_at_the_end in ("*.png", "model.json", "tensorboard/*", "preprocessing.json", "contexts.safetensors"):
         for path in (tmp_path / "half").glob(made_at_the_end):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     tally = Tally()
-    shake(tmp_path / "half", resumed, damage_of, count, random.Random(count), tally)
+    shake(
+        tmp_path / "half",
+        partial(resumed, bank=runs / "bank.safetensors"),
+        damage_of,
+        count,
+        random.Random(count),
+        tally,
+    )
     tally.told("files of a run that is resumed", capsys)
 
 
@@ -188,7 +193,7 @@ def shake_tensors(tmp_path, count, capsys):
 
 
 def test_a_finished_run(runs, tmp_path, capsys):
-    shake_runs(runs, tmp_path, 90, capsys)
+    shake_runs(runs, tmp_path, 66, capsys)
 
 
 def test_a_run_that_is_resumed(runs, tmp_path, capsys, monkeypatch):

@@ -30,12 +30,13 @@ from lossrag.experiments.record.finished import load_runs, read_summary
 from lossrag.experiments.record.settings import read_settings
 from lossrag.experiments.record.summary import print_summary
 from lossrag.experiments.studies.plan import load_plan
+from lossrag.experiments.trained.loaded import load_run
 from lossrag.lossbank.experience.files import load_experience
 from lossrag.proof import Chain, read_lines, write_sums
 from lossrag.tensors import load_tensors, save_tensors
 from tests.experiments.banks import write_bank
 from tests.experiments.hostile import CANARY, CODE, OPTIONS, VALUES, twisted
-from tests.experiments.tables import SMALL, people
+from tests.experiments.tables import SMALL, people, write
 
 SECONDS = 60
 """After which a trial hangs."""
@@ -83,7 +84,10 @@ def folder(tmp_path_factory):
         data = ["experiment=table", *SMALL, "tasks.data=train.csv", "tasks.targets=[income,hours]"]
         assert run(["train", *data, "tasks.ignore=[said]", "run.dir=table"]) == 0
     people(made / "new.csv", 5, 1)
-    np.save(made / "new.npy", np.random.default_rng(0).random((3, 64), dtype=np.float32))
+    own = load_run(made / "run").preprocessing
+    assert own is not None
+    write(made / "digits.csv", [{column.name: str(value) for column in own.columns} for value in range(3)])
+    np.save(made / "new.npy", np.zeros((3, 64), dtype=np.float32))
     return made
 
 
@@ -176,7 +180,7 @@ def trial_of_file(kind, folder, here, chance):
         forge_plain(directory / form, chance)
     if kind in ("run summary.json", "run config.yaml", "run metrics.jsonl"):
         shown(directory)
-        return run(["predict", f"run={directory}", f"data={folder}/new.npy", "output=out.csv"])
+        return run(["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"])
     if kind in ("run events.jsonl", "run query"):
         return run(["bank", "query", f"run={directory}", "task=digit"])
     if form.startswith("checkpoints"):
@@ -184,7 +188,7 @@ def trial_of_file(kind, folder, here, chance):
     if form == "contexts.safetensors":
         assert load_contexts(directory).tasks
     if name == "run":
-        return run(["predict", f"run={directory}", f"data={folder}/new.npy", "output=out.csv"])
+        return run(["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"])
     if name == "table":
         return run(["evaluate", f"run={directory}", f"data={folder}/new.csv", "output=out.json"])
     return trial_of_other_files(name, folder, here, chance)
@@ -353,6 +357,19 @@ def configurations(count, seed, deepest):
                 f"{prefix}{chance.choice(keys)}{chance.choice(['=', '=', '=', '', ':', '=='])}{chance.choice(values)}"
             )
         yield f"{line!r:.200}", lambda own=line: len(load_config(["experiment=digits", *own])) * 0
+
+
+def test_what_is_not_forged_is_read(folder, tmp_path, monkeypatch):
+    """Or nothing would be shown by the refusal of what is."""
+    for forge in ("forge_plain", "forge_lines", "forge_tensors"):
+        monkeypatch.setattr(f"{__name__}.{forge}", lambda *_: None)
+    monkeypatch.setattr(f"{__name__}.twisted", lambda plain, *_: plain)
+    for number, kind in enumerate(FILES[:-1]):
+        here = tmp_path / str(number)
+        here.mkdir()
+        monkeypatch.chdir(here)
+        code = trial_of_file(kind, folder, here, random.Random(0))
+        assert code == {"plan": 2, "collect": 1}.get(kind, 0), kind
 
 
 def test_files(folder, tmp_path, capsys):
