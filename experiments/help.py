@@ -242,6 +242,8 @@ studies. Exit code 1 where anything is damaged or missing.
   repair=true                          rebuild what can be: summary, model.json and pictures from the last checkpoint,
                                        TensorBoard's curves from metrics.jsonl; what was damaged goes to DIR/damaged
 
+  library=[my.py]                      files of yours that the runs to be rebuilt were trained with
+
   sha256sum -c SHA256SUMS              the same check of a finished run without LossRAG
 """,
     "theory": """\

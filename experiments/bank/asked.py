@@ -62,13 +62,15 @@ def asked_of(directory: Path) -> AskedRun:
 
 
 def _looks(state: Mapping[str, Tensor], tasks: int, path: Path) -> list[int]:
-    """The steps after which contexts were taken; none where no task was
-    asked about. Raises CheckpointError where they are not of so many tasks."""
+    """The steps after which contexts were taken; none where no task was asked about.
+
+    Raises CheckpointError where they are of fewer tasks.
+    """
     if "looks" not in state or not tasks:
         return []
-    looks, contexts = state["looks"], state.get("contexts")
-    shape = (len(looks) if looks.dim() else -1, tasks, len(CONTEXT_NAMES))
-    if contexts is None or tuple(contexts.shape) != shape:
+    looks, contexts = state["looks"], state.get("contexts", torch.zeros(0))
+    of_tasks = contexts.dim() == 3 and contexts.shape[1] >= tasks and contexts.shape[2] == len(CONTEXT_NAMES)
+    if not of_tasks or looks.dim() != 1 or len(looks) != len(contexts):
         raise CheckpointError(f"The checkpoint {path} holds contexts of other tasks than events.jsonl tells of.")
     steps: list[int] = looks.tolist()
     return steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.check.findings import Checked, check_run, check_tables, check_tensor_file
 from lossrag.experiments.check.repair import KEPT, repair_run
 from lossrag.experiments.config.compose import build
+from lossrag.experiments.config.library import load_library
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.record.progress import say
 from lossrag.proof import SUMS
@@ -23,16 +24,19 @@ FINDINGS = 1
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """root: a folder with runs, banks, tables and caches at any depth. repair: rebuild what can be rebuilt."""
+    """root: a folder with runs, banks, tables and caches at any depth. repair: rebuild what can be rebuilt; library:
+    Python files of one's own that its runs were trained with."""
 
     root: str | None = None
     repair: bool = False
+    library: list[str] = field(default_factory=list)
 
 
 def check(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag check` with these arguments; the exit code, 1 where anything is damaged."""
     given = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     options = build(CheckOptions, plain_values([own for own in arguments if own not in given]), "check")
+    load_library(options.library)
     places = [_place(Path(name)) for name in given]
     if options.root is not None:
         below = list(_below(Path(options.root)))
@@ -75,7 +79,9 @@ def _below(root: Path) -> Iterator[Path]:
             continue
         if SUMS in files:
             yield folder
-        yield from (folder / file for file in sorted(files) if file.endswith(".safetensors"))
+        # those of other programs, and exported models, are called so, and carry no proof
+        own = (file for file in sorted(files) if file.endswith(".safetensors") and not file.startswith("model"))
+        yield from (folder / file for file in own)
 
 
 def _checked(path: Path) -> Checked:

@@ -10,6 +10,7 @@ from typing import Any
 from lossrag.errors import BankError, LossRAGError
 from lossrag.experiments.check.records import check_records
 from lossrag.experiments.record.composition_log import EVENTS, read_events
+from lossrag.experiments.record.contexts import FILE as CONTEXTS
 from lossrag.experiments.record.directory import proven_files
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.settings import read_settings
@@ -71,7 +72,7 @@ def check_run(directory: Path) -> Checked:
         found += [own] if own else []
     if finished and not (directory / SUMS).exists():
         found.append(Finding(SUMS, UNPROVEN, "there is none, as an earlier version wrote this run", ITSELF))
-    tensors = sorted([*directory.glob("checkpoints/*.safetensors"), *directory.glob("*.safetensors")])
+    tensors = sorted([*directory.glob("checkpoints/*.safetensors"), *directory.glob(CONTEXTS)])
     for path in tensors:
         reason = _reason(lambda path=path: load_tensors(path))  # type: ignore[misc]
         if reason:

@@ -71,7 +71,7 @@ def _from_checkpoint(directory: Path, findings: Sequence[Finding]) -> None:
         raise RunDirectoryError("there is no last checkpoint to make it from.")
     moved = _set_aside(directory, [*(finding.name for finding in findings), "summary.json"])
     try:
-        again = {**settings, "run": {**settings["run"], "dir": str(directory), "again": False}}
+        again = {**settings, "run": {**settings.get("run", {}), "dir": str(directory), "again": False}}
         if run_id(again) != run_id(settings):
             raise RunDirectoryError("its settings are of another run.")
         train_run(again, Console(quiet=True))

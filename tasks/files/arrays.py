@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lossrag.errors import DataError
 from lossrag.files import GIB, check_file
 
+MAGIC = b"\x93NUMPY"
 MOST = 64 * GIB
 """Bytes of a file."""
 
@@ -20,10 +21,10 @@ def read_array(path: Path) -> NDArray[Any]:
     memory is asked for, and nothing is executed."""
     try:
         check_file(path, MOST)
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(mapped, np.ndarray):
-            mapped.close()
-            raise ValueError("it is an archive of arrays")
-        return np.array(mapped)
+        with path.open("rb") as file:
+            begin = file.read(len(MAGIC))
+        if begin != MAGIC:
+            raise ValueError("it is an archive" if begin.startswith(b"PK") else "it does not begin like one")
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
         raise DataError(f"Cannot read {path} as a NumPy array: {error}.") from None
