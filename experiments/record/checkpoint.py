@@ -69,9 +69,9 @@ def unpack_optimizer(
             raise Unfit(f"optimizer/{name:.60} has the shape {tuple(tensor.shape)}, its parameter {tuple(shape)}")
         state.setdefault(int(index), {})[key] = tensor
     needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
-    for index, entries in state.items():
+    for place, entries in state.items():
         if not needed <= entries.keys():
-            raise Unfit(f"optimizer/{index} lacks {', '.join(sorted(needed - entries.keys()))}")
+            raise Unfit(f"optimizer/{place} lacks {', '.join(sorted(needed - entries.keys()))}")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

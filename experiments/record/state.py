@@ -175,7 +175,7 @@ def _check_progress(meta: Mapping[str, Any], tasks: int) -> None:
 
 def _check_sums(sums: Mapping[str, Tensor], tasks: int) -> None:
     """Raise Unfit for sums of an epoch that are not of so many tasks."""
-    shapes = {"weights": {(tasks,)}, "support": {(tasks,)}, "descent": {(2,)}}
+    shapes: dict[str, set[tuple[int, ...]]] = {"weights": {(tasks,)}, "support": {(tasks,)}, "descent": {(2,)}}
     shapes["hypergradient"] = {(rows, tasks) for rows in range(1, tasks + 1)}
     for name, tensor in sums.items():
         if tuple(tensor.shape) not in shapes.get(name.partition("/")[0], ()) or tensor.dtype != torch.float64:
