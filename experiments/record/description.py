@@ -111,6 +111,8 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
         description = ModelDescription(tasks=tasks, class_counts=counts, **rest)
         if not len(description.losses) == len(counts) == len(tasks) > 0:
             raise Unfit("it has another number of losses or class counts than of tasks")
+        for task in tasks:
+            _check_task(task)
     except (LossRAGError, Unfit, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{name} describes no model: {error}. {_RESTORE}") from None
     if description.weights not in WEIGHTS:
@@ -121,7 +123,16 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
 SCHEMA = {
     **dict.fromkeys(("run_id", "precision", "weights"), str),
     "epoch": int,
-    "tasks": [{"name": str, "kind": str, "outputs?": int, "labels?": [str]}],
+    "tasks": [
+        {
+            **dict.fromkeys(("name", "kind"), str),
+            "outputs": int,
+            "labels?": [str],
+            "score?": str,
+            "mean?": [float],
+            "scale?": [float],
+        }
+    ],
     "losses": [str],
     "class_counts": [([int], None)],
     "shared_input": bool,
@@ -131,6 +142,15 @@ SCHEMA = {
     "preprocessing?": (str, None),
 }
 _RESTORE = "Restore it from a copy, or repeat the run with run.again=true."
+
+
+def _check_task(task: Task) -> None:
+    """Raise Unfit for a task that no suite has."""
+    known = task.kind in ("classification", "regression") and task.outputs >= 1
+    named = len(task.labels) in (0, task.outputs)
+    moments = (len(task.mean), len(task.scale)) in ((0, 0), (task.outputs, task.outputs))
+    if not (known and named and moments):
+        raise Unfit(f"the task {task.name!r:.60} is of no kind, or its labels or moments differ in number from it")
 
 
 def _tuple(value: Any) -> Any:
