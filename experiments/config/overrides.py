@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.groups import GROUPS, experiment_names
@@ -139,8 +138,9 @@ def plain_values(overrides: Sequence[str], noun: str = "overrides") -> dict[str,
             raise ConfigError(f"Cannot read {override!r}: write key=value, e.g. pairs=5")
     try:
         values = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"Cannot read the {noun}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # YAML and OmegaConf have many ways to stumble over a value
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"Cannot read the {noun}: {reason:.200}") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
