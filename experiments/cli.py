@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": "trained.predict",
     "evaluate": "trained.evaluate",
     "export": "trained.export",
+    "check": "check.command",
 }
 """Module of every command; the function in it, of the arguments and a console, is called like the command."""
 HELP = {"-h", "--help"}

@@ -16,6 +16,7 @@ lossrag - learn how much each task's loss counts, and which loss each task shoul
   lossrag predict run=runs/<run id> data=new.csv         what a finished run says about new rows
   lossrag evaluate run=runs/<run id> data=labelled.csv   its scores on them
   lossrag export run=runs/<run id>     its model for other programs
+  lossrag check root=runs              which files of runs are damaged, and what they can be rebuilt from
   lossrag bank list                    the losses there are: look at them, ask for them
   lossrag COMMAND --help               what a command takes
 
@@ -264,6 +265,20 @@ The model of a finished run for other programs, with what its inputs are made by
                                        rows. torch.export.load reads it
   format=onnx                          the same for ONNX runtimes, outputs by the names of the tasks (extra onnx)
   encoder  root  library               as for `lossrag predict`
+""",
+    "check": """\
+lossrag check PATH ... | root=FOLDER [repair=true]
+
+Which files are as they were written (docs/reliability.md): of run directories, banks, cached suites and the tables of
+studies. Exit code 1 where anything is damaged or missing.
+
+  root=runs                            everything below a folder
+  repair=true                          rebuild what can be: summary, model.json and pictures from the last checkpoint,
+                                       TensorBoard's curves from metrics.jsonl; what was damaged goes to DIR/damaged
+
+  library=[my.py]                      files of yours that the runs to be rebuilt were trained with
+
+  sha256sum -c SHA256SUMS              the same check of a finished run without LossRAG
 """,
     "theory": """\
 lossrag theory run=DIR [loss=one_minus_p | zero_one] [delta=0.05] [draws=2] [epochs=10] [library=[my.py]]

@@ -5,6 +5,7 @@ No pyplot: a figure is an object of its own, and nothing of it is global.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
+
+from lossrag.proof import replace_proven
 
 COLUMN, PAGE = 3.3, 7.0
 """Widths in inches: one column of a two-column page, and both."""
@@ -93,8 +96,20 @@ def rendered(figure: Figure) -> NDArray[np.uint8]:
 def write_png(figure: Figure, path: Path) -> NDArray[np.uint8]:
     """Write a figure for the screen; its pixels (H, W, 4)."""
     pixels = rendered(figure)
-    imsave(path, pixels, dpi=SCREEN)
+    buffer = io.BytesIO()
+    imsave(buffer, pixels, dpi=SCREEN, format="png")
+    replace_proven(path, buffer.getvalue())
     return pixels
+
+
+def write_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure in the format that the name ends with, PNG where it says nothing; ``options`` of ``savefig``.
+
+    Raises OSError, and ValueError for a format that there is not.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.removeprefix(".").lower() or "png", **options)
+    replace_proven(path, buffer.getvalue())
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -102,8 +117,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
     with rc_context(LOOK):
-        figure.savefig(paths[0], dpi=300)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        write_figure(figure, paths[0], dpi=300)
+        write_figure(figure, paths[1], metadata={"CreationDate": None})
     return paths
 
 

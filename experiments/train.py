@@ -227,11 +227,12 @@ class Training:
         """Train all epochs, then evaluate the best one on the test split, once."""
         leads = self.ranks.leads
         self.lines = JsonLines(self.directory.metrics, self.progress.offset) if leads else Unwritten()
-        self.board = self._open_board() if leads and self.config.log.tensorboard else None
-        learned = self.learned if leads else None
-        self.compositions = CompositionLog(self.directory, learned, self.lines, self.board, self.config.log)
-        self.compositions.resume(self.step.count, self.progress)
+        self.board: TensorBoard | None = None
         try:
+            self.board = self._open_board() if leads and self.config.log.tensorboard else None
+            learned = self.learned if leads else None
+            self.compositions = CompositionLog(self.directory, learned, self.lines, self.board, self.config.log)
+            self.compositions.resume(self.step.count, self.progress)
             self._epochs()
             return self._finish()
         finally:
@@ -442,7 +443,7 @@ class Training:
 
     def _checkpoint(self) -> None:
         if self.ranks.leads:
-            self.progress.offset = self.lines.sync()
+            self.progress.offset, self.progress.events = self.lines.sync(), self.compositions.link
             self.progress.seconds = time.monotonic() - self.started
             model = self.problem.model
             state = (self.directory, self.edition, model, self.step, self.progress, self.learned, self.contexts)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lossrag.files import write_atomic
+from lossrag.files import GIB, check_file, read_json, write_atomic
+from lossrag.proof import DamagedFile
+from lossrag.schema import Unfit, check_schema
 
-
-class DamagedFile(Exception):  # noqa: N818 - what it says, not what it is
-    """A tensor file that cannot be read, is foreign or does not match its checksum; the text is the reason alone."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST = 64 * GIB
+"""Bytes of a tensor file, which is read as a whole; no more than the machine has memory either."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -42,10 +46,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ({'x': tensor([1., 1.])}, {'epoch': 3})
     """
     try:
+        check_file(path, min(MOST, _memory()))
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DamagedFile(f"it cannot be read ({error})") from None
     if "sha256" not in header or "meta" not in header:
         raise DamagedFile("it carries no checksum, so it is not of LossRAG")
@@ -55,7 +60,42 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         meta: dict[str, Any] = json.loads(header["meta"])
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"its metadata cannot be read ({error})") from None
+    if not isinstance(meta, dict):
+        raise DamagedFile("its metadata are no mapping")
     return tensors, meta
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, where it says so."""
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    known = getattr(os, "sysconf_names", {})
+    return math.prod(os.sysconf(name) for name in names) if all(name in known for name in names) else MOST
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that a Hugging Face model in ``folder`` is read from, all of them in that folder.
+
+    Raises DamagedFile where it would be read from anything else: an index may name any file, a pickle among them, and
+    a config.json or an adapter may name other weights.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise DamagedFile("adapter_config.json names weights that lie elsewhere: merge the adapter, and save that")
+    try:
+        if "transformers_weights" in read_json(folder / "config.json"):
+            raise DamagedFile("config.json names other weights (transformers_weights): take that line out")
+        if (folder / WEIGHTS).is_file():
+            return [folder / WEIGHTS]
+        if not (folder / INDEX).is_file():
+            raise DamagedFile(f"it has neither {WEIGHTS} nor {INDEX}")
+        index = read_json(folder / INDEX)
+        check_schema(index, {"weight_map": {str: str}})
+    except (OSError, Unfit) as error:
+        raise DamagedFile(str(error)) from None
+    names = sorted(set(index["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise DamagedFile(f"{INDEX} leads to {name!r:.80}, which is no file of safetensors in this folder")
+    return [folder / name for name in names]
 
 
 def digest_of(tensors: Mapping[str, Tensor], digest: hashlib._Hash | None = None) -> hashlib._Hash:

@@ -24,6 +24,8 @@ from lossrag.checks import one_of
 from lossrag.errors import DataError
 from lossrag.extras import load_extra
 from lossrag.models.segments import embed_by_segment
+from lossrag.proof import DamagedFile
+from lossrag.tensors import weight_files
 
 POOLINGS = ("cls", "mean")
 BLOCK_PIECES = 8192
@@ -134,6 +136,10 @@ def load_body(folder: Path, dropout: float | None = None) -> tuple[nn.Module, Te
     extra ``bert``, DataError when the folder holds something else.
     """
     transformers = load_extra("transformers", "bert", "BERT")
+    try:
+        weight_files(folder)
+    except DamagedFile as reason:
+        raise DataError(f"{folder} is no encoder of safetensors alone: {reason}.") from None
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     with _quiet(transformers), torch.random.fork_rng(devices=[]):
         try:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from lossrag.errors import ConfigError
+from lossrag.errors import CheckpointError, ConfigError
 from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.record.checkpoint import load_checkpoint, unpack
 from lossrag.experiments.record.composition_log import ANSWERS, read_events
+from lossrag.experiments.record.settings import read_settings
 from lossrag.experiments.run.learned_losses import open_bank
-from lossrag.lossbank import Event, LossBank
+from lossrag.lossbank import CONTEXT_NAMES, Event, LossBank
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +47,30 @@ class AskedRun:
 
 def asked_of(directory: Path) -> AskedRun:
     """What a run has asked its bank; raises ConfigError when the folder holds no run, or one that asked nothing."""
-    try:
-        settings = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
-        assert isinstance(settings, dict)
-    except Exception:  # YAML and OmegaConf have many ways to stumble over what is no configuration
-        raise ConfigError(f"run={directory} is no run directory (its config.yaml cannot be read): name one.") from None
-    config = build_config({str(key): value for key, value in settings.items()})
+    config = build_config(read_settings(directory))
     answers = {(event.task, event.step): event for event in read_events(directory) if event.what in ANSWERS}
     path = directory / "checkpoints" / "last.safetensors"
     state = unpack("composition", load_checkpoint(path)[0]) if path.exists() else {}
-    looks = state["looks"].tolist() if "looks" in state else []
+    tasks = list(dict.fromkeys(task for task, _ in answers))
+    looks = _looks(state, len(tasks), path)
     contexts = {step: state["contexts"][looks.index(step)] for step in sorted({step for _, step in answers} & {*looks})}
     # a run that goes on may have asked after its last checkpoint
     steps = [step for step, context in contexts.items() if not bool(context.isnan().all())]
     if not steps:
         raise ConfigError(f"The run {directory} has not asked a bank: only runs with loss.policy=retrieval do.")
-    tasks = list(dict.fromkeys(task for task, _ in answers))
     return AskedRun(directory, config, tasks, steps, torch.stack([contexts[step] for step in steps]), answers)
+
+
+def _looks(state: Mapping[str, Tensor], tasks: int, path: Path) -> list[int]:
+    """The steps after which contexts were taken; none where no task was asked about.
+
+    Raises CheckpointError where they are of fewer tasks.
+    """
+    if "looks" not in state or not tasks:
+        return []
+    looks, contexts = state["looks"], state.get("contexts", torch.zeros(0))
+    of_tasks = contexts.dim() == 3 and contexts.shape[1] >= tasks and contexts.shape[2] == len(CONTEXT_NAMES)
+    if not of_tasks or looks.dim() != 1 or len(looks) != len(contexts):
+        raise CheckpointError(f"The checkpoint {path} holds contexts of other tasks than events.jsonl tells of.")
+    steps: list[int] = looks.tolist()
+    return steps

@@ -24,6 +24,7 @@ from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.config.library import library_files, load_library
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.schema import LossConfig
+from lossrag.experiments.plotting import SCREEN, write_figure
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import share_text
 from lossrag.files import expanded
@@ -105,7 +106,7 @@ def _show(given: Sequence[str], values: Values, console: Console) -> int:
     if "output" in values:
         target = writable(values["output"])
         try:
-            curve_figure(loss, LOSSES[REFERENCES[loss.target_kind]]).savefig(target, dpi=130)
+            write_figure(curve_figure(loss, LOSSES[REFERENCES[loss.target_kind]]), target, dpi=SCREEN)
         except (OSError, ValueError) as error:
             raise ConfigError(f"Cannot write output={target}: {error}") from None
         lines.append(f"picture     {target}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lossrag.errors import ConfigError
 from lossrag.experiments.run.learned_losses import open_bank
-from lossrag.files import expanded
+from lossrag.files import check_target, expanded
 from lossrag.lossbank import LossBank
 
 
@@ -19,10 +19,15 @@ def told_bank(given: object) -> LossBank:
 
 
 def writable(name: object, key: str = "output") -> Path:
-    """The file to write to; raises ConfigError unless its folder exists."""
+    """The file to write to; raises ConfigError unless its folder exists, and for a device or a link, which
+    would be replaced."""
     target = expanded(str(name), key)
-    if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"Cannot write {key}={target}: name a file in a folder that exists.")
+    try:
+        if target.is_dir() or not target.parent.is_dir():
+            raise ConfigError(f"Cannot write {key}={target}: name a file in a folder that exists.")
+        check_target(target)
+    except OSError as error:
+        raise ConfigError(f"Cannot write {key}={target}: {error}.") from None
     return target
 
 

@@ -13,7 +13,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.bank.asked import asked_of
 from lossrag.experiments.bank.files import told_bank, writable
 from lossrag.experiments.config.compose import build
-from lossrag.experiments.plotting import SCREEN
+from lossrag.experiments.plotting import SCREEN, write_figure
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
 from lossrag.experiments.record.composition_plot import loss_looks
 from lossrag.experiments.record.jsonl import read_points
@@ -51,7 +51,7 @@ def picture(given: Sequence[str], values: Mapping[str, Any], console: Console) -
     if figure is None:
         raise ConfigError("There is nothing to draw: the bank has no cases, or none for such targets.")
     try:
-        figure.savefig(target, dpi=SCREEN)
+        write_figure(figure, target, dpi=SCREEN)
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot write output={target}: {error}") from None
     say(console, f"picture     {target}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from lossrag.errors import ConfigError
+from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import differing_keys
 from lossrag.experiments.record.contexts import SeenTask, load_contexts
 from lossrag.experiments.record.finished import FinishedRun
@@ -54,6 +54,10 @@ def _records(runs: Sequence[FinishedRun], task: SeenTask, trouble: str, clean: b
     told = REFERENCES[task.kind]
     reference: FinishedRun | None = None
     for run in runs:
+        if task.name not in run.tasks:
+            raise RunDirectoryError(
+                f"{run.path} tells nothing of the task {task.name!r}: repeat it with run.again=true."
+            )
         loss = task_loss(run, task)
         if loss is not None:
             scores.setdefault(loss, []).append(run.score(task.name))
@@ -61,7 +65,7 @@ def _records(runs: Sequence[FinishedRun], task: SeenTask, trouble: str, clean: b
     if reference is None or len(scores) < 2 or reference.lower_is_better(task.name):
         return []
     seen = load_contexts(reference.path)
-    row = [own.name for own in seen.tasks].index(task.name)
+    row = seen.tasks.index(task)
     kind, strength = _trouble(reference.settings["tasks"].get("corrupt") or {}, task, trouble)
     case = Case(
         source=str(reference.summary["suite"]),
@@ -77,7 +81,7 @@ def _records(runs: Sequence[FinishedRun], task: SeenTask, trouble: str, clean: b
         strength=strength,
         clean=clean,
         seed=reference.seed,
-        version=str(reference.summary["versions"]["lossrag"]),
+        version=str(reference.summary.get("versions", {}).get("lossrag", "")),
     )
     moments = {moment: contexts[row].numpy() for moment, contexts in seen.moments.items()}
     return [

@@ -31,7 +31,7 @@ from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.schema import MachineConfig
 from lossrag.experiments.run.machine import apply_machine
-from lossrag.files import expanded, write_atomic
+from lossrag.files import check_target, expanded, write_atomic
 from lossrag.registry import Registry
 
 SUBJECTS: Registry[tuple[type[Any], Callable[[Any], list[Result]]]] = Registry("benchmark subject")
@@ -90,8 +90,12 @@ def _plot(arguments: Sequence[str], console: Console) -> int:
 
 def _writable(name: object) -> Path:
     output = expanded(str(name), "output")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise ConfigError(f"Cannot write output={output}: name a file in a folder that exists and can be written.")
+    try:
+        if output.is_dir() or not os.access(output.parent, os.W_OK):
+            raise ConfigError(f"Cannot write output={output}: name a file in a folder that exists and can be written.")
+        check_target(output)
+    except OSError as error:
+        raise ConfigError(f"Cannot write output={output}: {error}.") from None
     return output
 
 

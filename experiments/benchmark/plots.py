@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lossrag.errors import ConfigError
-from lossrag.experiments.plotting import COLOURS, MARKERS, legend_below, new_panels
+from lossrag.experiments.plotting import COLOURS, MARKERS, legend_below, new_panels, write_figure
+from lossrag.files import read_json
 
 AXES = {"tasks": "tasks T", "batch": "support rows per step, all tasks", "parameters": "trained parameters"}
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ def plot_costs(files: Sequence[Path], target: Path) -> None:
     grid[0].set_ylim(bottom=0)  # shared, and fixed from here on: not before all panels are drawn
     legend_below(figure, 2)
     try:
-        figure.savefig(target, dpi=150)
+        write_figure(figure, target, dpi=150)
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot write output={target}: {error}") from None
 
@@ -41,8 +41,8 @@ def plot_costs(files: Sequence[Path], target: Path) -> None:
 def read_rows(file: Path) -> list[Row]:
     """The rows of a benchmark.json; raises ConfigError when it is none."""
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        rows = read_json(file)
+    except OSError as error:
         raise ConfigError(f"Cannot read {file}: {error}. Name files that `lossrag benchmark` wrote.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "ratio" in row for row in rows):
         raise ConfigError(f"{file} is no list of benchmark rows: name files that `lossrag benchmark` wrote.")

@@ -1,4 +1,4 @@
-"""YAML file of a user's own, read as plain data: whatever is in it, the answer is a mapping or one line."""
+"""YAML file of settings or of a plan, read as plain data: whatever is in it, the answer is a mapping or one line."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import yaml
 from omegaconf import OmegaConf
 
 from lossrag.errors import ConfigError
+from lossrag.files import read_file
 
-MOST_BYTES = 1 << 18
-MOST_NODES = 100_000
-"""Values in it, aliases written out: ten lines of YAML can stand for more than there is memory."""
+MOST_BYTES, MOST_NODES, DEEPEST, LONGEST = 1 << 18, 20_000, 32, 1 << 14
+"""Of a file: its size, its values with every alias written out, its nesting, the length of a value."""
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """The content of the YAML file ``path``, interpolations as they are written.
 
-    what: the file in words, with which messages begin. Raises ConfigError for a file that is absent, too large, no YAML
-    or no mapping of names.
+    what: the file in words, with which messages begin. Raises ConfigError for a file that is absent, no regular file,
+    too large, no YAML or no mapping of names.
     """
-    where = f"{what} {path}"
-    if not path.is_file():
-        raise ConfigError(f"{where} is no file." if path.exists() else f"{where} is not there ({path.absolute()}).")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{where} is too large: YAML files of settings have at most {MOST_BYTES:,} bytes.")
-        text = path.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(root, yaml.MappingNode):
-            raise ConfigError(f"{where} must hold names with values, as `train: {{epochs: 3}}`.")
-        if _nodes(root, {}) > MOST_NODES:
-            raise ConfigError(f"{where} is too large: its aliases stand for more than {MOST_NODES:,} values.")
+        content = read_file(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise ConfigError(f"{what} {path} is not there ({path.absolute()}).") from None
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error}") from None
+    return parse_yaml(content, f"{what} {path}")
+
+
+def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
+    """The mapping in this content of a file; raises ConfigError, which begins with ``where``, for anything else."""
+    try:
+        text = content.decode("utf-8-sig")
+        _bound(text)
         plain = OmegaConf.to_container(OmegaConf.create(text))
-    except ConfigError:
-        raise
     except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{where} cannot be read: {reason:.300}") from None
@@ -44,19 +44,29 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """The number of nodes with every alias written out; raises ConfigError for one that holds itself."""
-    if node is None:
-        return 0
-    if id(node) in known:
-        if not known[id(node)]:
-            raise yaml.YAMLError("an alias stands inside what it stands for")
-        return known[id(node)]
-    known[id(node)] = 0
-    children: list[Any] = []
-    if isinstance(node, yaml.SequenceNode):
-        children = node.value
-    elif isinstance(node, yaml.MappingNode):
-        children = [part for pair in node.value for part in pair]
-    known[id(node)] = 1 + sum(_nodes(child, known) for child in children)
-    return known[id(node)]
+def _bound(text: str) -> None:
+    """Raise ValueError for YAML that is deep, or large once its aliases are written out, before anything is made."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        anchor: str | None = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((anchor, total))
+            total += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            name, before = open_nodes.pop()
+            if name is not None:
+                sizes[name] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in sizes:
+                raise ValueError(f"the alias *{anchor} stands before, or inside, what it stands for")
+            total += sizes[anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if len(event.value) > LONGEST:
+                raise ValueError(f"a value has {len(event.value):,} characters, {LONGEST:,} at most are read")
+            if anchor is not None:
+                sizes[anchor] = 1
+        if len(open_nodes) > DEEPEST or total > MOST_NODES:
+            raise ValueError(f"it has more than {MOST_NODES:,} values, or is nested deeper than {DEEPEST}")

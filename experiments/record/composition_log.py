@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lossrag.errors import CheckpointError, RunDirectoryError
 from lossrag.experiments.config.schema import LogConfig
 from lossrag.experiments.plotting import rendered, write_png
 from lossrag.experiments.record import board_tags
@@ -27,8 +27,10 @@ from lossrag.experiments.record.state import Progress
 from lossrag.experiments.record.steadiness import steadiness
 from lossrag.experiments.record.summary import composition_summary
 from lossrag.experiments.record.tensorboard import TensorBoard
-from lossrag.files import write_atomic
+from lossrag.files import check_target, write_atomic
 from lossrag.lossbank import Event, LearnedLosses, LossBank
+from lossrag.proof import Chain, DamagedFile, read_lines
+from lossrag.schema import Unfit, check_schema
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
@@ -63,12 +65,18 @@ class CompositionLog:
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         self._begun: set[str] = set()
         self._drawn = 0
+        self._chain = Chain()
+
+    @property
+    def link(self) -> str:
+        """The proof of the last line of events.jsonl, which a checkpoint remembers."""
+        return self._chain.link
 
     def resume(self, step: int, progress: Progress) -> None:
         """Go on from the checkpoint of ``step``, 0 for a new run: what was logged after it is dropped."""
         if self.learned is None:
             return
-        kept = _cut(self.directory.path / EVENTS, step)
+        kept, self._chain = _cut(self.directory.path / EVENTS, step, progress.events)
         if not step:
             return
         self._told(kept)
@@ -91,8 +99,10 @@ class CompositionLog:
             events = list(composer.events)
             composer.events.clear()
             self._told(events)
-            with open(self.directory.path / EVENTS, "ab") as file:
-                file.write(b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in events))
+            path = self.directory.path / EVENTS
+            check_target(path)
+            with open(path, "ab") as file:
+                file.write(b"".join(self._chain.line(asdict(event)) for event in events))
                 file.flush()
                 os.fsync(file.fileno())
             self._tell(events)
@@ -216,15 +226,31 @@ def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]
 
 
 def read_events(folder: Path) -> list[Event]:
-    """The decisions of the run in ``folder`` so far, without a line that a kill tore; none where none were told."""
-    path = folder / EVENTS
-    events: list[Event] = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            events.append(Event(**json.loads(line)))
-        except (ValueError, TypeError):
-            break
-    return events
+    """The decisions of the run in ``folder`` so far, without a line that a kill tore; none where none were told.
+
+    Raises RunDirectoryError, with the line, for a file that is damaged.
+    """
+    return _read(folder / EVENTS)[0]
+
+
+EVENT = {
+    "step": int,
+    **dict.fromkeys(("task", "loss", "what", "reason"), str),
+    "neighbours?": [{"distance": float, **dict.fromkeys(("source", "task", "trouble", "encoder"), str)}],
+    "shares?": {str: float},
+}
+
+
+def _read(path: Path) -> tuple[list[Event], Chain]:
+    if not path.exists():
+        return [], Chain()
+    try:
+        lines, chain = read_lines(path)
+        for number, line in enumerate(lines, start=1):
+            check_schema(line, EVENT, f"line {number}")
+        return [Event(**line) for line in lines], chain
+    except (OSError, DamagedFile, Unfit, TypeError) as reason:
+        raise RunDirectoryError(f"{path} is damaged, {reason}: restore it, or repeat the run.") from None
 
 
 def _changes(events: Sequence[Event]) -> dict[str, list[int]]:
@@ -250,10 +276,17 @@ def _in_line(case: Mapping[str, Any]) -> str:
     return f"    - {case['distance']:.2f} {case['source']}, {case['task']}: {case['trouble']}, {case['encoder']}"
 
 
-def _cut(path: Path, step: int) -> list[Event]:
-    """Drop the events after ``step``, all of them at 0, and a line that a kill tore; those that stay."""
-    if not path.exists():
-        return []
-    kept = [event for event in read_events(path.parent) if event.step <= step and step]
-    write_atomic(path, b"".join(json.dumps(asdict(event)).encode() + b"\n" for event in kept))
-    return kept
+def _cut(path: Path, step: int, link: str) -> tuple[list[Event], Chain]:
+    """Drop the events after ``step``, all of them at 0, and a line that a kill tore; those that stay, and their chain,
+    which ends in the ``link`` that the checkpoint remembers."""
+    chain = Chain()
+    kept = [event for event in _read(path)[0] if event.step <= step] if step else []
+    content = b"".join(chain.line(asdict(event)) for event in kept)
+    if step and link not in ("", chain.link):
+        raise CheckpointError(
+            f"{path} is not as the last checkpoint left it, lines are missing: restore it, or delete "
+            f"{path.parent / 'checkpoints'} to start the run over."
+        )
+    if path.exists():
+        write_atomic(path, content)
+    return kept, chain

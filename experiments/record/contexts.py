@@ -10,9 +10,18 @@ from torch import Tensor
 
 from lossrag.errors import RunDirectoryError
 from lossrag.lossbank import CONTEXT_NAMES
-from lossrag.tensors import DamagedFile, load_tensors, save_tensors
+from lossrag.lossbank.experience.snapshots import REFERENCES
+from lossrag.proof import DamagedFile
+from lossrag.schema import check_schema
+from lossrag.tensors import load_tensors, save_tensors
 
 FILE = "contexts.safetensors"
+META = {
+    "run_id": str,
+    "encoder": str,
+    "steps": int,
+    "tasks": [{"name": str, "kind": str, "outputs": int, "samples": int}],
+}
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,15 @@ def load_contexts(directory: Path) -> RunContexts:
         )
     try:
         tensors, meta = load_tensors(path)
-        if meta["kind"] != "contexts" or meta["names"] != list(CONTEXT_NAMES):
+        if meta.get("kind") != "contexts" or meta.get("names") != list(CONTEXT_NAMES):
             raise DamagedFile("it holds other entries than this version knows")
+        check_schema(meta, META)
         tasks = [SeenTask(**task) for task in meta["tasks"]]
         moments = {float(moment): contexts for moment, contexts in sorted(tensors.items())}
         if any(contexts.shape != (len(tasks), len(CONTEXT_NAMES)) for contexts in moments.values()):
             raise DamagedFile("its contexts are of another size")
+        if any(task.kind not in REFERENCES or min(task.outputs, task.samples, meta["steps"]) < 1 for task in tasks):
+            raise DamagedFile("it tells of tasks that no run has")
         return RunContexts(str(meta["run_id"]), str(meta["encoder"]), int(meta["steps"]), tasks, moments)
     except (DamagedFile, KeyError, TypeError, ValueError) as reason:
         raise RunDirectoryError(f"{path} cannot be used: {reason}. Repeat the run with run.again=true.") from None

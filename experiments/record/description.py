@@ -16,13 +16,15 @@ from typing import Any
 from torch import Tensor
 
 from lossrag import __version__
-from lossrag.errors import CheckpointError, RunDirectoryError
+from lossrag.errors import CheckpointError, LossRAGError, RunDirectoryError
 from lossrag.experiments.record.checkpoint import unpack
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
-from lossrag.files import write_atomic
+from lossrag.files import read_file, write_atomic
+from lossrag.proof import DamagedFile
+from lossrag.schema import Unfit, check_schema
 from lossrag.tasks import Task
-from lossrag.tensors import DamagedFile, load_tensors
+from lossrag.tensors import load_tensors
 
 FORMAT = 1
 WEIGHTS = ("checkpoints/best.safetensors", "checkpoints/refit.safetensors")
@@ -65,7 +67,7 @@ def write_description(directory: RunDirectory, description: ModelDescription) ->
         "format": FORMAT,
         "lossrag": __version__,
         **asdict(description),
-        "preprocessing": hashlib.sha256(found.read_bytes()).hexdigest() if found.exists() else None,
+        "preprocessing": hashlib.sha256(read_file(found)).hexdigest() if found.exists() else None,
     }
     write_atomic(directory.model, json.dumps({"sha256": _digest(content), **content}, indent=2).encode() + b"\n")
 
@@ -100,22 +102,57 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
         )
     if told != _digest(plain):
         raise CheckpointError(f"{name} is damaged: its content does not match its checksum. {_RESTORE}")
-    sum_of_preprocessing = plain.pop("preprocessing", None)
-    for key in ("format", "lossrag"):
-        plain.pop(key, None)
     try:
+        check_schema(plain, SCHEMA)
+        sum_of_preprocessing = plain.pop("preprocessing", None)
+        for key in ("format", "lossrag"):
+            plain.pop(key, None)
         tasks = tuple(Task(**{key: _tuple(value) for key, value in own.items()}) for own in plain.pop("tasks"))
         counts = tuple(_tuple(own) for own in plain.pop("class_counts"))
         rest = {key: _tuple(value) for key, value in plain.items()}
         description = ModelDescription(tasks=tasks, class_counts=counts, **rest)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{name} describes no model: {error!r}. {_RESTORE}") from None
+        if not len(description.losses) == len(counts) == len(tasks) > 0:
+            raise Unfit("it has another number of losses or class counts than of tasks")
+        for task in tasks:
+            _check_task(task)
+    except (LossRAGError, Unfit, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{name} describes no model: {error}. {_RESTORE}") from None
     if description.weights not in WEIGHTS:
         raise CheckpointError(f"{name} names {description.weights!r:.60} as its weights: they are in {WEIGHTS[0]}.")
     return description, _preprocessing(path / "preprocessing.json", sum_of_preprocessing), summary
 
 
+SCHEMA = {
+    **dict.fromkeys(("run_id", "precision", "weights"), str),
+    "epoch": int,
+    "tasks": [
+        {
+            **dict.fromkeys(("name", "kind"), str),
+            "outputs": int,
+            "labels?": [str],
+            "score?": str,
+            "mean?": [float],
+            "scale?": [float],
+        }
+    ],
+    "losses": [str],
+    "class_counts": [([int], None)],
+    "shared_input": bool,
+    "model": {"name": str},
+    "input_shape": [int],
+    "vectors": [int],
+    "preprocessing?": (str, None),
+}
 _RESTORE = "Restore it from a copy, or repeat the run with run.again=true."
+
+
+def _check_task(task: Task) -> None:
+    """Raise Unfit for a task that no suite has."""
+    known = task.kind in ("classification", "regression") and task.outputs >= 1
+    named = len(task.labels) in (0, task.outputs)
+    moments = (len(task.mean), len(task.scale)) in ((0, 0), (task.outputs, task.outputs))
+    if not (known and named and moments):
+        raise Unfit(f"the task {task.name!r:.60} is of no kind, or its labels or moments differ in number from it")
 
 
 def _tuple(value: Any) -> Any:
@@ -134,7 +171,7 @@ def _preprocessing(path: Path, told: str | None) -> dict[str, Any] | None:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, within=path.parent)
     except OSError as error:
         raise RunDirectoryError(f"Cannot read {path}: {error}.") from None
 

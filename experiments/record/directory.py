@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from lossrag.errors import RunDirectoryError
+from lossrag.errors import LossRAGError, RunDirectoryError
 from lossrag.experiments.config.identity import Settings, differing_keys, run_id
 from lossrag.experiments.config.schema import RunConfig
+from lossrag.experiments.record.settings import read_settings
 from lossrag.files import expanded, write_atomic
+from lossrag.proof import SUMS, sha256, write_sums
+from lossrag.tasks.files.fetch import sha256_of
 
 
 class RunDirectory:
@@ -38,11 +40,41 @@ class RunDirectory:
     def discard(self) -> None:
         """Take a directory back that was made for a run that cannot begin; one that was there before stays."""
         if self.fresh:
-            for path in (self.config, self.preprocessing, self.path / ".lock"):
+            for path in (self.config, self.preprocessing, self.path / SUMS, self.path / ".lock"):
                 path.unlink(missing_ok=True)
             for folder in (self.last.parent, self.path):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+    def finish(self, summary: bytes) -> None:
+        """Write summary.json, which says that the run has finished, and before it the sums of all that it is about.
+
+        Raises OSError.
+        """
+        write_sums(self.path, {**sums_of(self.path), self.summary.name: {sha256(summary)}})
+        write_atomic(self.summary, summary)
+
+
+PROVEN = (
+    "*.yaml",
+    "*.json",
+    "*.jsonl",
+    "*.png",
+    "tensorboard/**/events.*",
+    "tensorboard/**/*.tsv",
+    "tensorboard/**/*.pbtxt",
+)
+"""Files of a run directory whose sums are kept; tensor files prove themselves."""
+
+
+def proven_files(directory: Path) -> list[Path]:
+    """The files of a run directory that its SHA256SUMS names when the run has finished."""
+    return sorted({path for pattern in PROVEN for path in directory.glob(pattern) if path.is_file()})
+
+
+def sums_of(directory: Path) -> dict[str, set[str]]:
+    """The sums of these files as they are now."""
+    return {path.relative_to(directory).as_posix(): {sha256_of(path)} for path in proven_files(directory)}
 
 
 def open_run(settings: Settings, run: RunConfig) -> RunDirectory:
@@ -82,16 +114,18 @@ def _check_or_write_config(directory: RunDirectory, settings: Settings) -> None:
     for rest in [*directory.path.glob(".*.tmp"), *directory.last.parent.glob(".*.tmp")]:
         # of a process that was killed while it wrote
         rest.unlink()
+    content = OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode()
     if not directory.config.exists():
-        write_atomic(directory.config, OmegaConf.to_yaml(OmegaConf.create(dict(settings))).encode())
+        write_sums(directory.path, {directory.config.name: {sha256(content)}})
+        write_atomic(directory.config, content)
         return
     try:
-        stored = OmegaConf.to_container(OmegaConf.load(directory.config))
-        differing = differing_keys(cast(Settings, stored), settings)
-    except Exception:  # YAML and OmegaConf have many ways to stumble over a damaged file
+        differing = differing_keys(read_settings(directory.path), settings)
+        if not directory.summary.exists():  # what a run that did not end has proven of its end is written anew
+            write_sums(directory.path, {directory.config.name: {sha256(directory.config.read_bytes())}})
+    except LossRAGError as error:
         raise RunDirectoryError(
-            f"{directory.config} is damaged, so nobody knows what this run is: restore it, or choose another folder "
-            "with run.dir=FOLDER, or run.again=true."
+            f"{error} Nobody knows what this run is: choose another folder with run.dir=FOLDER, or run.again=true."
         ) from None
     if differing and directory.summary.exists():
         listed = "\n  ".join(differing)
@@ -114,7 +148,7 @@ def _refuse_foreign(path: Path) -> None:
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "config.yaml" in names:
         return
-    foreign = sorted(name for name in names if name not in {"checkpoints", ".lock"} and not name.endswith(".tmp"))
+    foreign = sorted(name for name in names if name not in {"checkpoints", ".lock", SUMS} and not name.endswith(".tmp"))
     if foreign:
         raise RunDirectoryError(
             f"{path} is not empty and is not a run of LossRAG (it holds {', '.join(foreign[:5])}): "

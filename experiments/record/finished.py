@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +12,42 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.settings import read_settings
+from lossrag.files import MIB
+from lossrag.proof import DamagedFile, read_proven
+from lossrag.schema import check_schema
 from lossrag.tasks import METRICS
 
 Summary = Mapping[str, Any]
 """Content of a summary.json."""
-CONTRACT = ("run_id", "seed", "suite", "weighting", "test_accuracy", "test_accuracy_mean", "task_weights", "seconds")
-"""Keys that scripts may rely on in every summary.json."""
+SCHEMA = {
+    **dict.fromkeys(("run_id", "suite", "weighting"), str),
+    "seed": int,
+    "metric": {str: str},
+    "test_accuracy": {str: float},
+    "test_r2": {str: float},
+    "test_loss": {str: float},
+    "task_weights": {str: float},
+    "test_accuracy_mean": (float, None),
+    "seconds": float,
+    **dict.fromkeys(("test_score_mean?", "validation_score_mean?"), float),
+    **dict.fromkeys(("best_epoch?", "epochs?"), int),
+    "edition?": str,
+    "preset?": (str, None),
+    "compositions?": {str: {str: float}},
+    "off?": {str: [str]},
+    "reasons?": {str: str},
+    "bank_sources?": [str],
+    "steadiness?": {"asked_at": float, "composed_at": (float, None), "moved": {str: float}},
+    "versions?": {"lossrag": str},
+    "lower_is_better?": [str],
+    "parent?": {"directory": str, "run_id": str, "epoch": int},
+    "theorem_1?": {"steps": float, "min_norm": float, "common_descent": float},
+}
+"""What a summary.json holds: scripts may rely on the keys that end without a question mark."""
 LABELS = {
     "single_task": "STL",
     "uniform": "Uniform",
@@ -53,13 +79,16 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        summary = None
-    if not isinstance(summary, dict) or not all(key in summary for key in CONTRACT):
+        summary = json.loads(read_proven(path, MIB))
+        check_schema(summary, SCHEMA)
+        known = summary["test_accuracy"].keys() | summary["test_r2"].keys()
+        for part in (known, summary["test_loss"].keys(), summary["task_weights"].keys()):
+            if not part >= summary["metric"].keys():
+                raise DamagedFile("it does not tell all of every task")
+    except (OSError, DamagedFile, ValueError, RecursionError) as reason:
         raise RunDirectoryError(
-            f"{path} is damaged: delete it, and the same command writes it anew from the last checkpoint."
-        )
+            f"{path} is damaged: delete it, and the same command writes it anew from the last checkpoint ({reason})."
+        ) from None
     return {**summary, "directory": str(directory)}
 
 
@@ -103,10 +132,7 @@ class FinishedRun:
     def points(self) -> list[dict[str, Any]]:
         """All logged points of metrics.jsonl, oldest first; none without the file."""
         path = self.path / "metrics.jsonl"
-        try:
-            return read_points(path) if path.exists() else []
-        except ValueError:
-            raise RunDirectoryError(f"{path} is damaged: restore it, or leave its run out.") from None
+        return read_points(path, ended=True) if path.exists() else []
 
     @cached_property
     def deciding(self) -> dict[str, Any]:
@@ -154,20 +180,11 @@ def load_runs(directories: Iterable[Path]) -> tuple[list[FinishedRun], list[Path
     runs: dict[str, FinishedRun] = {}
     unfinished = []
     for path in directories:
-        if not (path / "config.yaml").exists():
-            raise ConfigError(
-                f"{path} is no run directory: it has no config.yaml. For a folder of runs say root={path}"
-            )
+        settings = read_settings(path)
         summary = read_summary(path)
         if summary is None:
             unfinished.append(path)
             continue
-        try:
-            settings: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-        except Exception as error:  # YAML and OmegaConf have many ways to stumble over a damaged file
-            raise RunDirectoryError(
-                f"{path / 'config.yaml'} is damaged ({error}): restore it, or leave its run out."
-            ) from None
         runs.setdefault(str(summary["run_id"]), FinishedRun(path, settings, summary))
     return list(runs.values()), unfinished
 
@@ -195,8 +212,11 @@ def _tuning_only(table: Path) -> set[str]:
 
 
 def _run_ids(table: Path) -> set[str]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return {row.get("run_id") or "" for row in csv.DictReader(file)}
+    try:
+        text = read_proven(table).decode()
+        return {row.get("run_id") or "" for row in csv.DictReader(io.StringIO(text, newline=""))}
+    except (OSError, DamagedFile, ValueError, csv.Error) as reason:
+        raise RunDirectoryError(f"{table} is damaged ({reason}): the command that wrote it writes it anew.") from None
 
 
 def by_problem(runs: Iterable[FinishedRun]) -> dict[tuple[str, ...], list[FinishedRun]]:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from lossrag.errors import CheckpointError
+from lossrag.errors import CheckpointError, RunDirectoryError
+from lossrag.files import check_target
+from lossrag.proof import Chain, DamagedFile, read_lines
+from lossrag.schema import Unfit, check_schema
 
 
 class JsonLines:
     """Appends points to a file; ``offset`` bytes of an earlier session are kept, later ones dropped.
 
-    Raises CheckpointError when the file has fewer.
+    Raises CheckpointError, and drops nothing, when the file has fewer, or they are damaged.
     """
 
     def __init__(self, path: Path, offset: int) -> None:
         size = path.stat().st_size if path.exists() else 0
+        anew = f"restore it, or delete {path.parent / 'checkpoints'} to start the run over."
         if size < offset:
             raise CheckpointError(
-                f"{path} has {size} bytes, but its checkpoint continues it from byte {offset}: restore it, or delete "
-                f"{path.parent / 'checkpoints'} to start the run over."
+                f"{path} has {size} bytes, but its checkpoint continues it from byte {offset}: {anew}"
             )
+        try:
+            self._chain = read_lines(path, offset)[1] if offset else Chain()
+        except DamagedFile as reason:
+            raise CheckpointError(f"{path} is damaged, {reason}: {anew}") from None
+        check_target(path)
         self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
         self._file.truncate(offset)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One line {"step": step, ...}."""
-        self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        """One line {"step": step, ..., "chain": its proof}."""
+        self._file.write(self._chain.line({"step": step, **values}))
 
     def sync(self) -> int:
         """Force everything to disk; the size of the file, which a checkpoint remembers."""
@@ -57,7 +64,26 @@ class Unwritten(JsonLines):
         """Nothing."""
 
 
-def read_points(path: Path) -> list[dict[str, Any]]:
-    """All points of a metrics.jsonl, oldest first."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read_points(path: Path, ended: bool = False) -> list[dict[str, Any]]:
+    """All points of a metrics.jsonl, oldest first, without a last line that a kill tore; of a run that has ``ended``
+    that is damage, too.
+
+    Raises RunDirectoryError, with the line, for one that is damaged.
+    """
+    try:
+        points, _ = read_lines(path, ended=ended)
+        for number, point in enumerate(points, start=1):
+            _check(point, number)
+    except (OSError, DamagedFile) as reason:
+        raise RunDirectoryError(f"{path} is damaged, {reason}: restore it, or leave its run out.") from None
+    return points
+
+
+def _check(point: dict[str, Any], number: int) -> None:
+    if type(point.get("step")) is int and all(type(value) in (float, int) for value in point.values()):
+        return
+    try:
+        check_schema(point, {"step": int, "epoch?": int})
+        check_schema(point, {str: (float, [[float]])})
+    except Unfit as reason:
+        raise DamagedFile(f"line {number}: {reason}") from None

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from lossrag.errors import CheckpointError
-from lossrag.experiments.record.checkpoint import load_checkpoint, pack, pack_optimizer, unpack, unpack_optimizer
+from lossrag.errors import CheckpointError, ConfigError
+from lossrag.experiments.record.checkpoint import (
+    check_tensors,
+    load_checkpoint,
+    pack,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finite import check_finite
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
+from lossrag.schema import Unfit, check_schema
 from lossrag.tensors import save_tensors
 from lossrag.weighting import MultiTaskStep
 
@@ -31,7 +42,7 @@ class Progress:
     """Standing of a run: ``done`` steps of epoch ``epoch`` (0-based) are behind it.
 
     ``trajectory`` holds the mean task weights of each finished epoch, ``sums`` what the current one adds up;
-    ``offset`` is the size of metrics.jsonl.
+    ``offset`` is the size of metrics.jsonl, ``events`` the link of the last line of events.jsonl (:class:`Chain`).
     """
 
     epoch: int = 0
@@ -41,6 +52,7 @@ class Progress:
     best: Best = field(default_factory=Best)
     trajectory: list[list[float]] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
+    events: str = ""
 
 
 class Remembers(Protocol):
@@ -53,7 +65,7 @@ class Remembers(Protocol):
         """Continue from :meth:`state_dict`."""
 
 
-PLAIN = ("epoch", "done", "seconds", "offset", "trajectory")
+PLAIN = ("epoch", "done", "seconds", "offset", "trajectory", "events")
 """Fields of a :class:`Progress` that the metadata of a checkpoint hold as they are."""
 
 
@@ -116,28 +128,80 @@ def load_state(
             f"The checkpoint {directory.last} is not the last one of run {directory.run_id}: delete it to start the "
             "run over, or restore the right one."
         )
-    if meta["edition"] != edition:
-        raise CheckpointError(
-            f"{directory.last} was trained on other data, so this run cannot go on from it:\n"
-            f"  then: {meta['edition']}\n  now:  {edition}\nRestore the data, or start anew with run.again=true."
-        )
-    best = Best(**meta["best"])
-    if best.epoch:
-        best.tensors, stored = load_checkpoint(directory.best)
-        if (stored.get("kind"), stored.get("run_id")) != ("best", directory.run_id) or stored["epoch"] < best.epoch:
+    try:
+        check_schema(meta, META)
+        if meta["edition"] != edition:
             raise CheckpointError(
-                f"The checkpoint {directory.best} is not that of epoch {best.epoch} of run {directory.run_id}: restore "
-                f"it, or delete {directory.last} to start the run over."
+                f"{directory.last} was trained on other data, so this run cannot go on from it:\n"
+                f"  then: {meta['edition']}\n  now:  {edition}\nRestore the data, or start anew with run.again=true."
             )
-        if stored["epoch"] > best.epoch:
-            # killed between the two files: that better epoch is ahead, and will be chosen again
-            best = Best()
-    model.load_state_dict(unpack("model", tensors))
-    unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
-    step.load_state_dict(unpack("step", tensors))
-    if learned:
-        learned.load_state_dict(unpack("composition", tensors))
-    if contexts:
-        contexts.load_state_dict(unpack("contexts", tensors))
-    sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
-    return Progress(best=best, sums=sums, **{name: meta[name] for name in PLAIN})
+        tasks = len(step.tasks)
+        _check_progress(meta, tasks)
+        best = _load_best(directory, Best(**meta["best"]), model, tasks)
+        _put(unpack("model", tensors), model)
+        unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
+        step.load_state_dict(unpack("step", tensors))
+        for part, name in ((learned, "composition"), (contexts, "contexts")):
+            if part:
+                part.load_state_dict(unpack(name, tensors))
+        sums = {name: tensor.to(step.device) for name, tensor in unpack("sums", tensors).items()}
+        _check_sums(sums, tasks)
+    except (Unfit, ConfigError) as reason:
+        raise CheckpointError(
+            f"The checkpoint {directory.last} does not fit this run: {reason}. Restore the right one, or delete it to "
+            "start the run over."
+        ) from None
+    return Progress(best=best, sums=sums, **{name: meta[name] for name in PLAIN if name in meta})
+
+
+META = {
+    "edition": str,
+    "groups": [{"params": [int]}],
+    "best": {"epoch": int, "score": float},
+    **dict.fromkeys(("epoch", "done", "offset"), int),
+    "seconds": float,
+    "trajectory": [[float]],
+    "events?": str,
+}
+"""What the metadata of a last checkpoint hold."""
+
+
+def _check_progress(meta: Mapping[str, Any], tasks: int) -> None:
+    """Raise Unfit for a standing that no run of so many tasks can have."""
+    numbers = (meta["epoch"], meta["done"], meta["offset"], meta["seconds"], meta["best"]["epoch"])
+    fits = all(0 <= number < math.inf for number in numbers) and meta["best"]["epoch"] <= meta["epoch"]
+    lines = [len(line) for line in meta["trajectory"]]
+    if not fits or lines != [tasks] * meta["epoch"] or meta["best"].keys() != {"epoch", "score"}:
+        raise Unfit("it tells of a standing that no run of these tasks can have")
+
+
+def _check_sums(sums: Mapping[str, Tensor], tasks: int) -> None:
+    """Raise Unfit for sums of an epoch that are not of so many tasks."""
+    shapes: dict[str, set[tuple[int, ...]]] = {"weights": {(tasks,)}, "support": {(tasks,)}, "descent": {(2,)}}
+    shapes["hypergradient"] = {(rows, tasks) for rows in range(1, tasks + 1)}
+    for name, tensor in sums.items():
+        if tuple(tensor.shape) not in shapes.get(name.partition("/")[0], ()) or tensor.dtype != torch.float64:
+            raise Unfit(f"sums/{name:.60} is of another size")
+
+
+def _put(tensors: dict[str, Tensor], model: MultiTaskModel) -> None:
+    check_tensors(tensors, model.state_dict(), "model")
+    model.load_state_dict(tensors)
+
+
+def _load_best(directory: RunDirectory, best: Best, model: MultiTaskModel, tasks: int) -> Best:
+    """With its tensors; raises CheckpointError unless its file is that of its epoch, Unfit for other tensors."""
+    if not best.epoch:
+        return best
+    best.tensors, stored = load_checkpoint(directory.best)
+    epoch = stored.get("epoch")
+    named = (stored.get("kind"), stored.get("run_id")) == ("best", directory.run_id)
+    if not named or not isinstance(epoch, int) or epoch < best.epoch:
+        raise CheckpointError(
+            f"The checkpoint {directory.best} is not that of epoch {best.epoch} of run {directory.run_id}: restore "
+            f"it, or delete {directory.last} to start the run over."
+        )
+    like = pack("model", model.state_dict()) | {"task_weights": torch.zeros(tasks, dtype=torch.float64)}
+    check_tensors(best.tensors, like, directory.best.name)
+    # killed between the two files: that better epoch is ahead, and will be chosen again
+    return best if epoch == best.epoch else Best()

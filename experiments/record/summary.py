@@ -20,7 +20,6 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.record.state import Best
 from lossrag.experiments.record.steadiness import steady_sentence
-from lossrag.files import write_atomic
 from lossrag.lossbank import Composer, Event
 from lossrag.tasks import METRICS, Suite
 
@@ -72,8 +71,8 @@ def summary_of(
 
 
 def write_summary(directory: RunDirectory, summary: Mapping[str, Any]) -> None:
-    """Write summary.json, which makes the run a finished one."""
-    write_atomic(directory.summary, json.dumps(summary, indent=2).encode() + b"\n")
+    """Write summary.json, the last file of a run, which makes it a finished one."""
+    directory.finish(json.dumps(summary, indent=2).encode() + b"\n")
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:

@@ -13,7 +13,7 @@ from lossrag.experiments.record.contexts import RunContexts, SeenTask
 from lossrag.experiments.run.build import trains_on_query
 from lossrag.experiments.run.problem import Problem
 from lossrag.labels import labelled
-from lossrag.lossbank import LOSSES, LossInputs
+from lossrag.lossbank import CONTEXT_NAMES, LOSSES, LossInputs
 from lossrag.lossbank.experience.snapshots import REFERENCES, ROWS, known, moments_of, snapshot
 from lossrag.models import BertOptions
 from lossrag.streams import Stream, generator
@@ -94,7 +94,11 @@ class ContextRecorder:
         return seen if self.losses is None else {**seen, "losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from :meth:`state_dict`."""
+        """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or moments."""
+        tasks = len(self.problem.suite.tasks)
+        shapes = {str(moment): (tasks, len(CONTEXT_NAMES)) for moment in self.due.values()} | {"losses": (tasks, 2)}
+        if any(shapes.get(name) != tuple(tensor.shape) for name, tensor in state.items()):
+            raise ConfigError("these contexts are of other tasks, or of other moments of a run.")
         self.moments = {float(moment): contexts for moment, contexts in state.items() if moment != "losses"}
         if "losses" in state:
             self.losses = state["losses"].to(self.problem.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +15,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.run.machine import choose_device
 from lossrag.models import BERT, BertOptions
+from lossrag.schema import Unfit
 from lossrag.tasks import SUITES, DenseInputs, Examples, Suite, TokenInputs, encoder_files, ordered_batches
 from lossrag.tasks.text.cache import encoded_path, read_encoded, write_encoded
 from lossrag.tensors import digest_of
@@ -49,7 +52,7 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
     parts = {f"{name}/{part}": getattr(own, part) for name, own in pieces.items() for part in ("ids", "offsets")}
     key = {"edition": suite.edition, "pooling": options.pooling, "inputs": digest_of(parts).hexdigest()}
     path = encoded_path(f"{suite.name}-features", key)
-    cached = read_encoded(path)
+    cached = read_encoded(path, partial(_check_features, pieces=pieces))
     if cached is None:
         encoder = _frozen(suite.encoder, options, device)
         cached = {name: _features(encoder, inputs, device) for name, inputs in pieces.items()}, suite.edition
@@ -65,6 +68,18 @@ def frozen_features(suite: Suite, options: BertOptions, device: torch.device) ->
     width = next(iter(tensors.values())).shape[1]
     edition = f"{suite.edition}, frozen ({options.pooling})"
     return replace(suite, splits=splits, encoder=None, input_shape=(width,), edition=edition)
+
+
+def _check_features(tensors: Mapping[str, Tensor], pieces: Mapping[str, TokenInputs]) -> None:
+    """Raise Unfit unless these are features (N, F) of all texts, in float32."""
+    widths = set()
+    for name, inputs in pieces.items():
+        own = tensors.get(name)
+        if own is None or own.dim() != 2 or len(own) != len(inputs) or own.dtype != torch.float32:
+            raise Unfit(f"it holds no features of {name}")
+        widths.add(own.shape[1])
+    if len(widths) != 1:
+        raise Unfit("its features differ in width")
 
 
 def features_of(inputs: TokenInputs, folder: Path, options: BertOptions, device: torch.device) -> DenseInputs:

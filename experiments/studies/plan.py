@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from lossrag.files import expanded
 FOLDER = Path(__file__).parent.parent / "conf"
 Setting = tuple[str, ...]
 """The overrides that tuning chooses; empty for the preset's own values."""
+MOST_SETTINGS = 10_000
+"""Settings of a method that are made before they are counted."""
 
 
 @dataclass(frozen=True)
@@ -239,10 +242,11 @@ def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path:
     rates = tuning.learning_rates if entry.knobs else tuning.learning_rates_without_knobs
     columns = [[f"optimizer.lr={rate:g}" for rate in rates]]
     columns += [[f"{key}={written(value)}" for value in values] for key, values in entry.knobs.items()]
-    settings = tuple(dict.fromkeys(itertools.product(*columns)))
+    count = math.prod(map(len, columns))
+    settings = tuple(dict.fromkeys(itertools.product(*columns))) if count <= MOST_SETTINGS else ()
     if len(settings) != tuning.runs:
         raise ConfigError(
-            f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has {len(settings)} "
-            "(learning rates times values of its knobs)."
+            f"The plan {path}: every method gets tuning.runs={tuning.runs} settings, but {name} has "
+            f"{len(settings) or count} (learning rates times values of its knobs)."
         )
     return Row(overrides, entry.suites, settings)

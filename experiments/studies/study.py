@@ -16,7 +16,7 @@ from lossrag.experiments.record.finished import Summary
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.studies.jobs import Job, claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.plan import Plan, Run, label
-from lossrag.files import write_atomic
+from lossrag.proof import write_proven
 
 Summaries = dict[Run, Summary | None]
 """By run: what it left, None when it failed."""
@@ -67,8 +67,7 @@ class Study:
 
     def end(self, texts: Mapping[str, str], tables: Sequence[Table]) -> int:
         """Write the files and show the tables; the exit code, 1 when a run failed."""
-        for name, text in texts.items():
-            write_atomic(self.plan.folder / name, text.encode())
+        write_proven(self.plan.folder, {name: text.encode() for name, text in texts.items()})
         for table in tables:
             self.console.print(table)
         self.say(f"written to {self.plan.folder}: {', '.join(texts)}")

@@ -21,7 +21,8 @@ from lossrag.experiments.run.build import build_problem, build_suite, trains_on_
 from lossrag.experiments.run.machine import apply_machine
 from lossrag.experiments.theory.measure import BOUNDED, bounded_losses, classifications, estimate_complexity
 from lossrag.experiments.theory.report import theory_report, theory_sentences, theory_table
-from lossrag.files import expanded, write_atomic
+from lossrag.files import expanded
+from lossrag.proof import write_proven
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def theory(arguments: Sequence[str], console: Console) -> int:
     )
     first = run.summary.get("theorem_1")
     report = {"run_id": run.summary["run_id"], "loss": options.loss, "theorem_1": first, **theorems}
-    write_atomic(path / "theory.json", json.dumps(report, indent=2).encode() + b"\n")
+    write_proven(path, {"theory.json": json.dumps(report, indent=2).encode() + b"\n"})
     console.print(theory_table(report))
     lines = theory_sentences(report)
     lines.insert(0, descent_sentence(first) if first else "theorem 1 is about runs with an outer problem: none here")

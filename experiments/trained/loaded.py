@@ -19,6 +19,7 @@ from torch import Tensor
 from lossrag.errors import CheckpointError, ConfigError, DataError
 from lossrag.experiments.config.compose import model_config
 from lossrag.experiments.config.library import needed
+from lossrag.experiments.record.checkpoint import check_tensors
 from lossrag.experiments.record.description import ModelDescription, read_description, read_weights
 from lossrag.experiments.record.series import Evaluation
 from lossrag.experiments.run.build import assembled
@@ -31,7 +32,9 @@ from lossrag.labels import labelled
 from lossrag.lossbank import LOSSES, Mixture
 from lossrag.models import ENCODERS, BertOptions, MultiTaskModel
 from lossrag.registry import Registry
+from lossrag.schema import Unfit
 from lossrag.tasks import METRICS, DenseInputs, EncoderFiles, Examples, Inputs, Task, TokenInputs, encoder_files
+from lossrag.tasks.files.arrays import read_array
 from lossrag.tasks.suite import select
 from lossrag.tasks.table.new_rows import NewRows, read_rows
 from lossrag.tasks.table.preprocessing import TablePreprocessing
@@ -178,9 +181,9 @@ class LoadedRun:
         wanted = f"an array, or a .npy file, of (rows, {', '.join(map(str, shape))}) finite numbers"
         if isinstance(data, Path):
             try:
-                data = np.load(data, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"Cannot read {data} as a NumPy array: {error}; the model reads {wanted}.") from None
+                data = read_array(data)
+            except DataError as error:
+                raise DataError(f"{error} The model reads {wanted}.") from None
         array = data.numpy() if isinstance(data, Tensor) else data
         if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.number):
             raise ConfigError(f"The model reads {wanted}, not {type(array).__name__}.")
@@ -221,6 +224,9 @@ def load_run(
     try:
         own = None if plain is None else TablePreprocessing.of_plain(plain)
         config = model_config(description.model)
+        targets = [] if own is None else [target.task for target in own.targets]
+        if targets and [(t.name, t.outputs) for t in targets] != [(t.name, t.outputs) for t in description.tasks]:
+            raise DataError("its targets are not those that model.json tells of.")
     except DataError as error:
         raise CheckpointError(f"{path / 'preprocessing.json'}: {error}") from None
     except ConfigError as error:
@@ -239,16 +245,24 @@ def load_run(
                 f"{own.encoder_digest[:12]}): say where that lies with encoder=FOLDER."
             )
     frozen = isinstance(config.encoder, BertOptions) and config.encoder.frozen
-    vectors = torch.zeros(description.vectors) if description.vectors else None
+    try:
+        vectors = torch.empty(description.vectors, device="meta") if description.vectors else None
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path / 'model.json'} describes no model: {error}") from None
     folder = files.folder if files is not None and not frozen else None
     outputs = [task.outputs for task in description.tasks]
     weights = read_weights(path, description)
     where = choose_device(device)
     try:
+        if folder is None:  # its size is known before any memory is asked for
+            with torch.device("meta"):
+                drawn = assembled(config, description.precision, outputs, vectors, description.input_shape, folder)
+            check_tensors(weights, drawn.state_dict(), "model")
+        vectors = None if vectors is None else torch.zeros(description.vectors)
         with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: the caller's stream stays his
             model = assembled(config, description.precision, outputs, vectors, description.input_shape, folder)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, Unfit, TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
         reason = " ".join(str(error).split())
         name = path / description.weights
         raise CheckpointError(f"{name} does not fit the model of the run: {reason:.200}") from None

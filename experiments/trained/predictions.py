@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag.errors import ConfigError, RunDirectoryError, did_you_mean
-from lossrag.files import write_atomic
+from lossrag.files import check_target, write_atomic
 from lossrag.tasks import Task
 
 Column = list[str | None] | list[float | None]
@@ -130,11 +130,12 @@ def check_suffix(path: Path, suffixes: Sequence[str]) -> None:
     file: no folder, device or link, whose place a file would take."""
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"output={path}: write a file that ends with {', '.join(suffixes)}.")
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"output={path} cannot be written: {path.parent} must be a folder, and {path} none.")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        kind = "a link" if path.is_symlink() else "a device or pipe"
-        raise ConfigError(f"output={path} cannot be written: it is {kind}. Name a file.")
+    try:
+        if not path.parent.is_dir() or path.is_dir():
+            raise ConfigError(f"output={path} cannot be written: {path.parent} must be a folder, and {path} none.")
+        check_target(path)
+    except OSError as error:
+        raise ConfigError(f"output={path} cannot be written: {error}.") from None
 
 
 def write_result(path: Path, content: bytes) -> None:

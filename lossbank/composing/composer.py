@@ -437,7 +437,10 @@ class Composer:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or another library."""
         own = self.state_dict()
-        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
+        same = state.keys() == own.keys() and all(
+            (state[name].shape, state[name].dtype) == (tensor.shape, tensor.dtype) for name, tensor in own.items()
+        )
+        if not same:
             raise ConfigError("Composer: this state is of other tasks, another library of losses or another version.")
         self.measurements, self.reviews = int(state["measurements"]), int(state["reviews"])
         tensors = {name: state[name].to(own[name]) for name in self.state.state_dict()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lossrag.errors import DivergedError, LossError
+from lossrag.errors import ConfigError, DivergedError, LossError
 from lossrag.lossbank.composing.composer import Composer
 from lossrag.lossbank.composing.evidence import Batch, Evidence, TaskMoment, TaskSpec, observed
 from lossrag.lossbank.composing.policies import ComposerConfig, question_steps
@@ -156,8 +156,10 @@ class LearnedLosses:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state_dict`; raises ConfigError for one of other tasks or another library."""
-        own = self.composer.state_dict()
-        self.composer.load_state_dict({name: tensor for name, tensor in state.items() if name in own})
+        own, of_composer = self.state_dict(), self.composer.state_dict()
+        self.composer.load_state_dict({name: tensor for name, tensor in state.items() if name in of_composer})
+        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
+            raise ConfigError("LearnedLosses: this state is of other moments, another evidence or another version.")
         self.contexts, self.before = state["contexts"].to(self.contexts), state["before"].to(self.before)
         if self.evidence is not None:
             self.evidence.load_state_dict(state)

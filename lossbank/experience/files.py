@@ -14,10 +14,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from lossrag.errors import BankError
+from lossrag.files import check_file
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.trials import REAL, TEXTS, WHOLE, Experience, is_name
 from lossrag.lossbank.library.contract import TARGET_KINDS
-from lossrag.tensors import DamagedFile, load_tensors, save_tensors
+from lossrag.proof import DamagedFile
+from lossrag.tensors import load_tensors, save_tensors
 
 FORMAT = "lossrag-experience-1"
 MOST_BYTES = 1 << 30
@@ -74,12 +76,13 @@ def load_experience(path: Path) -> Experience:
     ...     len(load_experience(Path(folder, "mine.safetensors")))
     0
     """
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise BankError(f"The bank {path} {state}: name a file that a bank was saved to.")
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DamagedFile(f"it has more than {MOST_BYTES:,} bytes")
+        check_file(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise BankError(f"The bank {path} does not exist: name a file that a bank was saved to.") from None
+    except OSError as error:
+        raise BankError(f"The bank cannot be read: {error}. Name a file that a bank was saved to.") from None
+    try:
         tensors, meta = load_tensors(path)
         if not isinstance(meta, dict) or not isinstance(meta.get("format"), str):
             raise DamagedFile("it does not say what it is")

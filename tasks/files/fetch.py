@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from lossrag.errors import DataError
 from lossrag.extras import install_line
-from lossrag.files import expanded
+from lossrag.files import check_file, expanded
 from lossrag.tasks.files.download import Unavailable, from_index, from_url
 from lossrag.tasks.files.sources import Alternatives, DataFile
 
@@ -45,7 +45,8 @@ def data_root(root: str | None = None) -> Path | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file; raises OSError, and UnfitFile for a pipe or a device, which has no end."""
+    check_file(path, 1 << 42)
     total = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(1 << 20):

@@ -15,11 +15,13 @@ import numpy as np
 
 from lossrag.errors import ConfigError, DataError
 from lossrag.extras import load_extra
-from lossrag.files import expanded
+from lossrag.files import expanded, read_file
 from lossrag.tasks.table.cells import Cell, Table, known_cell, plain_cell
 
 MAX_BYTES = 2**30
 """Tables are held in memory as a whole: larger files are refused."""
+MAX_CELLS = 2**28
+"""Of a Parquet file, whose compression may make much of little."""
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"PK\x03\x04", ""), (b"\x1f\x8b", ""))
 Rows = tuple[list[str], list[list[Cell]], list[int]]
@@ -68,16 +70,13 @@ def read_table(
 
 def _bytes(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise DataError(f"{path} is no file: give the file of a table ({', '.join(FORMATS)}).")
-        if size > MAX_BYTES:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise DataError(
-                f"{path} has {size / 2**30:.1f} GiB: tables are held in memory as a whole, 1 GiB of file at most. "
-                "Take fewer rows or columns; streaming is not there."
+                f"{path} has {path.stat().st_size / 2**30:.1f} GiB: tables are held in memory as a whole, 1 GiB of "
+                "file at most. Take fewer rows or columns; streaming is not there."
             )
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return read_file(path, MAX_BYTES)
+    except OSError as error:
         raise DataError(f"Cannot read the table {path}: {error}.") from None
 
 
@@ -181,7 +180,12 @@ def _object(path: Path, line: int) -> Callable[[list[tuple[str, Any]]], dict[str
 def _parquet(path: Path, content: bytes) -> Rows:
     parquet = load_extra("pyarrow.parquet", "table", f"Reading {path.name}")
     try:
-        table = parquet.read_table(io.BytesIO(content))
+        file = parquet.ParquetFile(io.BytesIO(content))
+        about = file.metadata
+        unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        if unpacked > MAX_BYTES or about.num_rows * about.num_columns > MAX_CELLS:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, {about.num_rows:,} rows: that is not held in memory")
+        table = file.read()
         columns = [[plain_cell(cell) for cell in column.to_pylist()] for column in table.columns]
     except Exception as error:  # pyarrow raises its own and many of Python's
         raise DataError(f"Cannot read {path} as a Parquet file: {str(error).splitlines()[0]:.200}.") from None

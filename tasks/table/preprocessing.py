@@ -11,6 +11,7 @@ import torch
 
 from lossrag.checks import one_of
 from lossrag.errors import ConfigError, DataError
+from lossrag.schema import Unfit, check_schema
 from lossrag.tasks.suite import DenseInputs, TokenInputs
 from lossrag.tasks.table.cells import Table
 from lossrag.tasks.table.columns import CategoryColumn, Column, NumericColumn
@@ -59,6 +60,9 @@ class TablePreprocessing:
         try:
             if plain["format"] != FORMAT or plain["kind"] != "table":
                 raise DataError(f"The preprocessing is of format {plain['format']!r}, not {FORMAT}.")
+            check_schema(plain, PLAIN)
+            for own in plain["targets"]:
+                _check_target(own)
             return TablePreprocessing(
                 tuple(TargetColumn(**_tuples(own)) for own in plain["targets"]),
                 tuple(
@@ -73,8 +77,53 @@ class TablePreprocessing:
                 plain["encoder_digest"],
                 plain["reading"],
             )
-        except (KeyError, TypeError, ConfigError) as error:
-            raise DataError(f"The preprocessing cannot be read: {error!r}.") from None
+        except (KeyError, TypeError, AttributeError, Unfit, ConfigError) as error:
+            raise DataError(f"The preprocessing cannot be read: {error}.") from None
+
+
+PLAIN = {
+    "targets": [
+        {
+            "name": str,
+            "columns": [str],
+            "kind": str,
+            "labels?": [str],
+            "mean?": [float],
+            "scale?": [float],
+            "metric?": str,
+            "member?": (str, None),
+            "separator?": (str, None),
+            "where?": {str: str},
+        }
+    ],
+    "columns": [
+        (
+            {"name": str, "categories": [str]},
+            {"name": str, "mean": float, "scale": float, "tells_missing": bool},
+        )
+    ],
+    "text": (str, None),
+    "words": [str],
+    "max_tokens": int,
+    "encoder": str,
+    "encoder_digest": str,
+    "reading": ({"missing?": [str], "delimiter?": (str, None), "encoding?": (str, None)}, None),
+}
+"""What plain data of a preprocessing hold."""
+
+
+def _check_target(own: Mapping[str, Any]) -> None:
+    """Raise Unfit for a target that no table has."""
+    width = len(own["columns"])
+    moments = [len(own.get(name, ())) for name in ("mean", "scale")]
+    if (
+        own["kind"] not in ("classification", "binary", "regression")
+        or not width
+        or moments not in ([0, 0], [width, width])
+    ):
+        raise Unfit(f"the target {own['name']!r:.60} is of no kind, or its columns and moments differ in number")
+    if own.get("separator") == "" or 0 in own.get("scale", ()):
+        raise Unfit(f"the target {own['name']!r:.60} has an empty separator, or a scale of 0")
 
 
 def _tuples(own: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from lossrag.errors import DataError
 from lossrag.files import expanded
+from lossrag.tasks.files.arrays import read_array
 from lossrag.tasks.suite import DenseInputs
 from lossrag.tasks.table.settings import parse_files
 
@@ -21,14 +22,12 @@ def read_vectors(given: object, part: Sequence[str]) -> DenseInputs:
     files = parse_files("tasks.vectors_file", given)
     arrays = []
     for name, path in files.items():
-        try:
-            array = np.load(expanded(path, "vectors_file"), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"Cannot read {path} as a NumPy array: {error}.") from None
+        array = read_array(expanded(path, "vectors_file"))
         rows = part.count(name)
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
-            shape = getattr(array, "shape", "no array")
-            raise DataError(f"{path} holds {shape}, not numbers (rows, width): one row for each of the table.")
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
+            raise DataError(
+                f"{path} holds {array.dtype} {array.shape}, not numbers (rows, width): one row for each of the table."
+            )
         if len(array) != rows:
             raise DataError(f"{path} has {len(array):,} rows, but the table has {rows:,} of {name}: give each one.")
         bad = np.flatnonzero(~np.isfinite(array.astype(np.float32)).all(axis=1))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from lossrag.proof import DamagedFile
+from lossrag.schema import Unfit, check_schema
 from lossrag.tasks.files.fetch import cache_folder
-from lossrag.tensors import DamagedFile, load_tensors, save_tensors
+from lossrag.tensors import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +30,19 @@ def encoded_path(suite: str, settings: Mapping[str, object]) -> Path:
     return cache_folder() / "encoded" / f"{suite}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 
-def read_encoded(path: Path) -> Encoded | None:
-    """The content that :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged."""
+def read_encoded(path: Path, check: Callable[[Mapping[str, Tensor]], None] | None = None) -> Encoded | None:
+    """The content that :func:`write_encoded` wrote, or None when there is nothing or (with a warning) it is damaged.
+
+    check: raises Unfit for tensors that are not those of the suite.
+    """
     if not path.is_file():
         return None
     try:
         tensors, meta = load_tensors(path)
-    except DamagedFile as reason:
+        check_schema(meta, {"edition": str})
+        if check is not None:
+            check(tensors)
+    except (DamagedFile, Unfit) as reason:
         log.warning("The encoded suite %s is damaged: %s. Built anew.", path, reason)
         return None
     return tensors, meta["edition"]

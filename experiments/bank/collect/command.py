@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lossrag.checks import check_least
-from lossrag.errors import ConfigError, did_you_mean
+from lossrag.errors import ConfigError, RunDirectoryError, did_you_mean
 from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan, shard_path
 from lossrag.experiments.bank.collect.squares import RUN_COLUMNS, collect_squares
 from lossrag.experiments.bank.collect.stacked import collect_case
@@ -23,9 +23,10 @@ from lossrag.experiments.bank.collect.table import cases_csv
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.library import load_library
 from lossrag.experiments.record.progress import say
-from lossrag.files import expanded, write_atomic
+from lossrag.files import expanded
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
+from lossrag.proof import DamagedFile, read_proven, write_proven
 
 IGNORED = (signal.SIGINT, signal.SIG_IGN)
 """Ctrl-C goes to the processes of a collection as well, which leave it to the one that started them."""
@@ -119,10 +120,10 @@ def _end(plan: CollectPlan, folder: Path, console: Console) -> int:
     there = [path for path in paths if path.exists()]
     for path in there:
         whole = whole.joined(load_experience(path))
-    write_atomic(folder / "cases.csv", cases_csv(whole).encode())
     tables = [table for path in there if (table := path.with_suffix(".csv")).exists()]
-    lines = [line for table in tables for line in table.read_text(encoding="utf-8").splitlines()[1:]]
-    write_atomic(folder / "runs.csv", "\n".join([",".join(RUN_COLUMNS), *lines, ""]).encode())
+    lines = [line for table in tables for line in _lines(table)[1:]]
+    runs = "\n".join([",".join(RUN_COLUMNS), *lines, ""])
+    write_proven(folder, {"cases.csv": cases_csv(whole).encode(), "runs.csv": runs.encode()})
     save_experience(folder / "experience.safetensors", whole)
     say(
         console,
@@ -130,3 +131,13 @@ def _end(plan: CollectPlan, folder: Path, console: Console) -> int:
         f"written to {folder}: experience.safetensors, cases.csv, runs.csv",
     )
     return 0
+
+
+def _lines(table: Path) -> list[str]:
+    try:
+        return read_proven(table).decode().splitlines()
+    except (OSError, DamagedFile, ValueError) as reason:
+        raise RunDirectoryError(
+            f"{table} is damaged ({reason}): delete it and {table.with_suffix('.safetensors').name}, and the same "
+            "command makes both anew."
+        ) from None

@@ -143,7 +143,10 @@ def load_collect_plan(name: str) -> CollectPlan:
         raise ConfigError(f"The plan {path}: seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}.")
     parts: dict[str, Part] = {}
     for section in SECTIONS:
-        for part, entry in (values.get(section) or {}).items():
+        entries = values.get(section) or {}
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values() if entry):
+            raise ConfigError(f"The plan {path}: {section} holds parts by name, and a part its settings.")
+        for part, entry in entries.items():
             if part in parts:
                 raise ConfigError(f"The plan {path} has two parts called {part}.")
             parts[str(part)] = _part(section, entry or {}, f"plan {path.stem}: {part}")

@@ -21,10 +21,10 @@ from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.build import build_suite
 from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, why_failed
 from lossrag.experiments.studies.results import csv_text
-from lossrag.files import write_atomic
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.files import save_experience
 from lossrag.lossbank.experience.trials import Experience
+from lossrag.proof import write_proven
 from lossrag.tasks import Task
 
 Whole = NDArray[np.int64]
@@ -58,7 +58,7 @@ def collect_squares(
             if failed:
                 continue
             finished, _ = load_runs([job.directory for job in jobs])
-            write_atomic(path.with_suffix(".csv"), _table(name, number, finished).encode())
+            write_proven(path.parent, {path.with_suffix(".csv").name: _table(name, number, finished).encode()})
             save_experience(path, Experience.of(trials_of(finished, trouble="clean")))
             for job in jobs:
                 shutil.rmtree(job.directory / "checkpoints", ignore_errors=True)

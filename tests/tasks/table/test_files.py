@@ -95,7 +95,7 @@ def test_damaged_json_lines(tmp_path, content, said):
 def test_what_is_no_table(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="Cannot read the table"):
         read_table(str(tmp_path / "none.csv"))
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is a folder, no file"):
         read_table(str(tmp_path))
     with pytest.raises(ConfigError, match=r"a table is a file that ends with .csv, .tsv, .jsonl"):
         read(tmp_path, "a\n1\n", "t.xlsx")

@@ -13,8 +13,10 @@ import pytest
 import lossrag.tasks.files.download
 import lossrag.tasks.text.encoders
 from lossrag import ConfigError, DataError
+from lossrag.models.bert import load_body
 from lossrag.tasks.files.fetch import cache_folder, sha256_of
 from lossrag.tasks.text.encoders import encoder_files
+from lossrag.tensors import weight_files
 
 CONTENT = {
     "config.json": b'{"vocab_size": 7}',
@@ -170,4 +172,55 @@ def test_code_of_its_own_is_refused(folder, name):
 def test_a_damaged_config(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(DataError, match="Fetch the encoder again"):
+        encoder_files(str(folder))
+
+
+def indexed(folder, to):
+    """The encoder with its weights under other names, and an index that leads there."""
+    (folder / "model.safetensors").rename(folder / "shard-1.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "shard-1.safetensors", "b": to}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_in_parts(folder):
+    indexed(folder, "shard-1.safetensors")
+    assert weight_files(folder) == [folder / "shard-1.safetensors"]
+    assert encoder_files(str(folder)).digest
+
+
+@pytest.mark.parametrize(
+    "to", ["../outside.bin", "inside.bin", "/outside.safetensors", "a/b.safetensors", "gone.safetensors"]
+)
+def test_an_index_that_leads_elsewhere_is_refused(folder, to):
+    """What is read has to be in the digest, and no pickle."""
+    (folder.parent / "outside.bin").write_bytes(b"")
+    (folder / "inside.bin").write_bytes(b"")
+    indexed(folder, to)
+    for read in (lambda: encoder_files(str(folder)), lambda: load_body(folder)):
+        with pytest.raises(DataError, match=r"leads to .*, which is no file of safetensors in this folder"):
+            read()
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {"a": 1}}', "{"])
+def test_an_index_that_is_none(folder, index):
+    indexed(folder, "shard-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(DataError, match="no encoder of safetensors alone"):
+        encoder_files(str(folder))
+
+
+def test_other_ways_to_other_weights(folder):
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    with pytest.raises(DataError, match=r"neither model.safetensors nor model.safetensors.index.json"):
+        encoder_files(str(folder))
+    (folder / "other.safetensors").rename(folder / "model.safetensors")
+    (folder / "config.json").write_text('{"transformers_weights": "adapter_model.bin"}')
+    with pytest.raises(DataError, match="transformers_weights"):
+        encoder_files(str(folder))
+    (folder / "config.json").write_text('{"num_hidden_layers": 1000000000}')
+    with pytest.raises(DataError, match="num_hidden_layers=1000000000 is more than any encoder has"):
+        encoder_files(str(folder))
+    (folder / "config.json").write_text("{}")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(DataError, match="merge the adapter"):
         encoder_files(str(folder))

@@ -1,0 +1,1 @@
+"""Check of runs, banks and caches: what is damaged, what it can be rebuilt from, and the rebuilding."""
