@@ -28,7 +28,7 @@ TINY = {
     "sweep": ["values=[0.1]", "seeds=[0]", "processes=1"],
     "figures": ["only=[accuracy]"],
     "theory": ["draws=1", "epochs=1"],
-    "benchmark": ["tasks=[2]", "shared=[]", "pairs=1", "batch=8", "length=12", "vectors=4", "filters=3", "words=50"],
+    "benchmark": ["tasks=[2]", "shared=[]", "pairs=2", "batch=8", "length=12", "vectors=4", "filters=3", "words=50"],
 }
 """What makes a command short, after all that it says."""
 
