@@ -13,7 +13,7 @@ FLOORS := tasks models weighting lossbank experiments
 LINKS := build/typing/lossrag
 PYTEST := $(BIN)/python -m pytest -n 2 -q --durations=5
 
-.PHONY: train test coverage test-slow test-gpu lint types clean help
+.PHONY: train test coverage test-slow test-gpu lint types docs clean help
 
 help:
 	@echo "make train            train MetaWeighting on four topic tasks (a few minutes on two cores)"
@@ -22,6 +22,7 @@ help:
 	@echo "make coverage         the same tests, which lines they reach (twice the time)"
 	@echo "make test-slow        the tests that take minutes each"
 	@echo "make test-gpu         the tests that need CUDA, against the CPU"
+	@echo "make docs             the site of the docs, in docs/_build/html"
 
 train: $(VENV)/.run
 	$(BIN)/lossrag train $(ARGS)
@@ -51,6 +52,12 @@ types:
 	cp lossrag/*.py lossrag/*.pyi lossrag/py.typed $(LINKS)
 	ln -sfn $(addprefix ../../../,$(FLOORS)) $(LINKS)
 
+# Warnings are errors. The pages of the public names are made anew: of one that is gone none may stay.
+docs: $(VENV)/.docs
+	rm -rf docs/_api docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -j 2 -b html docs docs/_build/html
+	@echo "written to docs/_build/html/index.html"
+
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
@@ -61,5 +68,9 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build docs/_api docs/_build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache

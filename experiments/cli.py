@@ -43,6 +43,8 @@ HELP = {"-h", "--help"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 a mistake to mend, 130 interrupted, 143 terminated (checkpoint written)."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could stand here (docs/shell.md)
+        importlib.import_module("lossrag.experiments.config.completion").complete()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

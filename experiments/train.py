@@ -45,6 +45,7 @@ from lossrag.experiments.run.build import build_problem, build_suite
 from lossrag.experiments.run.contexts import ContextRecorder
 from lossrag.experiments.run.describe import description_of
 from lossrag.experiments.run.machine import apply_machine
+from lossrag.experiments.run.paper import paper_notes
 from lossrag.experiments.run.problem import Problem
 from lossrag.experiments.run.ranks import ALONE, Ranks, open_together
 from lossrag.experiments.run.refit import refit
@@ -181,7 +182,7 @@ class Training:
         self.suite, self.problem, self.batch_step, begun = ranks.together(self._build, "building the run")
         self.step, self.learned = self.batch_step.step, self.batch_step.learned
         say(console, f"{self.suite.name}: {self.suite.edition}")
-        for note in self.suite.notes:
+        for note in (*paper_notes(settings), *self.suite.notes):
             say(console, f"  {note}")
         several = "" if ranks.group is None else f", {ranks.group.size} processes that share the rows of every batch"
         say(console, f"run {directory.path} on {machine}{several}")

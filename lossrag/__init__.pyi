@@ -11,6 +11,7 @@ from .errors import RunDirectoryError as RunDirectoryError
 from .errors import did_you_mean as did_you_mean
 from .experiments.trained.api import TrainedRun as TrainedRun
 from .experiments.trained.api import train as train
+from .experiments.trained.loaded import LoadedRun as LoadedRun
 from .experiments.trained.loaded import load_run as load_run
 from .labels import labelled as labelled
 from .labels import labelled_mean as labelled_mean

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from lossrag.checks import one_of
 
 PENALTIES = ("paper", "unit")
+"""Forms of the orthogonality penalty: the sum of squares as written, or a mean of squared cosines in [0, 1]."""
 _SMALLEST = 1e-6
 
 

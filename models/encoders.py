@@ -104,6 +104,7 @@ class BertOptions:
 
 
 ENCODERS: Registry[Callable[..., EncoderOptions]] = Registry("model")
+"""All encoders by name, each by the class of its options; add your own with ``@ENCODERS.register("mine")``."""
 ENCODERS.add("textcnn", TextCNNOptions)
 ENCODERS.add("mlp", MLPOptions)
 ENCODERS.add("bert", BertOptions)

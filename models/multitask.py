@@ -13,6 +13,7 @@ from lossrag.errors import ConfigError
 from lossrag.models.adversarial import TaskDiscriminator
 
 SHARING = ("hard", "none", "shared_private")
+"""How tasks share an encoder: one for all, one each, or a shared and a private one each (AdvMTL)."""
 
 
 class Outputs(NamedTuple):

@@ -85,6 +85,7 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("metric")
+"""All metrics by name; add your own with :func:`register_metric`."""
 
 
 def register_metric(

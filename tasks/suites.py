@@ -33,6 +33,7 @@ class SuiteEntry:
 
 
 SUITES: Registry[SuiteEntry] = Registry("suite")
+"""All suites by name; add your own with :func:`register_suite`."""
 SUITES.add("newsgroups", SuiteEntry(NewsgroupsConfig, load_newsgroups, load_newsgroups))
 SUITES.add("sentiment", SuiteEntry(SentimentConfig, load_sentiment, load_sentiment))
 SUITES.add("domains", SuiteEntry(DomainsConfig, load_domains, load_domains))

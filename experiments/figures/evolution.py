@@ -36,7 +36,7 @@ def draw_weights(runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
         lacking = [method for method in PAPER if not _has(method, methods)]
         if not methods:
             reason = "no run of a method that moves its weights has logged them"
-            drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting={PAPER[-1]}`"))
+            drawn.append(Skipped(name, f"{reason}; run `lossrag train weighting=metaweighting`"))
             continue
         notes = ["runs: " + ", ".join(f"{method} {len(own)}" for method, own in methods.items())]
         if silent := sum(map(len, moving.values())) - len(logged):

@@ -15,6 +15,11 @@ KEYS = {
     "rho": ("tasks.rho", "ρ: share of the training data held out as query"),
     "alpha": ("weighting.alpha", "α: step size of the task weights"),
 }
+COMMANDS = {
+    "rho": "lossrag sweep key=tasks.rho values=[0.05,0.1,0.2]",
+    "alpha": "lossrag sweep key=weighting.alpha values=[0.005,0.02,0.1]",
+}
+"""What makes the runs of a figure."""
 
 
 def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped]:
@@ -24,7 +29,7 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
     scored = [run for run in runs if run.summary["test_accuracy_mean"] is not None]
     sweeps = _sweeps(key, [run for run in scored if run.settings["weighting"]["name"] == "metaweighting"])
     if not sweeps:
-        reason = f"no two runs of MetaWeighting differ in {key} and their seeds alone; run `lossrag sweep key={key}`"
+        reason = f"no two runs of MetaWeighting differ in {key} and their seeds alone; run `{COMMANDS[name]}`"
         return [Skipped(name, reason)]
     columns = min(2, len(sweeps))
     with rc_context(LOOK):

@@ -42,7 +42,7 @@ class TheoryOptions:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise ConfigError("lossrag theory needs a finished run: say run=DIR, e.g. run=runs/<run id>.")
+            raise ConfigError("lossrag theory needs a finished run: say run=DIR, e.g. run=runs/RUN.")
         check_choice(self, "loss", BOUNDED)
         require(0 < self.delta < 1, self, f"{{delta}} must be in (0, 1), got {self.delta}.")
         check_least(self, 1, "draws", "epochs")

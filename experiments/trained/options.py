@@ -55,7 +55,7 @@ def parsed(cls: type[Options], arguments: Sequence[str], command: str) -> Option
     """The options of a command; raises ConfigError for unknown ones, and where run= or data= is not said."""
     options = build(cls, plain_values(arguments), command)
     if not options.run:
-        raise ConfigError(f"lossrag {command} needs a finished run: say run=DIR, e.g. run=runs/<run id>.")
+        raise ConfigError(f"lossrag {command} needs a finished run: say run=DIR, e.g. run=runs/RUN.")
     if isinstance(options, DataOptions) and not options.data:
         raise ConfigError(f"lossrag {command} needs data: say data=FILE, a table with the columns of training.")
     return options

@@ -38,6 +38,7 @@ POLICIES: dict[str, Policy] = {
     "gradient": Policy("all", evidence="must", usual="look_ahead"),
     "retrieval": Policy("bank", evidence="may"),
 }
+"""Ways to choose the losses that a task may be made of, by name (``loss.policy`` of the command)."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class LossBank:
         if not BUILTIN.exists():
             raise BankError(
                 f"This copy of LossRAG comes without a bank ({BUILTIN} is missing): install it again, make one with "
-                "'lossrag bank collect', or name a bank of your own."
+                "'lossrag bank collect builtin', or name a bank of your own."
             )
         return cls(load_experience(BUILTIN), exclude)
 

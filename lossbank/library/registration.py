@@ -14,6 +14,7 @@ Function = TypeVar("Function", bound=LossFunction)
 Variants = Mapping[str, Mapping[str, float]]
 
 LOSSES: Registry[Loss] = Registry("loss")
+"""The library: all losses by name; add your own with :func:`register_loss`."""
 
 
 def register_loss(

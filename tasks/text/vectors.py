@@ -34,7 +34,8 @@ def glove(words: Collection[str], dim: int, root: str | None = None) -> Vectors:
     :func:`exceptions` have none, so that the answer does not depend on the source.
     Raises DataError when the file cannot be found or read, ConfigError when a wheel needs the extra ``mirror``.
     """
-    otherwise = "" if dim == 50 else "set dim=50, which a mirror carries, or vectors='random'."
+    another = "set dim=50, which a mirror carries, or vectors='random': with either it is another experiment."
+    otherwise = "" if dim == 50 else another
     (path,) = resolve(glove_sources(dim), root, otherwise)
     words = set(words) - exceptions()
     parquet = load_extra("pyarrow.parquet", "mirror", f"Reading {path.name}") if path.suffix == ".whl" else None

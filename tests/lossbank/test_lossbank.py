@@ -227,7 +227,7 @@ def test_saving_and_loading(tmp_path):
 
 def test_a_package_without_a_bank_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(bank_module, "BUILTIN", tmp_path / "builtin.safetensors")
-    with pytest.raises(BankError, match=r"comes without a bank .* 'lossrag bank collect'"):
+    with pytest.raises(BankError, match=r"comes without a bank .* 'lossrag bank collect builtin'"):
         LossBank.builtin()
     save_experience(tmp_path / "builtin.safetensors", world())
     assert LossBank.builtin(exclude=["news"]).sources == ("mail",)

@@ -14,7 +14,9 @@ from lossrag.errors import ConfigError, did_you_mean
 Value = Tensor | None
 """A scalar loss; None for a task that is absent from the batch."""
 Closure = Callable[[], Value]
+"""One task's loss on its own input: runs its forward pass and returns a scalar, or None for an absent task."""
 JointClosure = Callable[[], Sequence[Value] | Mapping[str, Value]]
+"""The losses of all tasks on a shared input: runs one forward pass, and returns T scalars in order or by name."""
 
 
 @dataclass(frozen=True)

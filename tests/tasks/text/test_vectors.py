@@ -39,7 +39,7 @@ def test_other_dimensions_come_from_the_zip_only(world):
 
 def test_other_dimensions_without_the_zip_name_what_works(world, pip):
     world.glove_zip.unlink()
-    with pytest.raises(DataError, match=r"\(d\) set dim=50.*vectors='random'"):
+    with pytest.raises(DataError, match=r"\(d\) set dim=50.*vectors='random': with either it is another experiment"):
         glove(WORDS, 300)
     assert not pip.exists()
 
