@@ -13,6 +13,7 @@ from lossrag.experiments.record.composition_log import EVENTS, read_events
 from lossrag.experiments.record.contexts import FILE as CONTEXTS
 from lossrag.experiments.record.directory import proven_files
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.predictions import TEST_PREDICTIONS
 from lossrag.experiments.record.settings import read_settings
 from lossrag.files import check_file
 from lossrag.lossbank.experience.files import FORMAT, load_experience
@@ -68,15 +69,16 @@ def check_run(directory: Path) -> Checked:
     finished = (directory / "summary.json").exists() or "summary.json" in (sums or {})
     names = {path.relative_to(directory).as_posix() for path in proven_files(directory)} | (sums or {}).keys()
     for name in sorted(names):
-        own = _proven(directory, name, sums, finished)
-        found += [own] if own else []
+        finding = _proven(directory, name, sums, finished)
+        found += [finding] if finding else []
     if finished and not (directory / SUMS).exists():
         found.append(Finding(SUMS, UNPROVEN, "there is none, as an earlier version wrote this run", ITSELF))
-    tensors = sorted([*directory.glob("checkpoints/*.safetensors"), *directory.glob(CONTEXTS)])
+    own = [*directory.glob(CONTEXTS), *directory.glob(TEST_PREDICTIONS)]
+    tensors = sorted([*directory.glob("checkpoints/*.safetensors"), *own])
     for path in tensors:
         reason = _reason(lambda path=path: load_tensors(path))  # type: ignore[misc]
         if reason:
-            source = CHECKPOINT if path.stem in ("refit", "contexts") else NOTHING
+            source = CHECKPOINT if path in own or path.stem == "refit" else NOTHING
             found.append(Finding(path.relative_to(directory).as_posix(), DAMAGED, reason, source))
     return Checked(directory, len(names) + len(tensors) + (sums is not None), tuple(found), run=True)
 

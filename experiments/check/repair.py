@@ -20,9 +20,12 @@ from lossrag.experiments.check.findings import (
     check_run,
     source_of,
 )
+from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.plotting import rendered
-from lossrag.experiments.record.directory import sums_of
+from lossrag.experiments.record import board_tags
+from lossrag.experiments.record.description import read_description
+from lossrag.experiments.record.directory import EVENT_FILES, sums_of
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.series import D_TAG
 from lossrag.experiments.record.settings import read_settings
@@ -83,17 +86,26 @@ def _from_checkpoint(directory: Path, findings: Sequence[Finding]) -> None:
 
 
 def _from_points(directory: Path, findings: Sequence[Finding]) -> None:
-    """TensorBoard's scalars and pictures of D, in one new file, from metrics.jsonl."""
-    points = read_points(directory / "metrics.jsonl")
-    events = [path.relative_to(directory).as_posix() for path in directory.glob("tensorboard/events.*")]
-    _set_aside(directory, events)
-    board = TensorBoard(directory / "tensorboard", 0)
+    """TensorBoard's scalars and pictures of D, in new files, from metrics.jsonl; texts and hyperparameters from the
+    rest of the run."""
+    points, settings = read_points(directory / "metrics.jsonl"), read_settings(directory)
+    tasks = read_description(directory)[0].tasks
+    _set_aside(directory, [path.relative_to(directory).as_posix() for path in directory.glob(EVENT_FILES)])
+    differences = preset_differences(settings)
+    label = run_label(settings, differences)
+    board = TensorBoard(directory / "tensorboard", label, tasks, 0)
+    composed = any(tag.startswith("composition/") for point in points for tag in point)
+    name = f"{label} {directory.name}".lstrip()
+    board.describe(settings, name, None if differences is None else label, composed, [])
+    best = float("-inf")
     for point in points:
         board.write(point["step"], {tag: value for tag, value in point.items() if "/" in tag and tag != D_TAG})
         if D_TAG in point:
-            names = [str(number + 1) for number in range(len(point[D_TAG]))]
             matrix = torch.tensor(point[D_TAG], dtype=torch.float64)
-            board.picture(D_TAG, rendered(matrix_figure(matrix, names)), point["step"])
+            board.picture(board_tags.D, rendered(matrix_figure(matrix, [task.name for task in tasks])), point["step"])
+        if "validation/score_mean" in point:
+            best = max(best, point["validation/score_mean"])
+            board.end_epoch(point["step"], best)
     board.close()
 
 

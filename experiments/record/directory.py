@@ -55,15 +55,8 @@ class RunDirectory:
         write_atomic(self.summary, summary)
 
 
-PROVEN = (
-    "*.yaml",
-    "*.json",
-    "*.jsonl",
-    "*.png",
-    "tensorboard/**/events.*",
-    "tensorboard/**/*.tsv",
-    "tensorboard/**/*.pbtxt",
-)
+EVENT_FILES = "tensorboard/**/events.*"
+PROVEN = ("*.yaml", "*.json", "*.jsonl", "*.png", EVENT_FILES, "tensorboard/**/*.tsv", "tensorboard/**/*.pbtxt")
 """Files of a run directory whose sums are kept; tensor files prove themselves."""
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from lossrag.errors import CheckpointError
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.series import Evaluation
+from lossrag.proof import DamagedFile
 from lossrag.tasks import Task
-from lossrag.tensors import DamagedFile, load_tensors, save_tensors
+from lossrag.tensors import load_tensors, save_tensors
 
-NAME = "test_predictions.safetensors"
+TEST_PREDICTIONS = "test_predictions.safetensors"
 Rows = dict[str, tuple[Tensor, Tensor]]
 """By task the targets and outputs of its labelled test rows: see :class:`Evaluation`."""
 
@@ -23,7 +24,7 @@ def write_predictions(directory: RunDirectory, test: Evaluation, tasks: Sequence
     tensors: dict[str, Tensor] = {}
     for task, (targets, outputs) in zip(tasks, test.rows, strict=True):
         tensors |= {f"targets/{task.name}": targets, f"outputs/{task.name}": outputs}
-    save_tensors(directory.path / NAME, tensors, {"kind": "test", "run_id": directory.run_id})
+    save_tensors(directory.path / TEST_PREDICTIONS, tensors, {"kind": "test", "run_id": directory.run_id})
 
 
 def read_predictions(path: Path, run_id: str, tasks: Sequence[Task]) -> Rows | None:
@@ -31,7 +32,7 @@ def read_predictions(path: Path, run_id: str, tasks: Sequence[Task]) -> Rows | N
 
     Raises CheckpointError for a file that is damaged or another run's.
     """
-    name = path / NAME
+    name = path / TEST_PREDICTIONS
     if not name.exists():
         return None
     try:

@@ -14,7 +14,7 @@ from lossrag.errors import LossRAGError
 from lossrag.experiments.record.composition_log import EVENTS, RANKED, read_events
 from lossrag.experiments.record.description import read_description
 from lossrag.experiments.record.finished import FinishedRun, load_runs
-from lossrag.experiments.record.predictions import NAME, Rows, read_predictions
+from lossrag.experiments.record.predictions import TEST_PREDICTIONS, Rows, read_predictions
 from lossrag.lossbank import Event
 from lossrag.tasks import Task
 
@@ -114,7 +114,7 @@ def read_run(path: Path) -> ReportedRun | LeftOut:
     if tasks:
         rows = _attempt(lambda: read_predictions(path, str(run.summary["run_id"]), tasks), rows, notes)
     if rows is None:
-        notes.append(f"no {NAME}, which runs of earlier versions lack: no confusion matrices and residuals")
+        notes.append(f"no {TEST_PREDICTIONS}, which runs of earlier versions lack: no confusion matrices and residuals")
     shown = [event for event in events if event.what != RANKED and event.task in run.summary["metric"]]
     return ReportedRun(run, points, shown, {task.name: task for task in tasks}, rows or {}, tuple(notes))
 

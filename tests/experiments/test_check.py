@@ -9,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lossrag.experiments.check.records import check_records
+from lossrag.experiments.record.board_tags import place_of
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.proof import SUMS, DamagedFile, write_proven
 from tests.experiments.banks import write_bank
@@ -34,7 +35,7 @@ def summary_of(directory):
 def test_whole(directory, lossrag):
     result = lossrag("check", str(directory))
     assert (result.code, result.err) == (0, "")
-    assert "10 files, whole" in result.out
+    assert "15 files, whole" in result.out
 
 
 def test_what_training_ended_with_is_made_anew_from_the_last_checkpoint(directory, lossrag):
@@ -46,7 +47,7 @@ def test_what_training_ended_with_is_made_anew_from_the_last_checkpoint(director
     (directory / "trajectories.png").unlink()
     result = lossrag("check", str(directory))
     assert result.code == 1
-    assert "4 of 10 files damaged or missing" in result.out
+    assert "4 of 15 files damaged or missing" in result.out
     for name in ("summary.json", "model.json", "preprocessing.json"):
         assert f"damaged   {name}: it does not match its checksum in {SUMS}; to be had from the last" in result.out
     assert "missing   trajectories.png: it is not there; to be had from the last checkpoint" in result.out
@@ -62,17 +63,19 @@ def test_what_training_ended_with_is_made_anew_from_the_last_checkpoint(director
 
 
 def test_curves_are_made_anew_from_the_points(directory, lossrag):
-    (events,) = (directory / "tensorboard").iterdir()
-    flip(events, 3000)
+    (events,) = directory.glob("tensorboard/*digit/events.*")
+    flip(events, 300)
     result = lossrag("check", f"root={directory.parent}", "repair=true")
     assert result.code == 0, result
     assert "its CRC does not match; to be had from metrics.jsonl" in result.out
-    (again,) = (directory / "tensorboard").iterdir()
+    (again,) = directory.glob("tensorboard/*digit/events.*")
     assert again.name != events.name
-    read = EventAccumulator(str(directory / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    read = EventAccumulator(str(again), size_guidance={"scalars": 0}).Reload()
     points = [point for point in read_points(directory / "metrics.jsonl") if "weight/digit" in point]
-    assert [event.step for event in read.Scalars("weight/digit")] == [point["step"] for point in points]
-    values = [event.value for event in read.Scalars("weight/digit")]
+    run, tag = place_of("weight/digit")
+    assert run == "digit"
+    assert [event.step for event in read.Scalars(tag)] == [point["step"] for point in points]
+    values = [event.value for event in read.Scalars(tag)]
     assert values == pytest.approx([point["weight/digit"] for point in points])
 
 
@@ -108,7 +111,7 @@ def test_sums_that_are_damaged_or_absent(directory, lossrag):
     assert result.code == 0
     assert "whole, but not all proven" in result.out
     assert lossrag("check", str(directory), "repair=true").code == 0
-    assert "10 files, whole" in lossrag("check", str(directory)).out
+    assert "15 files, whole" in lossrag("check", str(directory)).out
 
 
 def test_a_run_that_has_not_ended(directory, lossrag):
@@ -148,12 +151,12 @@ def test_mistakes(lossrag, tmp_path):
 
 
 def test_records(finished):
-    (events,) = (finished / "tensorboard").iterdir()
-    assert check_records(events, ended=True) > 50
+    (events,) = finished.glob("tensorboard/*all_tasks/events.*")
+    assert check_records(events, ended=True) > 20
 
 
 def test_records_that_are_damaged(finished, tmp_path):
-    (events,) = (finished / "tensorboard").iterdir()
+    (events,) = finished.glob("tensorboard/*all_tasks/events.*")
     content = events.read_bytes()
     path = tmp_path / "events"
     path.write_bytes(content[:-3])
