@@ -43,8 +43,8 @@ def candidates(command: str, prefix: str) -> list[str]:
 
     >>> candidates("train", "weighting=tch")
     ['weighting=tchebycheff']
-    >>> candidates("bank", "nei")
-    ['neighbours']
+    >>> candidates("bank", "vali")
+    ['validate']
     """
     if command not in COMMANDS_HELP:
         return []

@@ -22,12 +22,22 @@ from lossrag.lossbank import LOSSES
 from lossrag.models import ENCODERS
 from lossrag.tasks import METRICS, SUITES
 from lossrag.weighting import WEIGHTINGS
+from tests.docs.lines import one_run
 
 DOCS = Path(__file__).parents[2] / "docs"
 TARGETS = ["income", "hours", "diagnosis", "parity", "REC", "SCI", "TALK", "COMP"]
 FIRST = ["experiment=table", "tasks.data=my.csv", f"tasks.targets=[{','.join(TARGETS)}]", "train.epochs=2"]
 QUIET = ["log.tensorboard=false", "train.batch_size=512"]
-FINISHED = ("runs/plain", "runs/mine", "runs/compare/topic_small/runs/one", "runs/sweep/one", "runs/gaps/one", "RUN")
+FINISHED = (
+    "runs/ONE",
+    "runs/TWO",
+    "runs/plain",
+    "runs/mine",
+    "runs/compare/topic_small/runs/one",
+    "runs/sweep/one",
+    "runs/gaps/one",
+    "RUN",
+)
 
 
 BANKS = {
@@ -93,6 +103,7 @@ def place(tmp_path_factory) -> Path:
         ):
             assert run(["train", *FIRST, *QUIET, *more, f"run.dir=runs/{name}"]) == 0
         assert run(["bank", "add", "run=runs/SECOND", "reference=runs/FIRST", "bank=mine.safetensors"]) == 0
+    shutil.copy(folder / "mine.safetensors", folder / "my_bank.safetensors")
     for copied in FINISHED:
         shutil.copytree(folder / "runs" / "RUN", folder / copied)
     for name in ("FOLDER", "docs/results"):
@@ -188,7 +199,7 @@ def understands(place, tmp_path, monkeypatch, capsys, registered, composed) -> C
         (folder / "new.safetensors").unlink(missing_ok=True)
         if words[0] == "train" and "--help" not in words:
             try:
-                compose.load_config([word for word in words[1:] if word != "--cfg"])
+                compose.load_config(one_run([word for word in words[1:] if word != "--cfg"]))
             except compose.ConfigError as error:
                 return str(error)
             return ""

@@ -61,6 +61,19 @@ def words_of(line: str) -> list[list[str]]:
     return found
 
 
+def one_run(words: list[str]) -> list[str]:
+    """The first of the runs that Hydra's -m starts with these settings; those of its launcher are left away.
+
+    >>> one_run(["-m", "seed=range(2,5)", "weighting=uniform,dwa", "loss.candidates=[mae,l1]", "hydra/launcher=ray"])
+    ['seed=2', 'weighting=uniform', 'loss.candidates=[mae,l1]']
+    """
+    if not {"-m", "--multirun"} & {*words}:
+        return words
+    own = [word for word in words if not word.startswith(("-", "hydra")) and "glob(" not in word]
+    own = [re.sub(r"=(?:range|choice)\(([^,)]*).*\)$", r"=\1", word) for word in own]
+    return [word if re.search(r"[\[{'\"]", word) else word.partition(",")[0] for word in own]
+
+
 def without_brackets(usage: str) -> str:
     """A usage line with all that may be left out: ``[k=5]`` is ``k=5``, ``[seeds=[0,1]]`` is ``seeds=[0,1]``.
 
