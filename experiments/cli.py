@@ -17,7 +17,7 @@ from lossrag.experiments.help import COMMANDS_HELP, MAIN_HELP
 
 # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
 COMMANDS = {
-    "train": "train",
+    "train": "multirun.entry",
     "benchmark": "benchmark.command",
     "bank": "bank.command",
     "ablate": "studies.ablate",
@@ -31,6 +31,8 @@ COMMANDS = {
 }
 """Module of every command; the function in it, of the arguments and a console, is called like the command."""
 HELP = {"-h", "--help"}
+COMPLETION = {"-sc", "--shell-completion"}
+"""What Hydra's completion in a shell calls the program with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +49,8 @@ def run(arguments: list[str]) -> int:
             print(MAIN_HELP, end="")
         elif name == "--version":
             print(f"lossrag {__version__}")
+        elif name in COMPLETION:
+            importlib.import_module("lossrag.experiments.multirun.shown").complete(rest, COMMANDS)
         elif name not in COMMANDS:
             raise ConfigError(f"Unknown command {name!r}: {did_you_mean(name, COMMANDS)}")
         elif several and name != "train":

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from lossrag.errors import DivergedError, GroupError, LossRAGError, RunDirectoryError
-from lossrag.experiments.config.compose import build_config, load_config
+from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config
 from lossrag.experiments.exits import INTERRUPTED, TERMINATED, Stopped
@@ -48,18 +46,6 @@ from lossrag.experiments.run.refit import refit
 from lossrag.experiments.run.step import BatchStep
 from lossrag.tasks import Suite
 from lossrag.tensors import save_tensors
-
-
-def train(arguments: Sequence[str], console: Console) -> int:
-    """Run `lossrag train` with these arguments; the exit code. With ``--cfg`` only print the configuration."""
-    _, settings = load_config([argument for argument in arguments if argument not in ("--cfg", "job")])
-    if "--cfg" in arguments:
-        print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
-        return 0
-    ranks = Ranks.joined(build_config(settings).machine.device)
-    train_run(settings, console if ranks.leads else Console(quiet=True), ranks)
-    ranks.leave()
-    return 0
 
 
 def train_run(settings: Settings, console: Console, ranks: Ranks = ALONE) -> dict[str, Any]:

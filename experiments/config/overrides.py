@@ -44,22 +44,21 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             override = None
         if override is None or not override.key_or_group:
-            raise ConfigError(f"Cannot read {text!r}: {_mended(text)}")
+            raise ConfigError(f"Cannot read {text!r}: {mended(text)}")
         if override.is_sweep_override():
             key, _, values = text.partition("=")
             raise ConfigError(
                 f"{text} names several values, but a run takes one: for a run of each say "
-                f"`lossrag sweep key={key} values=[{values}]`, for a list write {key}=[{values}], for a text with a "
+                f"`lossrag train -m {text}`, for a list write {key}=[{values}], for a text with a "
                 f"comma quote it: '{key}=\"{values}\"'."
             )
         parsed.append(override)
     return parsed
 
 
-def _mended(text: str) -> str:
+def mended(text: str) -> str:
+    """What to write in place of a text that is no override."""
     key, equals, value = text.partition("=")
-    if text in ("-m", "--multirun"):
-        return "several runs are started with `lossrag sweep key=KEY values=[A,B]`."
     if key and equals and not text.startswith("-") and value:
         return f"write key=value, and quote a value with special characters: '{key}=\"{value}\"'."
     return "write key=value, e.g. weighting.alpha=0.5"

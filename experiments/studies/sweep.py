@@ -13,8 +13,8 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values, written
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
-from lossrag.experiments.studies.results import Grid, Results, runs_csv
-from lossrag.experiments.studies.statistics import interval
+from lossrag.experiments.studies.report import means_table
+from lossrag.experiments.studies.results import Results, runs_csv
 from lossrag.experiments.studies.study import Study, StudyOptions
 
 
@@ -49,12 +49,8 @@ def sweep(arguments: Sequence[str], console: Console) -> int:
         summaries = study.run(jobs)
     runs = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
     results = Results(list(plan.rows), plan.seeds, runs)
-    lines = []
-    for row, scores in results.scores.items():
-        middle = interval(list(scores.values())) if scores else {}
-        cells = ["" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
-        lines.append([row, str(len(scores)), *cells])
-    table = Grid(["value", "runs", "mean", "±"], lines).rich(f"{options.key}: mean test score, 95 % intervals")
+    scores = {row: list(by_seed.values()) for row, by_seed in results.scores.items()}
+    table = means_table("value", scores, options.key)
     text = runs_csv([options.key, "seed"], [((run.row, run.seed), summary) for run, summary in summaries.items()])
     code = study.end({"sweep.csv": text}, [table])
     study.say(f"figures   lossrag figures root={plan.folder}")
