@@ -55,6 +55,14 @@ class DivergedError(LossRAGError):
     """A loss or a gradient that is no longer finite."""
 
 
+class LeaseHeldError(LossRAGError):
+    """Another process has a lease; the text names it, as the end of a sentence."""
+
+
+class LeaseLostError(LossRAGError):
+    """A lease that another process took, as this one had not touched it for so long."""
+
+
 class GroupError(LossRAGError):
     """Processes that work together and cannot go on: one is gone, failed, or differs from the others."""
 

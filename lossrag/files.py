@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -17,7 +18,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     ...     Path(folder, "a").read_bytes()
     b'whole'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # processes of two machines may have one number
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -72,6 +72,7 @@ def save_state(
     contexts: Remembers | None = None,
 ) -> None:
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it."""
+    directory.lease.check()
     best = progress.best
     if best.tensors:
         save_tensors(directory.best, best.tensors, {"kind": "best", "run_id": directory.run_id, "epoch": best.epoch})

@@ -66,6 +66,7 @@ def write_summary(
         "seconds": round(seconds, 3),
         "versions": {"lossrag": __version__, "torch": torch.__version__},
     }
+    directory.lease.check()
     write_atomic(directory.summary, json.dumps(summary, indent=2).encode() + b"\n")
     return summary
 

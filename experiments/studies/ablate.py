@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.experiments.studies.plan import Plan, Run, load_plan
 from lossrag.experiments.studies.report import Report, rich_table, suite_report
 from lossrag.experiments.studies.results import Results, interval_text, runs_csv
@@ -33,12 +34,14 @@ class AblateOptions(StudyOptions):
 
 def ablate(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag ablate` with these arguments, the first a name; the exit code, 1 when a run failed."""
-    options: AblateOptions = build(AblateOptions, plain_values(arguments[1:]), "ablate")
+    options: AblateOptions = build(AblateOptions, plain_values(with_launcher(arguments[1:])), "ablate")
     plan = load_plan("ablation", arguments[0], options.root, options.rows, options.seeds)
     (suite,) = plan.suites
-    study = Study(plan, options.processes, console)
+    study = Study(plan, options, console)
     # a mistake in a row shows before anything runs
     jobs = study.jobs([Run(suite, row, (), seed) for seed in plan.seeds for row in plan.rows])
+    if study.shown(jobs):
+        return 0
     with study.claimed():
         summaries = study.run(jobs)
     finished = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}

@@ -12,6 +12,7 @@ from rich.console import Console
 from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values, written
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
 from lossrag.experiments.studies.report import means_table
 from lossrag.experiments.studies.results import Results, runs_csv
@@ -39,12 +40,14 @@ class SweepOptions(StudyOptions):
 def sweep(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag sweep` with these arguments; the exit code, 1 when a run failed."""
     names = {option.name for option in fields(SweepOptions)}
-    own = [argument for argument in arguments if argument.partition("=")[0] in names]
-    options: SweepOptions = build(SweepOptions, plain_values(own), "sweep")
+    own = [argument for argument in arguments if argument.partition("=")[0].partition(".")[0] in names]
+    options: SweepOptions = build(SweepOptions, plain_values(with_launcher(own)), "sweep")
     overrides = [argument for argument in arguments if argument not in own]
     plan = sweep_plan(options, overrides)
-    study = Study(plan, options.processes, console)
+    study = Study(plan, options, console)
     jobs = study.jobs([Run("", row, (), seed) for row in plan.rows for seed in plan.seeds])
+    if study.shown(jobs):
+        return 0
     with study.claimed():
         summaries = study.run(jobs)
     runs = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}

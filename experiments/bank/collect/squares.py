@@ -18,8 +18,10 @@ from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.record.finished import FinishedRun, load_runs
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.build import build_suite
-from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, why_failed
+from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, task_of, why_failed
+from lossrag.experiments.studies.launchers.base import Launcher
 from lossrag.experiments.studies.results import csv_text
+from lossrag.experiments.studies.states import States
 from lossrag.files import write_atomic
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.files import save_experience
@@ -31,10 +33,11 @@ RUN_COLUMNS = ("part", "square", "run", "run_id", "seed", "best_epoch", "validat
 
 
 def collect_squares(
-    plan: CollectPlan, name: str, part: Squares, folder: Path, processes: int, console: Console
+    plan: CollectPlan, name: str, part: Squares, folder: Path, launcher: Launcher, shown: bool, console: Console
 ) -> None:
-    """Make the shards of a part that are not there, each from the runs of a square."""
+    """Make the shards of a part that are not there, each from the runs of a square; ``shown``: only show these."""
     runs, logs = folder / name, folder / "logs"
+    states = States(logs)
     with claimed(runs):
         for number in range(part.shards):
             path = shard_path(folder, name, number)
@@ -42,7 +45,11 @@ def collect_squares(
                 continue
             lines = square(plan, name, part, number)
             jobs = [make_job(f"{name}-{number:03d}-{place}", line, runs) for place, line in enumerate(lines)]
-            summaries = run_jobs(jobs, processes, logs, lambda job, summary: None)
+            if shown:
+                for job in jobs:
+                    print(launcher.script(task_of(job, logs)))
+                continue
+            summaries = run_jobs(jobs, launcher, logs, lambda job, summary: None, states)
             failed = [job for job in jobs if summaries[job] is None]
             for job in failed:
                 say(console, f"failed: {job.name}: {why_failed(job, logs)}")
