@@ -22,7 +22,7 @@ Results go to runs/<run id>/: summary.json, metrics.jsonl, trajectories.png, ten
 
 COMMANDS_HELP = {
     "train": """\
-lossrag train [key=value ...]
+lossrag train [-m] [key=value ...]
 
 Start from a preset, change what you like. The same command resumes an interrupted run.
 
@@ -73,7 +73,9 @@ Start from a preset, change what you like. The same command resumes an interrupt
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.again=true   log.every_steps=10
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
-  lossrag train --cfg [key=value ...]  print the resolved configuration and stop
+  lossrag train -m weighting=uniform,gradnorm seed=0,1,2   several runs by Hydra's sweeper and launcher, one table
+                                       (docs/many-runs.md)
+  lossrag train --cfg [key=value ...]  print the resolved configuration and stop; also --cfg hydra|all, --info
   torchrun --nproc-per-node=2 $(which lossrag) train ...   the same run on several devices (docs/devices.md)
 
 Look at it:  tensorboard --logdir runs
@@ -132,7 +134,7 @@ bank=builtin is the one that comes with the package.
        [at=0.05] [moments=[...]]       asked after so much of the steps, and the curve of it; neighbours=20   k=8
        [output=FILE.json]              all figures: by source, encoder and trouble, with intervals
   collect PLAN [parts=[NAME]]          trials in the large, from the trainings of a plan: builtin is what ships
-       [root=runs/collect]             its shards are not made again; processes=2
+       [root=runs/collect]             its shards are not made again; processes=2 launcher=local
 
   library=[my_losses.py]               with any of them: your own losses, too
 """,
@@ -150,6 +152,8 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
 
   rows=[a,b]                           some of its settings
   processes=2                          runs side by side, each with one thread
+  launcher=local | submitit | ray      here, on Slurm, on a Ray cluster; launcher.cores, gpus, memory of a run;
+                                       launcher.dry_run=true shows what would be submitted (docs/many-runs.md)
 """,
     "compare": """\
 lossrag compare experiment=NAME [key=value ...]
@@ -169,12 +173,14 @@ with every seed at the setting that they chose. The same command goes on after a
   seeds=[0,1,2]                        other seeds than the plan's
   tune=false                           no tuning: every method with the preset's own values
   processes=2                          runs side by side, each with one thread
+  launcher=local | submitit | ray      here, on Slurm, on a Ray cluster; launcher.cores, gpus, memory of a run;
+                                       launcher.dry_run=true shows what would be submitted (docs/many-runs.md)
   root=runs/compare                    where runs and tables go, in a folder of the plan's name
 
 Tables: NAME/table.md, table.tex, compare.json, runs.csv, tuning.csv (every setting tried), seconds.csv.
 """,
     "sweep": """\
-lossrag sweep key=KEY values=[A,B,...] [seeds=[0,1,2]] [processes=2] [root=runs/sweep] [key=value ...]
+lossrag sweep key=KEY values=[A,B,...] [seeds=[0,1,2]] [launcher=local] [root=runs/sweep] [key=value ...]
 
 `lossrag train` for every value and seed; what else is said goes to every run. Finished runs are not repeated, half
 ones resume.

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.versions import refuse_newer
 
 Summary = Mapping[str, Any]
 """Content of a summary.json."""
@@ -46,7 +47,7 @@ ADVERSARIAL = {"Uniform": "AdvMTL", "Tchebycheff": "TchebycheffAdv"}
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary.json of a run directory, None where its run has not finished; ``directory`` is where it lies now.
 
-    Raises RunDirectoryError for a damaged one.
+    Raises RunDirectoryError for a damaged one, and for one of a newer version.
     """
     path = directory / "summary.json"
     if not path.exists():
@@ -59,6 +60,8 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
         raise RunDirectoryError(
             f"{path} is damaged: delete it, and the same command writes it anew from the last checkpoint."
         )
+    versions = summary.get("versions")
+    refuse_newer(path, versions.get("lossrag") if isinstance(versions, dict) else None)
     return {**summary, "directory": str(directory)}
 
 

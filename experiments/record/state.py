@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lossrag import __version__
 from lossrag.errors import CheckpointError
 from lossrag.experiments.record.checkpoint import load_checkpoint, pack, pack_optimizer, unpack, unpack_optimizer
 from lossrag.experiments.record.directory import RunDirectory
+from lossrag.experiments.record.versions import refuse_newer
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
 from lossrag.tensors import save_tensors
@@ -89,6 +91,7 @@ def save_state(
         "kind": "last",
         "run_id": directory.run_id,
         "edition": edition,
+        "version": __version__,
         "groups": groups,
         "best": {"epoch": best.epoch, "score": best.score},
         **{name: getattr(progress, name) for name in PLAIN},
@@ -111,6 +114,7 @@ def load_state(
     if not directory.last.exists():
         return Progress()
     tensors, meta = load_checkpoint(directory.last)
+    refuse_newer(directory.last, meta.get("version"))
     if (meta.get("kind"), meta.get("run_id")) != ("last", directory.run_id):
         raise CheckpointError(
             f"The checkpoint {directory.last} is not the last one of run {directory.run_id}: delete it to start the "

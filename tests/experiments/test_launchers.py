@@ -188,10 +188,8 @@ def test_submitit_on_this_machine(lossrag, plan, runs_here, tmp_path):
 
 
 def checkpoints(root):
-    return {
-        path.parents[1].name: load_checkpoint(path)[0]
-        for path in root.glob("tiny/digits-*/checkpoints/best.safetensors")
-    }
+    found = root.glob("tiny/digits-*/checkpoints/best.safetensors")
+    return {path.parents[1].name: load_checkpoint(path)[0] for path in found}
 
 
 def same_runs(one, other):
