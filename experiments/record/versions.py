@@ -19,7 +19,7 @@ def refuse_newer(path: Path, written_by: object) -> None:
     """
     if isinstance(written_by, str) and _numbers(written_by) > _numbers(__version__):
         raise RunDirectoryError(
-            f"{path} was written by LossRAG {written_by}, which is newer than this one, {__version__}: use that version "
+            f"{path} was written by LossRAG {written_by}, which is newer than this one, {__version__}: use that one "
             "here, or choose another folder with run.root=FOLDER."
         )
 

@@ -62,17 +62,17 @@ def collect(given: Sequence[str], values: Mapping[str, Any], console: Console) -
         return 0
     shown = options.launcher.dry_run
     logs = folder / "logs"
-    failed = False
+    states, failed = States(logs), False
     with opened(options.launcher, options.processes, logs) as launcher:
         for name in names:
             part = plan.parts[name]
             if isinstance(part, Squares):
-                collect_squares(plan, name, part, folder, launcher, shown, console)
+                collect_squares(plan, name, part, folder, launcher, states, shown, console)
             elif shown or options.launcher.name != "local":
                 tasks = [
                     _shard_task(given[0], options.root, name, n, logs, folder) for n in _missing(part, folder, name)
                 ]
-                failed |= _launch_shards(name, tasks, part.shards, launcher, shown, console)
+                failed |= _launch_shards(name, tasks, part.shards, launcher, states, shown, console)
             else:
                 _collect_stacked(plan, name, part, folder, options.processes or LOCAL_PROCESSES, console)
     return 0 if shown else _end(plan, folder, console) or int(failed)
@@ -96,16 +96,14 @@ def _shard_task(plan: str, root: str, name: str, number: int, logs: Path, folder
 
 
 def _launch_shards(
-    name: str, tasks: Sequence[Task], shards: int, launcher: Launcher, shown: bool, console: Console
+    name: str, tasks: Sequence[Task], shards: int, launcher: Launcher, states: States, shown: bool, console: Console
 ) -> bool:
     """Make shards by a launcher, or show what would be; true when one failed."""
     if shown:
         for task in tasks:
             print(launcher.script(task))
         return False
-    states, failed, done = States(tasks[0].log.parent) if tasks else None, False, shards - len(tasks)
-    if states is None:
-        return False
+    failed, done = False, shards - len(tasks)
     for task, standing in run_tasks(tasks, launcher, states):
         good = standing.code == 0
         why = "" if good else standing.why or f"see {task.log}"

@@ -33,11 +33,17 @@ RUN_COLUMNS = ("part", "square", "run", "run_id", "seed", "best_epoch", "validat
 
 
 def collect_squares(
-    plan: CollectPlan, name: str, part: Squares, folder: Path, launcher: Launcher, shown: bool, console: Console
+    plan: CollectPlan,
+    name: str,
+    part: Squares,
+    folder: Path,
+    launcher: Launcher,
+    states: States,
+    shown: bool,
+    console: Console,
 ) -> None:
     """Make the shards of a part that are not there, each from the runs of a square; ``shown``: only show these."""
     runs, logs = folder / name, folder / "logs"
-    states = States(logs)
     with claimed(runs):
         for number in range(part.shards):
             path = shard_path(folder, name, number)
