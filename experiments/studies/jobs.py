@@ -26,7 +26,7 @@ from lossrag.experiments.record.finished import Summary, read_summary
 from lossrag.experiments.studies.launchers.base import Launcher, Standing, Task
 from lossrag.experiments.studies.launchers.local import STOP_SECONDS
 from lossrag.experiments.studies.states import States
-from lossrag.leases import leased
+from lossrag.leases import Lease, leased
 
 POLL_SECONDS = 0.05
 ATTEMPTS = 5
@@ -54,15 +54,22 @@ def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it, and when it cannot
+    be written."""
+    lease = Lease(folder / LEASE)
     try:
-        with leased(folder / LEASE):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lease.acquire()
     except LeaseHeldError as held:
         raise RunDirectoryError(
-            f"{folder} is in use by {held}: wait for it, or choose another folder with root=FOLDER."
+            f"{folder} is in use by another process, {held}: wait for it, or choose another folder with root=FOLDER."
         ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"{folder} cannot be written ({error.strerror}): choose another one.") from None
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def run_jobs(
@@ -107,7 +114,7 @@ def run_tasks(tasks: Sequence[Task], launcher: Launcher, states: States) -> Iter
     for task in tasks:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         states.tell(task.name, Standing("waiting"))
-    with _stop_signals():
+    with stop_signals():
         try:
             while waiting or running:
                 while waiting and (launcher.slots is None or len(running) < launcher.slots):
@@ -165,7 +172,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
+def stop_signals() -> Iterator[None]:
+    """Make SIGTERM and Ctrl-C raise Stopped in the process that started the runs."""
     previous = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         yield
