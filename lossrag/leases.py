@@ -40,7 +40,7 @@ class Lease:
         """Take it; raises LeaseHeldError when the holder still lives after ``patience`` seconds, which of one on
         another machine is seen after ``LEASE_SECONDS`` at the latest; OSError where the file cannot be made."""
         began = time.monotonic()
-        first, holder = self._touched(), self.holder
+        first, holder, told = self._touched(), self.holder, False
         while True:
             try:
                 self._lock.acquire(timeout=0)
@@ -51,6 +51,9 @@ class Lease:
                 lives = self._is_here() or self._touched() != first
                 if lives and time.monotonic() - began >= patience:
                     raise LeaseHeldError(self.holder or "one that has just ended") from None
+                if not lives and not told:
+                    told = True
+                    log.warning("%s is held by %s: watching for a sign of life.", self.path, holder)
             time.sleep(POLL_SECONDS)
         if holder is not None:
             log.warning("%s was left by %s, which is gone: taken over.", self.path, holder)

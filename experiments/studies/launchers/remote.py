@@ -70,11 +70,16 @@ class RemoteWorker:
 
     def _wait(self) -> None:
         """A run that an engine has given up may still be writing, and one of another driver may still be at it."""
+        told = False
         while (self.task.folder / LEASE).exists():
             try:
                 with leased(self.task.folder / LEASE):
                     return
-            except LeaseHeldError:
+            except LeaseHeldError as held:
+                if not told:
+                    told = True
+                    with self.task.log.open("a") as log:
+                        log.write(f"waiting for {held}, which is at {self.task.folder}\n")
                 time.sleep(POLL_SECONDS)
 
     def _tell(self, where: str, code: int | None) -> None:
