@@ -227,8 +227,8 @@ def test_submitit_requeues_what_is_preempted(lossrag, long_plan, runs_here, tmp_
 
     def preempt():
         begun(tmp_path / "b")
-        for path in (tmp_path / "b" / "tiny" / "logs" / "submitit").glob("*/*_submitted.pkl"):
-            (children,) = Path(f"/proc/{path.parent.name}/task").glob("*/children")
+        for path in (tmp_path / "b" / "tiny" / "logs" / "submitit").glob("*_submitted.pkl"):
+            (children,) = Path(f"/proc/{path.name.partition('_')[0]}/task").glob("*/children")
             for child in children.read_text().split():
                 os.kill(int(child), submitit.local.local.LocalJobEnvironment._usr_sig())
                 taken.append(child)
