@@ -21,12 +21,12 @@ TINY = ["experiment=digits", "train.epochs=1", "train.batch_size=256", "log.tens
 
 def same_tensors(a, b):
     """True where two checkpoints hold the same numbers."""
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(torch.equal(a[key].nan_to_num(-7), b[key].nan_to_num(-7)) for key in a)
 
 
 def table(root):
     (path,) = root.glob("multirun/*/runs.csv")
-    return list(csv.DictReader(path.open()))
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(lossrag, tmp_path):
     (line,) = [line for line in done.out.splitlines() if line.startswith("failed: ")]
     assert line.startswith("failed: optimizer.lr=1e")
     assert "not finite" in line
-    rows = list(csv.DictReader((tmp_path / "mine" / "runs.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "mine" / "runs.csv").read_text().splitlines()))
     assert [row["run_id"] for row in rows].count("failed") == 1
     assert len(list((tmp_path / "mine").glob("digits-*/summary.json"))) == 1
 
