@@ -202,7 +202,7 @@ LONG = ["seeds=[0]"]
 
 @pytest.fixture
 def long_plan(plan):
-    plan.write_text(PLAN.replace("train.epochs=1,", "train.epochs=150, run.checkpoint_seconds=0.5,"))
+    plan.write_text(PLAN.replace("train.epochs=1,", "train.epochs=100, run.checkpoint_seconds=0.5,"))
     return plan
 
 
