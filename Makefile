@@ -66,6 +66,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	# It asks for an old cloudpickle, and for what its other launcher needs.
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps hydra-ray-launcher
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -22,7 +22,7 @@ from lossrag.experiments.help import COMMANDS_HELP, MAIN_HELP
 
 # torch and the corpora's libraries take seconds to import: help and typos must not wait for them
 COMMANDS = {
-    "train": "train",
+    "train": "multirun.entry",
     "new": "project.command",
     "benchmark": "benchmark.command",
     "bank": "bank.command",

@@ -18,3 +18,7 @@ class Stopped(BaseException):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[str, int]]:
+        """For engines that hand it from one process to another."""
+        return type(self), (str(self), self.code)

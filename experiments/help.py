@@ -34,7 +34,7 @@ README. A folder that is there and not empty is refused.
   cd my_project && lossrag train experiment=./experiment.yaml
 """,
     "train": """\
-lossrag train [key=value ...]
+lossrag train [-m] [key=value ...]
 
 Start from a preset, change what you like. The same command resumes an interrupted run.
 
@@ -98,7 +98,9 @@ Start from a preset, change what you like. The same command resumes an interrupt
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.dir=FOLDER   run.again=true   log.every_steps=10
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
 
-  lossrag train --cfg experiment=digits        print the resolved configuration and stop
+  lossrag train -m weighting=uniform,gradnorm seed=0,1,2   several runs by Hydra's sweeper and launcher, one table
+                                       (docs/many-runs.md)
+  lossrag train --cfg experiment=digits        print the resolved configuration and stop; also --cfg hydra|all, --info
   torchrun --nproc-per-node=2 $(which lossrag) train ...   the same run on several devices (docs/devices.md)
 
 Look at it:  tensorboard --logdir runs
@@ -163,7 +165,7 @@ bank=builtin is the one that comes with the package.
        [output=validation.json]        all figures: by source, encoder and trouble, with intervals
   collect PLAN [parts=[PART]]          trials in the large, from the trainings of a plan: builtin is what ships
        [root=runs/collect]             its shards are not made again
-       [processes=2]                   side by side
+       [processes=2] [launcher=local]  side by side, here or on a cluster
 
   library=[my_losses.py]               with any of them: your own losses, too
 
@@ -188,6 +190,8 @@ Settings side by side over the same seeds. Runs that are finished are not repeat
   library=[my.py]                      files of yours that its runs need
   rows=[ROW,ROW]                       some of its settings
   processes=2                          runs side by side, each with one thread
+  launcher=local | submitit | ray      here, on Slurm, on a Ray cluster; launcher.cores, gpus, memory of a run;
+                                       launcher.dry_run=true shows what would be submitted (docs/many-runs.md)
 
   lossrag ablate mixed seeds=[0,1,2]
 """,
@@ -210,6 +214,8 @@ with every seed at the setting that they chose. The same command goes on after a
   seeds=[0,1,2]                        other seeds than the plan's
   tune=false                           no tuning: every method with the preset's own values
   processes=2                          runs side by side, each with one thread
+  launcher=local | submitit | ray      here, on Slurm, on a Ray cluster; launcher.cores, gpus, memory of a run;
+                                       launcher.dry_run=true shows what would be submitted (docs/many-runs.md)
   root=runs/compare                    where runs and tables go, in a folder of the plan's name
 
   lossrag compare experiment=topic_small methods=[metaweighting,dwa] seeds=[0,1]
@@ -217,7 +223,7 @@ with every seed at the setting that they chose. The same command goes on after a
 Tables: NAME/table.md, table.tex, compare.json, runs.csv, tuning.csv (every setting tried), seconds.csv.
 """,
     "sweep": """\
-lossrag sweep key=KEY values=[A,B] [seeds=[0,1,2]] [processes=2] [root=runs/sweep] [key=value ...]
+lossrag sweep key=KEY values=[A,B] [seeds=[0,1,2]] [launcher=local] [root=runs/sweep] [key=value ...]
 
 `lossrag train` for every value and seed; what else is said goes to every run. Finished runs are not repeated, half
 ones resume.

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryError
-from lossrag.experiments.config.compose import build_config, load_config
+from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Choice, Config
@@ -67,18 +66,6 @@ TOO_LARGE = (
     "too large",
 )
 """Words of torch's errors about numbers that no memory holds; each is an error of its own kind."""
-
-
-def train(arguments: Sequence[str], console: Console) -> int:
-    """Run `lossrag train` with these arguments; the exit code. With ``--cfg`` only print the configuration."""
-    _, settings = load_config([argument for argument in arguments if argument not in ("--cfg", "job")])
-    if "--cfg" in arguments:
-        print(OmegaConf.to_yaml(OmegaConf.create(settings)), end="")
-        return 0
-    ranks = Ranks.joined(build_config(settings).machine.device)
-    train_run(settings, console if ranks.leads else Console(quiet=True), ranks)
-    ranks.leave()
-    return 0
 
 
 def train_run(

@@ -63,6 +63,14 @@ class LossError(LossRAGError):
         super().__init__(text)
 
 
+class LeaseHeldError(LossRAGError):
+    """Another process has a lease; the text names it, as the end of a sentence."""
+
+
+class LeaseLostError(LossRAGError):
+    """A lease that another process took, as this one had not touched it for so long."""
+
+
 class GroupError(LossRAGError):
     """Processes that work together and cannot go on: one is gone, failed, or differs from the others."""
 

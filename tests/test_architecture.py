@@ -36,7 +36,7 @@ ONLY_IN = {
     "rich": {"experiments", "tasks"},  # tasks shows the progress of a download
 }
 LONGEST = 450
-MOST_NAMES = {**dict.fromkeys(FLOORS, 10), "lossrag": 12, "tasks": 11, "weighting": 11, "experiments": 20}
+MOST_NAMES = {**dict.fromkeys(FLOORS, 10), "lossrag": 13, "tasks": 11, "weighting": 11, "experiments": 21}
 """On the first level of a folder, so that a newcomer can read them all."""
 
 

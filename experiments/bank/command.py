@@ -27,6 +27,7 @@ from lossrag.experiments.config.schema import LossConfig
 from lossrag.experiments.plotting import SCREEN, write_figure
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.record.summary import share_text
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.files import expanded
 from lossrag.lossbank import LOSSES, LossBank, alike
 from lossrag.lossbank.experience.snapshots import REFERENCES
@@ -44,7 +45,7 @@ def bank(arguments: Sequence[str], console: Console) -> int:
         raise ConfigError(f"Unknown command 'bank {name}': {did_you_mean(name, COMMANDS)}")
     run, usage, keys, positions = COMMANDS[name]
     given = [argument for argument in arguments[1:] if "=" not in argument]
-    values = plain_values([argument for argument in arguments[1:] if "=" in argument], "options")
+    values = plain_values(with_launcher([argument for argument in arguments[1:] if "=" in argument]), "options")
     if len(given) != positions:
         names = "1 name" if positions == 1 else f"{positions or 'no'} names"
         raise ConfigError(f"bank {name} takes {names}, got {len(given)}. Write: lossrag bank {usage}")
@@ -150,6 +151,7 @@ def _query(given: Sequence[str], values: Values, console: Console) -> int:
     return 0
 
 
+COLLECT = ("parts", "shard", "root", "processes", "launcher")
 Command = Callable[[Sequence[str], Values, Console], int]
 COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
     "list": (_list, "list [bank=FILE]", ("bank",), 0),
@@ -162,7 +164,7 @@ COMMANDS: Mapping[str, tuple[Command, str, tuple[str, ...] | None, int]] = {
         ("run", "reference", "bank", "trouble", "clean"),
         0,
     ),
-    "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2]", ("parts", "root", "processes"), 1),
+    "collect": (collect, "collect PLAN [parts=[NAME]] [root=FOLDER] [processes=2] [launcher=local]", COLLECT, 1),
     "check": (check, "check FILE", (), 1),
     "merge": (merge, "merge FILE FILE output=FILE", ("output",), 2),
     "export": (export, "export bank=FILE output=trials.csv", ("bank", "output"), 0),

@@ -53,14 +53,14 @@ def parse(overrides: Sequence[str | Override]) -> list[Override]:
         except (HydraException, RecursionError):
             override = None
         if override is None or not override.key_or_group:
-            raise ConfigError(f"Cannot read {shortened(text)}: {_mended(text)}")
+            raise ConfigError(f"Cannot read {shortened(text)}: {advice(text)}")
         override.input_line = text
         if override.is_sweep_override():
             key, _, values = text.partition("=")
             lists = f", for a list write {key}=[{values}], for a text with a comma quote it: '{key}=\"{values}\"'"
             raise ConfigError(
                 f"{text} names several values, but a run takes one: for a run of each say "
-                f"`lossrag sweep key={key} values=[{values}]`{'' if key == 'seed' else lists}."
+                f"`lossrag train -m {text}`{'' if key == 'seed' else lists}."
             )
         parsed.append(override)
     return parsed
@@ -71,10 +71,9 @@ def shortened(text: str) -> str:
     return repr(text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 4 :]}")
 
 
-def _mended(text: str) -> str:
+def advice(text: str) -> str:
+    """What to write in place of a text that is no override."""
     key, equals, value = text.partition("=")
-    if text in ("-m", "--multirun"):
-        return "several runs are started with `lossrag sweep key=KEY values=[A,B]`."
     if key and equals and not text.startswith("-") and value:
         return f"write key=value, and quote a value with special characters: '{key}=\"{value}\"'."
     return "write key=value, e.g. weighting.alpha=0.5"

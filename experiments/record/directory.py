@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from lossrag.errors import LossRAGError, RunDirectoryError
+from lossrag.errors import LeaseHeldError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.identity import Settings, differing_keys, run_id
 from lossrag.experiments.config.schema import RunConfig
 from lossrag.experiments.record.settings import read_settings
 from lossrag.files import expanded, write_atomic
+from lossrag.leases import Lease
 from lossrag.proof import SUMS, sha256, write_sums
 from lossrag.tasks.files.fetch import sha256_of
 
+LEASE = ".lease"
+"""Of a folder that one process at a time may write to."""
+
 
 class RunDirectory:
-    """Paths of a run; ``lock`` is held until :meth:`release`."""
+    """Paths of a run; ``lease`` is held until :meth:`release`."""
 
-    def __init__(self, path: Path, run_id: str, lock: FileLock) -> None:
-        self.path, self.run_id, self.lock = path, run_id, lock
+    def __init__(self, path: Path, run_id: str, lease: Lease) -> None:
+        self.path, self.run_id, self.lease = path, run_id, lease
         self.fresh = not (path / "config.yaml").exists()
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
@@ -35,13 +38,14 @@ class RunDirectory:
 
     def release(self) -> None:
         """Let other processes use the directory."""
-        self.lock.release()
+        self.lease.release()
 
     def discard(self) -> None:
         """Take a directory back that was made for a run that cannot begin; one that was there before stays."""
         if self.fresh:
-            for path in (self.config, self.preprocessing, self.path / SUMS, self.path / ".lock"):
+            for path in (self.config, self.preprocessing, self.path / SUMS):
                 path.unlink(missing_ok=True)
+            self.release()
             for folder in (self.last.parent, self.path):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
@@ -82,19 +86,19 @@ def open_run(settings: Settings, run: RunConfig) -> RunDirectory:
     try:
         _refuse_foreign(path)
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
+        lease = Lease(path / LEASE)
+        lease.acquire()
+    except LeaseHeldError as held:
         raise RunDirectoryError(
-            f"The run directory {path} is in use by another process: wait for it, or add run.again=true to start "
-            "a second run beside it."
+            f"The run directory {path} is in use by another process, {held}: wait for it, or add run.again=true to "
+            "start a second run beside it."
         ) from None
     except OSError as error:
         raise RunDirectoryError(
             f"The run directory {path} cannot be written ({error.strerror}): choose another with run.root=FOLDER, or "
             "run.dir=FOLDER."
         ) from None
-    directory = RunDirectory(path, name, lock)
+    directory = RunDirectory(path, name, lease)
     try:
         _check_or_write_config(directory, settings)
     except BaseException:
@@ -141,7 +145,8 @@ def _refuse_foreign(path: Path) -> None:
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if "config.yaml" in names:
         return
-    foreign = sorted(name for name in names if name not in {"checkpoints", ".lock", SUMS} and not name.endswith(".tmp"))
+    known = {"checkpoints", LEASE, ".hydra", SUMS}
+    foreign = sorted(name for name in names if name not in known and not name.endswith(".tmp"))
     if foreign:
         raise RunDirectoryError(
             f"{path} is not empty and is not a run of LossRAG (it holds {', '.join(foreign[:5])}): "

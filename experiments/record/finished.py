@@ -16,6 +16,7 @@ from lossrag.errors import ConfigError, RunDirectoryError
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.settings import read_settings
+from lossrag.experiments.record.versions import refuse_newer
 from lossrag.files import MIB
 from lossrag.proof import DamagedFile, read_proven
 from lossrag.schema import check_schema
@@ -73,13 +74,15 @@ ADVERSARIAL = {"Uniform": "AdvMTL", "Tchebycheff": "TchebycheffAdv"}
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary.json of a run directory, None where its run has not finished; ``directory`` is where it lies now.
 
-    Raises RunDirectoryError for a damaged one.
+    Raises RunDirectoryError for a damaged one, and for one of a newer version.
     """
     path = directory / "summary.json"
     if not path.exists():
         return None
     try:
         summary = json.loads(read_proven(path, MIB))
+        versions = summary.get("versions") if isinstance(summary, dict) else None
+        refuse_newer(path, versions.get("lossrag") if isinstance(versions, dict) else None)
         check_schema(summary, SCHEMA)
         known = summary["test_accuracy"].keys() | summary["test_r2"].keys()
         for part in (known, summary["test_loss"].keys(), summary["task_weights"].keys()):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lossrag import __version__
 from lossrag.errors import CheckpointError, ConfigError
 from lossrag.experiments.record.checkpoint import (
     check_tensors,
@@ -21,6 +22,7 @@ from lossrag.experiments.record.checkpoint import (
 )
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finite import check_finite
+from lossrag.experiments.record.versions import refuse_newer
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
 from lossrag.schema import Unfit, check_schema
@@ -80,8 +82,10 @@ def save_state(
 ) -> None:
     """Write the checkpoints of this moment, the best epoch's before the one that refers to it.
 
-    Raises DivergedError, and writes nothing, where a number in them is none.
+    Raises DivergedError, and writes nothing, where a number in them is none; LeaseLostError where the directory is
+    another process's by now.
     """
+    directory.lease.check()
     best = progress.best
     optimizer, groups = pack_optimizer(step.optimizer)
     tensors = (
@@ -99,6 +103,7 @@ def save_state(
         "kind": "last",
         "run_id": directory.run_id,
         "edition": edition,
+        "version": __version__,
         "groups": groups,
         "best": {"epoch": best.epoch, "score": best.score},
         **{name: getattr(progress, name) for name in PLAIN},
@@ -123,6 +128,7 @@ def load_state(
     if not directory.last.exists():
         return Progress()
     tensors, meta = load_checkpoint(directory.last)
+    refuse_newer(directory.last, meta.get("version"))
     if (meta.get("kind"), meta.get("run_id")) != ("last", directory.run_id):
         raise CheckpointError(
             f"The checkpoint {directory.last} is not the last one of run {directory.run_id}: delete it to start the "

@@ -72,6 +72,7 @@ def summary_of(
 
 def write_summary(directory: RunDirectory, summary: Mapping[str, Any]) -> None:
     """Write summary.json, the last file of a run, which makes it a finished one."""
+    directory.lease.check()
     directory.finish(json.dumps(summary, indent=2).encode() + b"\n")
 
 

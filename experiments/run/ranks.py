@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock
 from torch import Tensor, distributed
 
 from lossrag.errors import ConfigError, LossRAGError
 from lossrag.experiments.config.identity import Settings
 from lossrag.experiments.config.schema import Config, RunConfig
-from lossrag.experiments.record.directory import RunDirectory, open_run
+from lossrag.experiments.record.directory import LEASE, RunDirectory, open_run
 from lossrag.experiments.run.problem import Problem
+from lossrag.leases import Lease
 from lossrag.lossbank import Mixture, labelled
 from lossrag.weighting import Group
 
@@ -112,7 +112,7 @@ def open_together(settings: Settings, run: RunConfig, ranks: Ranks) -> RunDirect
         return opened[0].path, opened[0].run_id
 
     path, name = ranks.of_first(open_first)
-    return opened[0] if opened else RunDirectory(path, name, FileLock(path / ".lock"))
+    return opened[0] if opened else RunDirectory(path, name, Lease(path / LEASE))
 
 
 @dataclass(frozen=True)

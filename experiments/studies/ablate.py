@@ -14,6 +14,7 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.presets import split_flags
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.experiments.studies.plan import Plan, Run, load_plan
 from lossrag.experiments.studies.report import Report, rich_table, suite_report
 from lossrag.experiments.studies.results import Results, interval_text, runs_csv
@@ -39,12 +40,14 @@ def ablate(arguments: Sequence[str], console: Console) -> int:
     if not words or "=" in words[0]:
         raise ConfigError("lossrag ablate needs a name, or a plan of your own: lossrag ablate ./plan.yaml")
     name, *words = words
-    options: AblateOptions = build(AblateOptions, plain_values(words), "ablate")
+    options: AblateOptions = build(AblateOptions, plain_values(with_launcher(words)), "ablate")
     plan = load_plan("ablation", name, options.root, options.rows, options.seeds, options.library, folder)
     (suite,) = plan.suites
-    study = Study(plan, options.processes, console)
+    study = Study(plan, options, console)
     # a mistake in a row shows before anything runs
     jobs = study.jobs([Run(suite, row, (), seed) for seed in plan.seeds for row in plan.rows])
+    if study.shown(jobs):
+        return 0
     with study.claimed():
         summaries = study.run(jobs)
     finished = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}

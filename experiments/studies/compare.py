@@ -14,6 +14,7 @@ from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values
 from lossrag.experiments.config.presets import split_flags
 from lossrag.experiments.record.finished import Summary
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.experiments.studies.plan import Plan, Run, Setting, label, load_plan, plan_names
 from lossrag.experiments.studies.report import (
     TEST,
@@ -55,16 +56,18 @@ class CompareOptions(StudyOptions):
 def compare(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag compare` with these arguments; the exit code, 1 when a run failed."""
     words, folder = split_flags(arguments)
-    options: CompareOptions = build(CompareOptions, plain_values(words), "compare")
+    options: CompareOptions = build(CompareOptions, plain_values(with_launcher(words)), "compare")
     kept = options.methods, options.seeds
     plan = load_plan("compare", options.experiment, options.root, *kept, options.library, folder)
     if not options.tune:
         plan = replace(plan, tuning=None)
-    study = Study(plan, options.processes, console)
+    study = Study(plan, options, console)
     rows = [(suite, method) for suite in plan.suites for method in plan.rows]
     chosen: Chosen = dict.fromkeys(rows, ())
     tried: Summaries = {}
     jobs = study.jobs(_trials(plan) or _tests(plan, chosen))  # a mistake in any method shows before anything runs
+    if study.shown(jobs):
+        return 0
     with study.claimed():
         if plan.tuning is not None:
             tried = study.run(jobs, "tuning")

@@ -1,4 +1,4 @@
-"""Jobs: `lossrag train` side by side in processes of one thread each; finished runs are not repeated, half ones resume.
+"""Jobs: `lossrag train` side by side, wherever a launcher puts them; finished runs are not repeated, half ones resume.
 
 A job is known by its resolved configuration, which names its directory, so that any driver can take up where another
 one left off.
@@ -6,44 +6,32 @@ one left off.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from filelock import FileLock, Timeout
-
-import lossrag
-from lossrag.errors import RunDirectoryError
+from lossrag.errors import LeaseHeldError, RunDirectoryError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.config.paths import quoted
-from lossrag.experiments.exits import SIGNALS, Stopped
+from lossrag.experiments.exits import INTERRUPTED, SIGNALS, TERMINATED, Stopped
+from lossrag.experiments.record.directory import LEASE
 from lossrag.experiments.record.finished import Summary, read_summary
+from lossrag.experiments.studies.launchers.base import Launcher, Standing, Task
+from lossrag.experiments.studies.launchers.local import STOP_SECONDS
+from lossrag.experiments.studies.states import States
+from lossrag.leases import Lease
 
 POLL_SECONDS = 0.05
-STOP_SECONDS = 60.0
-"""Time that a run has to write its checkpoint after SIGTERM."""
-WORKER = """
-import sys
-if sys.path[0] == "":
-    del sys.path[0]
-sys.path.insert(0, sys.argv.pop(1))
-import lossrag
-del sys.path[0]
-from lossrag.experiments.studies.worker import main
-main()
-"""
-"""The program of a worker. Python puts the current folder before all others, and a user may have a models.py or a
-lossrag.py there: it is taken away. The first argument is the folder of the package that runs here."""
+ATTEMPTS = 5
+"""Times that a run is started again after its node was lost or it was preempted."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +55,46 @@ def make_job(name: str, overrides: Sequence[str], root: Path) -> Job:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make ``folder`` and keep it to this process; raises RunDirectoryError when another one has it, and when it cannot
+    be written."""
+    lease = Lease(folder / LEASE)
     try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
+        folder.mkdir(parents=True, exist_ok=True)
+        lease.acquire()
+    except LeaseHeldError as held:
         raise RunDirectoryError(
-            f"{folder} is in use by another process: wait for it, or choose another folder with root=FOLDER."
+            f"{folder} is in use by another process, {held}: wait for it, or choose another folder with root=FOLDER."
         ) from None
-    with lock:
+    except OSError as error:
+        raise RunDirectoryError(f"{folder} cannot be written ({error.strerror}): choose another one.") from None
+    try:
         yield
+    finally:
+        lease.release()
 
 
-def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, ended: Ended) -> dict[Job, Summary | None]:
-    """Run what is not finished, ``processes`` at a time; the summary of every job, None for one that failed.
+def run_jobs(
+    jobs: Sequence[Job], launcher: Launcher, logs: Path, ended: Ended, states: States
+) -> dict[Job, Summary | None]:
+    """Run what is not finished; the summary of every job, None for one that failed.
 
     Ctrl-C and SIGTERM stop the runs, which write a checkpoint, and raise Stopped: the same jobs then go on from there.
     """
     with _stop_signals() as asked:
-        return _run(jobs, processes, logs, ended, asked)
+        return _run(jobs, launcher, logs, ended, states, asked)
 
 
 def _run(
-    jobs: Sequence[Job], processes: int, logs: Path, ended: Ended, asked: Sequence[int]
+    jobs: Sequence[Job], launcher: Launcher, logs: Path, ended: Ended, states: States, asked: Sequence[int]
 ) -> dict[Job, Summary | None]:
     same: dict[Path, list[Job]] = {}
     for job in jobs:
         same.setdefault(job.directory, []).append(job)
     summaries: dict[Job, Summary | None] = {}
-    waiting: deque[Job] = deque()
+    waiting: list[Job] = []
 
-    def settle(job: Job, summary: Summary | None) -> None:
+    def settle(job: Job, summary: Summary | None, where: str = "", why: str = "") -> None:
+        states.tell(job.name, Standing("failed" if summary is None else "finished", where, why=why))
         for twin in same[job.directory]:
             summaries[twin] = summary
             ended(twin, summary)
@@ -105,26 +102,62 @@ def _run(
     for job, *_ in same.values():
         summary = read_summary(job.directory)
         _check(asked)
-        if summary is None:
-            _await_release(job, asked)
-            waiting.append(job)
-        else:
+        if summary is not None:
             settle(job, summary)
-    logs.mkdir(parents=True, exist_ok=True)
-    running: dict[Job, subprocess.Popen[bytes]] = {}
+            continue
+        if not launcher.requeues:  # remote workers wait themselves
+            _await_release(job, asked)
+        waiting.append(job)
+    tasks = {task_of(job, logs): job for job in waiting}
+    for task, standing in _run_tasks(list(tasks), launcher, states, asked):
+        job = tasks[task]
+        summary = read_summary(job.directory) if standing.code == 0 else None
+        settle(job, summary, standing.where, "" if summary else standing.why or why_failed(job, logs))
+    return summaries
+
+
+def run_tasks(tasks: Sequence[Task], launcher: Launcher, states: States) -> Iterator[tuple[Task, Standing]]:
+    """Run tasks, each as it ends with its exit code, or as lost; raises Stopped as :func:`run_jobs`."""
+    with _stop_signals() as asked:
+        yield from _run_tasks(tasks, launcher, states, asked)
+
+
+def _run_tasks(
+    tasks: Sequence[Task], launcher: Launcher, states: States, asked: Sequence[int]
+) -> Iterator[tuple[Task, Standing]]:
+    waiting, attempts = deque(tasks), Counter[Task]()
+    running: dict[Task, Any] = {}
+    for task in tasks:
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        states.tell(task.name, Standing("waiting"))
     try:
         while waiting or running:
             _check(asked)
-            while waiting and len(running) < processes:
-                job = waiting.popleft()
-                running[job] = _start(job, logs)
-            for job in [job for job, process in running.items() if process.poll() is not None]:
-                _close(process := running.pop(job))
-                settle(job, read_summary(job.directory) if process.returncode == 0 else None)
+            while waiting and (launcher.slots is None or len(running) < launcher.slots):
+                task = waiting.popleft()
+                running[task] = launcher.submit(task)
+            for task, handle in list(running.items()):
+                standing = launcher.poll(handle)
+                if standing.phase in ("waiting", "running"):
+                    states.tell(task.name, standing)
+                    continue
+                del running[task]
+                gone = standing.phase == "lost" or standing.code in (TERMINATED, INTERRUPTED)
+                if gone and launcher.requeues and attempts[task] < ATTEMPTS:
+                    attempts[task] += 1
+                    why = standing.why or "preempted"
+                    states.tell(task.name, Standing("waiting", standing.where, why=why), loud=True)
+                    waiting.append(task)
+                else:
+                    yield task, standing
             time.sleep(POLL_SECONDS)
     finally:
-        _stop(list(running.values()))
-    return summaries
+        launcher.cancel(list(running.values()))
+
+
+def task_of(job: Job, logs: Path) -> Task:
+    """What a launcher gets for a job."""
+    return Task(job.name, ("train", *job.overrides), _log(job, logs), job.directory)
 
 
 def why_failed(job: Job, logs: Path) -> str:
@@ -139,47 +172,24 @@ def _log(job: Job, logs: Path) -> Path:
     return logs / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', job.name)}.log"
 
 
-def _start(job: Job, logs: Path) -> subprocess.Popen[bytes]:
-    with _log(job, logs).open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(Path(lossrag.__file__).parents[1]), "train", *job.overrides],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _close(process)
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-
-
 def _await_release(job: Job, asked: Sequence[int]) -> None:
     """A run whose parent was killed may still be writing its last checkpoint."""
     if not job.directory.is_dir():
         return
     try:
-        with FileLock(job.directory / ".lock").acquire(timeout=STOP_SECONDS, cancel_check=lambda: bool(asked)):
-            pass
-    except Timeout:
-        _check(asked)
-        raise RunDirectoryError(
-            f"The run directory {job.directory} is in use by another process: wait for it."
-        ) from None
+        lease, until = Lease(job.directory / LEASE), time.monotonic() + STOP_SECONDS
+        while True:
+            _check(asked)
+            try:
+                lease.acquire()
+                break
+            except LeaseHeldError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(POLL_SECONDS)
+        lease.release()
+    except LeaseHeldError as held:
+        raise RunDirectoryError(f"The run directory {job.directory} is in use by {held}: wait for it.") from None
 
 
 def _check(asked: Sequence[int]) -> None:

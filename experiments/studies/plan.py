@@ -96,7 +96,7 @@ class Run:
 class Plan:
     """folder: where runs and tables go. suites: experiment presets; "" is the default one. reference: the row that
     others are compared with. rivals: the rows of which the best is the second thing to compare with. also: as in an
-    :class:`AblationFile`."""
+    :class:`AblationFile`. source: its file."""
 
     name: str
     folder: Path
@@ -109,6 +109,11 @@ class Plan:
     rivals: Sequence[str] = ()
     also: Sequence[Sequence[str]] = ()
     library: Sequence[str] = ()
+    source: Path | None = None
+
+    def content(self) -> bytes | None:
+        """What its file holds now, None where it has none."""
+        return self.source.read_bytes() if self.source is not None and self.source.is_file() else None
 
     def command(self, run: Run) -> list[str]:
         """The overrides of `lossrag train` for one run."""
@@ -224,7 +229,7 @@ def _read(path: Path, kind: type[PlanFile]) -> Plan:
         raise ConfigError(f"The plan {path}: an ablation has one experiment, and also holds pairs of rows.")
     rivals, also = (file.fixed, file.also) if isinstance(file, AblationFile) else (list(rows), [])
     shape = (suites, rows, seeds, file.reference, overrides, tuning, rivals, also, file.library)
-    return Plan(path.stem, path.parent, *shape)
+    return Plan(path.stem, path.parent, *shape, path)
 
 
 def _row(name: str, entry: RowFile, file: PlanFile, tuning: Tuning | None, path: Path) -> Row:

@@ -174,6 +174,16 @@ def _tuning_caption(report: Report) -> str:
     )
 
 
+def means_table(what: str, scores: Mapping[str, Sequence[float]], title: str) -> Table:
+    """For a terminal: the mean of the scores of every row, and how many there are; ``what`` the rows are."""
+    lines = []
+    for row, own in scores.items():
+        middle = interval(list(own)) if own else {}
+        cells = ["" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
+        lines.append([row, str(len(own)), *cells])
+    return Grid([what, "runs", "mean", "±"], lines).rich(f"{title}: mean test score, 95 % intervals")
+
+
 def markdown(name: str, reports: Sequence[Report], seeds: Sequence[int]) -> str:
     """table.md: a section for each suite, its table and the tuning behind it."""
     parts = [f"# Comparison {name}"]

@@ -13,9 +13,10 @@ from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.overrides import plain_values, written
 from lossrag.experiments.config.paths import library_override
 from lossrag.experiments.config.presets import flag_of, split_flags
+from lossrag.experiments.studies.launchers.options import with_launcher
 from lossrag.experiments.studies.plan import Plan, Row, Run, distinct, distinct_seeds
-from lossrag.experiments.studies.results import Grid, Results, runs_csv
-from lossrag.experiments.studies.statistics import interval
+from lossrag.experiments.studies.report import means_table
+from lossrag.experiments.studies.results import Results, runs_csv
 from lossrag.experiments.studies.study import Study, StudyOptions
 from lossrag.files import expanded
 
@@ -45,26 +46,24 @@ class SweepOptions(StudyOptions):
 def sweep(arguments: Sequence[str], console: Console) -> int:
     """Run `lossrag sweep` with these arguments; the exit code, 1 when a run failed."""
     names = {option.name for option in fields(SweepOptions)}
-    own = [argument for argument in arguments if argument.partition("=")[0] in names]
-    options: SweepOptions = build(SweepOptions, plain_values(own), "sweep")
+    own = [argument for argument in arguments if argument.partition("=")[0].partition(".")[0] in names]
+    options: SweepOptions = build(SweepOptions, plain_values(with_launcher(own)), "sweep")
     words, folder = split_flags([argument for argument in arguments if argument not in own])
     overrides = [*library_override(options.library), *flag_of(folder), *words]
     plan = sweep_plan(options, overrides)
-    study = Study(plan, options.processes, console)
+    study = Study(plan, options, console)
     pairs = [(row, seed) for row in plan.rows for seed in plan.seeds]
     if options.key == "seed":  # each of them is a row of one run
         pairs = [(row, seed) for row, seed in pairs if row == str(seed)]
     jobs = study.jobs([Run("", row, (), seed) for row, seed in pairs])
+    if study.shown(jobs):
+        return 0
     with study.claimed():
         summaries = study.run(jobs)
     runs = {(run.row, run.seed): summary for run, summary in summaries.items() if summary is not None}
     results = Results(list(plan.rows), plan.seeds, runs)
-    lines = []
-    for row, scores in results.scores.items():
-        middle = interval(list(scores.values())) if scores else {}
-        cells = ["" if value is None else f"{value:.4f}" for value in middle.values()] or ["", ""]
-        lines.append([row, str(len(scores)), *cells])
-    table = Grid(["value", "runs", "mean", "±"], lines).rich(f"{options.key}: mean test score, 95 % intervals")
+    scores = {row: list(by_seed.values()) for row, by_seed in results.scores.items()}
+    table = means_table("value", scores, options.key)
     text = runs_csv([options.key, "seed"], [((run.row, run.seed), summary) for run, summary in summaries.items()])
     code = study.end({"sweep.csv": text}, [table])
     study.say(f"figures   lossrag figures root={plan.folder}")

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lossrag.errors import BankError
+from lossrag.errors import BankError, LeaseHeldError
 from lossrag.files import check_file
+from lossrag.leases import Lease
 from lossrag.lossbank.experience.context import CONTEXT_NAMES
 from lossrag.lossbank.experience.trials import REAL, TEXTS, WHOLE, Experience, is_name
 from lossrag.lossbank.library.contract import TARGET_KINDS
@@ -118,20 +118,20 @@ def _write(path: Path, experience: Experience) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(f"{path}.lock")
+    lease = Lease(Path(f"{path}.lease"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
+        lease.acquire(PATIENCE)
+    except LeaseHeldError as held:
         raise BankError(
-            f"Another program has kept the bank {path} for {PATIENCE:.0f} seconds: end it, or name another file."
+            f"Another program has kept the bank {path} for {PATIENCE:.0f} seconds, {held}: end it, or name another."
         ) from None
     except OSError as error:
         raise BankError(f"The bank cannot be written to {path} ({error}): name a file you may write to.") from None
     try:
         yield
     finally:
-        lock.release()
+        lease.release()
 
 
 def _believed(columns: Columns, count: int, names: Any) -> Experience:

@@ -7,19 +7,21 @@ import importlib.util
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from lossrag.errors import DataError
+from lossrag.errors import DataError, LeaseHeldError
 from lossrag.extras import install_line
 from lossrag.files import check_file, expanded
+from lossrag.leases import Lease
 from lossrag.tasks.files.download import Unavailable, from_index, from_url
 from lossrag.tasks.files.sources import Alternatives, DataFile
 
 log = logging.getLogger(__name__)
 
-LOCK_SECONDS = 3600.0
+PATIENCE_SECONDS = 3600.0
+"""To wait for another process that fetches the same."""
 
 
 def cache_folder() -> Path:
@@ -125,7 +127,7 @@ def _fetch(file: DataFile) -> Path:
     part = target.with_name(f"{file.name}.part")  # a fixed name, so that a killed download leaves no heap
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target):
+        with leased_cache(target):
             if _in_cache(file):  # another process was faster
                 return target
             shutil.rmtree(part, ignore_errors=True)
@@ -150,17 +152,23 @@ def _download(file: DataFile, part: Path) -> None:
         raise Unavailable(f"{origin}: sha256 {actual}, expected {file.sha256}; thrown away")
 
 
-def _locked(target: Path) -> FileLock:
-    lock = FileLock(f"{target}.lock")
+@contextmanager
+def leased_cache(target: Path) -> Iterator[None]:
+    """Keep a file or folder of the cache to this process, after any other that is at it; raises DataError after an hour
+    of waiting."""
+    lease = Lease(Path(f"{target}.lease"))
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("Another process is fetching %s: waiting for it.", target.name)
+        lease.acquire()
+    except LeaseHeldError as held:
+        log.warning("%s is being made by %s: waiting for it.", target.name, held)
         try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except Timeout:
-            raise DataError(f"Waited an hour for {lock.lock_file}: end the process that holds it.") from None
-    return lock
+            lease.acquire(PATIENCE_SECONDS)
+        except LeaseHeldError as still:
+            raise DataError(f"Waited an hour for {lease.path}: end {still}, which holds it.") from None
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _names(alternatives: Alternatives) -> str:

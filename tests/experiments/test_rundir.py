@@ -28,7 +28,6 @@ def test_a_finished_run_is_shown_not_repeated(copied, lossrag):
     assert "mean" in result.out
     assert f"results   {directory}/summary.json" in result.out, "it was moved: where it is now"
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
-    after.pop(directory / ".lock"), before.pop(directory / ".lock")
     assert before == after
 
 
@@ -83,10 +82,10 @@ def test_rests_of_a_killed_process_are_no_obstacle(tmp_path, lossrag):
 def test_a_directory_in_use(copied, lossrag):
     directory, overrides = copied
     hold = (
-        "import sys, filelock\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\n"
-        "print('held', flush=True)\nsys.stdin.read()"
+        "import sys, pathlib\nfrom lossrag.leases import Lease\n"
+        "lease = Lease(pathlib.Path(sys.argv[1]))\nlease.acquire()\nprint('held', flush=True)\nsys.stdin.read()"
     )
-    line = [sys.executable, "-c", hold, str(directory / ".lock")]
+    line = [sys.executable, "-c", hold, str(directory / ".lease")]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         error = lossrag("train", *overrides).error

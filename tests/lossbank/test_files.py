@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
 import lossrag.files
 from lossrag.errors import BankError
+from lossrag.leases import leased
 from lossrag.lossbank.experience import files
 from lossrag.lossbank.experience.files import FORMAT, add_experience, load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
@@ -68,7 +68,7 @@ def test_a_file_that_another_program_keeps(path, monkeypatch):
     save_experience(path, random_experience(2))
     before = path.read_bytes()
     monkeypatch.setattr(files, "PATIENCE", 0.01)
-    with FileLock(f"{path}.lock"), pytest.raises(BankError, match="Another program has kept the bank"):
+    with leased(Path(f"{path}.lease")), pytest.raises(BankError, match="Another program has kept the bank"):
         add_experience(path, random_experience(3))
     assert path.read_bytes() == before
 

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lossrag.checks import check_least
-from lossrag.errors import ConfigError, RunDirectoryError, did_you_mean
+from lossrag.errors import ConfigError, LeaseHeldError, RunDirectoryError, did_you_mean
 from lossrag.experiments.bank.collect.plan import CollectPlan, Squares, Stacked, load_collect_plan, shard_path
 from lossrag.experiments.bank.collect.squares import RUN_COLUMNS, collect_squares
 from lossrag.experiments.bank.collect.stacked import collect_case
 from lossrag.experiments.bank.collect.table import cases_csv
 from lossrag.experiments.config.compose import build
 from lossrag.experiments.config.library import load_library
+from lossrag.experiments.config.paths import SUFFIXES, library_override
 from lossrag.experiments.record.progress import say
+from lossrag.experiments.studies.jobs import run_tasks
+from lossrag.experiments.studies.launchers.base import Launcher, Standing, Task
+from lossrag.experiments.studies.launchers.opening import LOCAL_PROCESSES, opened
+from lossrag.experiments.studies.launchers.options import LauncherOptions
+from lossrag.experiments.studies.states import States
 from lossrag.files import expanded
+from lossrag.leases import leased
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.proof import DamagedFile, read_proven, write_proven
@@ -35,11 +41,14 @@ IGNORED = (signal.SIGINT, signal.SIG_IGN)
 @dataclass(frozen=True)
 class CollectOptions:
     """root: where shards, runs and tables go, in a folder of the plan's name. parts: some of the plan's alone.
-    processes: side by side, of one thread each. library: Python files of one's own."""
+    shard: this one of a stacked part alone. processes: side by side, of one thread each; None for two, and on a cluster
+    for what it takes. launcher: where they go (docs/many-runs.md). library: Python files of one's own."""
 
     root: str = "runs/collect"
     parts: list[str] | None = None
-    processes: int = 2
+    shard: int | None = None
+    processes: int | None = None
+    launcher: LauncherOptions = field(default_factory=LauncherOptions)
     library: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,28 +64,79 @@ def collect(given: Sequence[str], values: Mapping[str, Any], console: Console) -
             raise ConfigError(f"The plan {plan.name} has no part {name!r}: {did_you_mean(name, plan.parts)}")
     folder = expanded(options.root, "root") / plan.name
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    for name in options.parts or plan.parts:
-        part = plan.parts[name]
-        if isinstance(part, Squares):
-            collect_squares(plan, name, part, folder, options.processes, console, options.library)
-        else:
-            _collect_stacked(plan, name, part, folder, options, console)
-    return _end(plan, folder, console)
+    names = options.parts or list(plan.parts)
+    if options.shard is not None:
+        _one_shard(plan, names, options.shard, folder)
+        return 0
+    shown = options.launcher.dry_run
+    logs = folder / "logs"
+    states, failed = States(logs), False
+    with opened(options.launcher, options.processes, logs) as launcher:
+        for name in names:
+            part = plan.parts[name]
+            if isinstance(part, Squares):
+                collect_squares(plan, name, part, folder, launcher, states, shown, console, options.library)
+            elif shown or options.launcher.name != "local":
+                missing = _missing(part, folder, name)
+                tasks = [_shard_task(given[0], options, name, number, logs, folder) for number in missing]
+                failed |= _launch_shards(name, tasks, part.shards, launcher, states, shown, console)
+            else:
+                _collect_stacked(plan, name, part, folder, options, console)
+    return 0 if shown else _end(plan, folder, console) or int(failed)
+
+
+def _one_shard(plan: CollectPlan, names: Sequence[str], number: int, folder: Path) -> None:
+    part = plan.parts[names[0]]
+    if len(names) != 1 or not isinstance(part, Stacked) or not 0 <= number < part.shards:
+        raise ConfigError(f"shard={number} is one of a single stacked part: say parts=[NAME], and one that it has.")
+    collect_shard(plan, names[0], number, folder)
+
+
+def _missing(part: Stacked, folder: Path, name: str) -> list[int]:
+    return [n for n in range(part.shards) if not shard_path(folder, name, n).exists()]
+
+
+def _shard_task(plan: str, options: CollectOptions, name: str, number: int, logs: Path, folder: Path) -> Task:
+    where = expanded(plan, "the plan").absolute() if plan.endswith(SUFFIXES) else plan
+    root = f"root={expanded(options.root, 'root').absolute()}"
+    own = library_override(options.library)
+    command = ("bank", "collect", str(where), root, f"parts=[{name}]", f"shard={number}", *own)
+    return Task(f"{name}-{number:04d}", command, logs / f"{name}-{number:04d}.log", folder / "shards" / f"{number}")
+
+
+def _launch_shards(
+    name: str, tasks: Sequence[Task], shards: int, launcher: Launcher, states: States, shown: bool, console: Console
+) -> bool:
+    """Make shards by a launcher, or show what would be; true when one failed."""
+    if shown:
+        for task in tasks:
+            print(launcher.script(task))
+        return False
+    failed, done = False, shards - len(tasks)
+    for task, standing in run_tasks(tasks, launcher, states):
+        good = standing.code == 0
+        why = "" if good else standing.why or f"see {task.log}"
+        states.tell(task.name, Standing("finished" if good else "failed", standing.where, why=why))
+        failed |= not good
+        done += good
+        say(console, f"{name}: {done} of {shards} shards" if good else f"failed: {task.name}: {why}")
+    return failed
 
 
 def _collect_stacked(
     plan: CollectPlan, name: str, part: Stacked, folder: Path, options: CollectOptions, console: Console
 ) -> None:
-    waiting = [n for n in range(part.shards) if not shard_path(folder, name, n).exists()]
+    waiting = _missing(part, folder, name)
     done = part.shards - len(waiting)
-    if options.processes == 1 or len(waiting) < 2:
+    processes = options.processes or LOCAL_PROCESSES
+    if processes == 1 or len(waiting) < 2:
         for number in waiting:
             collect_shard(plan, name, number, folder)
             done += 1
             say(console, f"{name}: {done} of {part.shards} shards")
         return
     own = (options.library,)
-    with ProcessPoolExecutor(options.processes, get_context("spawn"), _begin, own) as executor:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, own) as executor:
         futures = [executor.submit(collect_shard, plan, name, number, folder) for number in waiting]
         try:
             for future in as_completed(futures):
@@ -104,12 +164,12 @@ def collect_shard(plan: CollectPlan, name: str, number: int, folder: Path) -> No
     torch.set_num_threads(1)
     path = shard_path(folder, name, number)
     try:
-        with FileLock(path.with_suffix(".lock")).acquire(timeout=0):
+        with leased(path.with_suffix(".lease")):
             if not path.exists():
                 cases = range(number * part.per_shard, min((number + 1) * part.per_shard, part.cases))
                 save_experience(path, Experience.of(collect_case(plan, name, part, case) for case in cases))
-    except Timeout:
-        pass
+    except LeaseHeldError:
+        pass  # another one is at it
 
 
 def _end(plan: CollectPlan, folder: Path, console: Console) -> int:

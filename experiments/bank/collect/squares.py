@@ -19,8 +19,10 @@ from lossrag.experiments.config.paths import library_override
 from lossrag.experiments.record.finished import FinishedRun, load_runs
 from lossrag.experiments.record.progress import say
 from lossrag.experiments.run.build import build_suite
-from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, why_failed
+from lossrag.experiments.studies.jobs import claimed, make_job, run_jobs, task_of, why_failed
+from lossrag.experiments.studies.launchers.base import Launcher
 from lossrag.experiments.studies.results import csv_text
+from lossrag.experiments.studies.states import States
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.experience.files import save_experience
 from lossrag.lossbank.experience.trials import Experience
@@ -36,12 +38,14 @@ def collect_squares(
     name: str,
     part: Squares,
     folder: Path,
-    processes: int,
+    launcher: Launcher,
+    states: States,
+    shown: bool,
     console: Console,
     library: Sequence[str] = (),
 ) -> None:
     """Make the shards of a part that are not there, each from the runs of a square, which run the files of ``library``
-    first."""
+    first; ``shown``: only show these."""
     runs, logs = folder / name, folder / "logs"
     with claimed(runs):
         for number in range(part.shards):
@@ -51,7 +55,11 @@ def collect_squares(
             lines = square(plan, name, part, number)
             own = library_override(library)
             jobs = [make_job(f"{name}-{number:03d}-{place}", [*own, *line], runs) for place, line in enumerate(lines)]
-            summaries = run_jobs(jobs, processes, logs, lambda job, summary: None)
+            if shown:
+                for job in jobs:
+                    print(launcher.script(task_of(job, logs)))
+                continue
+            summaries = run_jobs(jobs, launcher, logs, lambda job, summary: None, states)
             failed = [job for job in jobs if summaries[job] is None]
             for job in failed:
                 say(console, f"failed: {job.name}: {why_failed(job, logs)}")

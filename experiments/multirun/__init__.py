@@ -1,0 +1,1 @@
+"""Multirun: Hydra's own way of starting many runs, with any sweeper and launcher plugin."""
