@@ -173,7 +173,9 @@ def test_the_second_time_nothing_runs(undisturbed, lossrag):
     folder, _ = undisturbed
     files = [*SAME, "seconds.csv"]
     before = {name: (folder / name).read_bytes() for name in files}
-    runs = {path: path.stat().st_mtime_ns for pattern in ("logs/*", "*/metrics.jsonl") for path in folder.glob(pattern)}
+    runs = {
+        path: path.stat().st_mtime_ns for pattern in ("logs/*.log", "*/metrics.jsonl") for path in folder.glob(pattern)
+    }
     assert len(runs) == 12
     assert lossrag(*SMOKE, f"root={folder.parent}").code == 0
     assert {path: path.stat().st_mtime_ns for path in runs} == runs
