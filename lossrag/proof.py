@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from lossrag.files import GIB, MIB, UnfitFile, read_file, write_atomic
+from lossrag.leases import leased
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +27,8 @@ _HEAD = "# LossRAG: sha256 of the lines below "
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\0\n]+)")
 _CHAIN = re.compile(rb'^(.*), "chain": "([0-9a-f]{16})"\}$', re.DOTALL)
 _UNPROVEN: set[Path] = set()
+PATIENCE = 60.0
+"""Seconds that another process may take to write into the same folder."""
 MOST_LINES = 4 * GIB
 """Bytes of a file of lines, which is read as a whole."""
 Sums = dict[str, set[str]]
@@ -68,9 +69,9 @@ def write_proven(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write these files of a folder, by name, each whole or not at all, with their sums; others keep theirs.
 
     A crash at any moment leaves files that match: old and new content are both proven while one replaces the other.
-    Raises OSError, and UnfitFile for a SHA256SUMS that is damaged.
+    Raises OSError, UnfitFile for a SHA256SUMS that is damaged, and LeaseHeldError for a folder that another process keeps.
     """
-    with FileLock(folder / f".{SUMS}.lock"):
+    with leased(folder / f".{SUMS}.lease", PATIENCE):
         try:
             sums = read_sums(folder) or {}
         except DamagedFile as reason:

@@ -52,7 +52,7 @@ def read_flags(arguments: Sequence[str]) -> Flags:
     rest = list(arguments)
     while rest:
         given = rest.pop(0)
-        name, equals, value = given.partition("=") if given.startswith("--") else (given, "", "")
+        name, _, value = given.partition("=") if given.startswith("--") else (given, "", "")
         flag = _SHORT.get(name, name)
         if flag in _REFUSED:
             raise ConfigError(f"{given}: {_REFUSED[flag]}.")
