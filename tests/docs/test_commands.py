@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.docs.lines import PAGES, ROOT, command_lines, console_lines, words_of
 
-SHOWN = {
-    page: words for page in PAGES if (words := [w for line in command_lines(page.read_text()) for w in words_of(line)])
-}
+
+def shown(page: Path) -> list[list[str]]:
+    """Commands of a page, each once; without those of the README's consoles, which test_readme.py runs."""
+    text = page.read_text()
+    run = console_lines(text) if page.name == "README.md" else []
+    found = [words for line in command_lines(text) if line not in run for words in words_of(line)]
+    return [words for place, words in enumerate(found) if words not in found[:place]]
+
+
+SHOWN = {page: words for page in PAGES if (words := shown(page))}
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.stem)

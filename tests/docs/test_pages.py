@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,11 @@ def public_names() -> list[tuple[str, str]]:
     return [*names, *(("lossrag", name) for name in lossrag.__all__ if name not in below)]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def described(package: str, name: str) -> str:
     """The docstring of a public name; of a constant the string below its assignment, wherever that is."""
     value = getattr(importlib.import_module(package), name)
@@ -79,7 +85,7 @@ def described(package: str, name: str) -> str:
         # a dataclass without one is given its signature
         return "" if text is None or text.startswith(f"{name}(") else text
     for path in sorted((ROOT / package.removeprefix("lossrag.")).rglob("*.py")):
-        for statement, following in itertools.pairwise(ast.parse(path.read_text()).body):
+        for statement, following in itertools.pairwise(parsed(path).body):
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             here = any(isinstance(target, ast.Name) and target.id == name for target in targets)
             if here and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
