@@ -69,7 +69,7 @@ def write_proven(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write these files of a folder, by name, each whole or not at all, with their sums; others keep theirs.
 
     A crash at any moment leaves files that match: old and new content are both proven while one replaces the other.
-    Raises OSError, UnfitFile for a SHA256SUMS that is damaged, and LeaseHeldError for a folder that another process keeps.
+    Raises OSError, UnfitFile for a SHA256SUMS that is damaged, and LeaseHeldError where another process does not end.
     """
     with leased(folder / f".{SUMS}.lease", PATIENCE):
         try:

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
@@ -20,12 +23,13 @@ from rich.console import Console
 
 from lossrag.errors import ConfigError, LossRAGError
 from lossrag.experiments.config.identity import Settings, section
+from lossrag.experiments.exits import SIGNALS, Stopped
 from lossrag.experiments.multirun.job import JobReport, TrainJob, read_reports
 from lossrag.experiments.multirun.loader import PRIMARY, JobLoader, is_hydra, resolved, settings_of
 from lossrag.experiments.multirun.logs import kept_logging
 from lossrag.experiments.multirun.table import ended_jobs, jobs_csv, jobs_table
 from lossrag.experiments.record.progress import say
-from lossrag.experiments.studies.jobs import claimed, stop_signals
+from lossrag.experiments.studies.jobs import claimed
 from lossrag.files import write_atomic
 
 REFUSED = {
@@ -61,13 +65,29 @@ def _multirun(overrides: Sequence[str], console: Console) -> int:
         reports = folder / "jobs"
         shutil.rmtree(reports, ignore_errors=True)
         try:
-            with stop_signals():
+            with _stop_signals():
                 _sweep(config, loader, TrainJob(reports))
         except Exception as error:  # the first of the jobs that failed, or what a plugin had to say
             stopped = error
         read = read_reports(reports)
         _check(stopped, read)
         return _end(folder, loader, read, stopped, console)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """Within: Ctrl-C and SIGTERM raise Stopped, also while an engine of Hydra's waits for its jobs."""
+
+    def arrived(number: int, frame: FrameType | None) -> None:
+        what, code = SIGNALS[signal.Signals(number)]
+        raise Stopped(f"{what}; the same command goes on from here.", code)
+
+    previous = {number: signal.signal(number, arrived) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _sweep(config: DictConfig, loader: JobLoader, job: TrainJob) -> None:
