@@ -57,7 +57,7 @@ def test_a_plan_run_twice(lossrag, tmp_path, runs_here):
     runs = (tmp_path / "ablation/own/runs.csv").read_text()
     assert len(runs.splitlines()) == 1 + 4
     assert runs.startswith("row,seed,run_id,best_epoch,validation,test,digit,parity,loops,centre,seconds\n")
-    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/own/logs").iterdir()}
+    logs = {path: path.stat().st_mtime_ns for path in (tmp_path / "ablation/own/logs").glob("*.log")}
     assert lossrag(*call).code == 0
     assert {path: path.stat().st_mtime_ns for path in logs} == logs, "nothing ran again"
     assert (tmp_path / "ablation/own/runs.csv").read_text() == runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from lossrag.experiments.cli import COMMANDS, main
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.groups import CONF_DIR, experiment_names
 from lossrag.experiments.help import COMMANDS_HELP, MAIN_HELP
+from lossrag.experiments.train import Training
 from lossrag.models import ENCODERS
 from lossrag.tasks import SUITES
 from lossrag.weighting import WEIGHTINGS
@@ -138,13 +140,16 @@ def test_main_exits_with_the_code(capsys):
 
 
 def test_interrupt_has_its_code(lossrag, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    step = Training._one_step
 
-    monkeypatch.setattr("lossrag.experiments.train.Training._one_step", interrupt)
+    def interrupted(self, index):
+        step(self, index)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Training, "_one_step", interrupted)
     result = lossrag("train", "experiment=digits")
     assert result.code == 130
-    assert "the same command resumes" in result.err
+    assert "Interrupted after step 1; the same command resumes from the checkpoint of that step." in result.err
     again = lossrag("train", "experiment=digits", "run.again=true")
     assert "with run.dir=runs/digits-" in again.err
 
@@ -202,7 +207,7 @@ def test_files_of_a_run(finished):
     events = {name for name in names if name.startswith("tensorboard/")}
     assert len(events) == 4 + 1  # a file per task, and one for all
     expected = {"config.yaml", "metrics.jsonl", "summary.json", "trajectories.png"}
-    expected |= {"model.json", "preprocessing.json", "SHA256SUMS"}
+    expected |= {"model.json", "preprocessing.json", "SHA256SUMS", "test_predictions.safetensors"}
     assert names - events == expected | {"checkpoints/last.safetensors", "checkpoints/best.safetensors"}
 
 

@@ -121,7 +121,7 @@ def test_mistakes_in_a_plan(lossrag, tmp_path, change, message):
         (["experiment=smoke", "processes=0"], "1 or more"),
         (["experiment=smoke", "process=2"], "did you mean 'processes'"),
         (["processes=2"], "experiment=NAME"),
-        (["experiment=absent.yaml"], "cannot be read"),
+        (["experiment=absent.yaml"], "absent.yaml is not there"),
         (["topic_small"], "key=value"),
     ],
 )

@@ -23,7 +23,7 @@ def test_every_preset_composes(name):
 
 
 def test_the_default_preset_is_the_quick_one():
-    assert load_config([])[1] == load_config(["experiment=topic_quick"])[1]
+    assert {**load_config([])[1], "overrides": ["experiment=topic_quick"]} == load_config(["experiment=topic_quick"])[1]
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("paper/topic", 0.5), ("paper/sentiment", 0.1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_a_driver_that_is_stopped_cancels_what_runs(task, tmp_path, monkeypatch)
     engine = Scripted(Standing("ended", "ant", 0))
 
     def interrupted(_):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(jobs_module.time, "sleep", interrupted)
     with pytest.raises(Stopped):
