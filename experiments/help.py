@@ -231,7 +231,7 @@ ones resume.
 
   lossrag sweep experiment=topic_quick key=tasks.rho values=[0.01,0.05,0.1,0.2,0.3,0.4] seeds=[0,1,2]
   lossrag sweep experiment=topic_quick key=weighting.alpha values=[0.005,0.02,0.1] seeds=[0,1,2]
-  lossrag sweep experiment=./mine.yaml library=[my.py] key=weighting.alpha values=[0.1,0.2]
+  lossrag sweep experiment=./mine.yaml library=[my.py] key=optimizer.lr values=[0.001,0.01]
   lossrag figures root=runs/sweep only=[rho,alpha]
 """,
     "figures": """\
