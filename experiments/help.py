@@ -92,8 +92,8 @@ Start from a preset, change what you like. The same command resumes an interrupt
   optimizer.lr=1e-3   train.epochs=10   train.batch_size=256   seed=0
   train.memory=low                     hold one task's gradient at a time instead of all
   train.precision=bf16                 autocast of the encoder, on machines that have it
-  library=[my.py]                      files of yours that register suites, encoders, weightings, losses, metrics: then
-                                       tasks=mine model=mine loss.tasks.REC=mine (docs/own-suite.md)
+  library=[my.py] tasks=mine model=mine loss.tasks.REC=mine     files of yours that register suites, encoders,
+                                       weightings, losses, metrics go first, their names then (docs/own-suite.md)
   experiment=./mine.yaml               a preset of your own; --config-dir DIR: those in DIR/experiment
   machine.device=cuda   machine.threads=2   run.root=FOLDER   run.dir=FOLDER   run.again=true   log.every_steps=10
   log.contexts=true                    record what a bank remembers the tasks by (lossrag bank add)
@@ -134,7 +134,8 @@ Costs as medians of paired ratios (docs/cost.md).
   bert            peak memory and seconds of a step that fine-tunes a pre-trained encoder (extra bert)
                   encoder=minilm batch=32 length=128 tasks=[4,14] steps=2 low=false threads=1
   runs            whole runs with some options beside the same runs without, by the processor time of both
-                  experiments=[digits] options=[loss.policy=retrieval] beside=[loss.policy=fixed] pairs=3
+                  experiments=[digits] options=[loss.policy=retrieval] beside=[loss.policy=fixed] both=[] pairs=3
+                  seed=90 threads=1
   devices         a model, nothing is timed: a step of BERT-base over several devices (docs/devices.md)
                   tasks=[4,14,64] devices=[2,8,64] parameters=109.5e6 body=85.1e6 rows=512 length=128
 """,
@@ -230,7 +231,7 @@ ones resume.
 
   lossrag sweep experiment=topic_quick key=tasks.rho values=[0.01,0.05,0.1,0.2,0.3,0.4] seeds=[0,1,2]
   lossrag sweep experiment=topic_quick key=weighting.alpha values=[0.005,0.02,0.1] seeds=[0,1,2]
-  lossrag sweep experiment=./mine.yaml library=[my.py] key=weighting.alpha values=[0.1,0.2]
+  lossrag sweep experiment=./mine.yaml library=[my.py] key=optimizer.lr values=[0.001,0.01]
   lossrag figures root=runs/sweep only=[rho,alpha]
 """,
     "figures": """\
@@ -289,7 +290,7 @@ Scores of a finished run on other rows, each in the metric of its task. The rows
   lossrag evaluate run=runs/RUN data=labelled.csv output=scores.json
 """,
     "export": """\
-lossrag export run=DIR [format=safetensors | torch_export | onnx] [output=FILE]
+lossrag export run=DIR [format=safetensors] [output=FILE]
 
 The model of a finished run for other programs, with what its inputs are made by and what its outputs mean
 (docs/predict.md).

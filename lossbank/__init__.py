@@ -6,7 +6,8 @@ if __name__ != "lossrag.lossbank":
 # Importing the losses is what registers them.
 from lossrag.labels import labelled, labelled_mean
 from lossrag.lossbank import losses
-from lossrag.lossbank.composing.composer import Composer, Event
+from lossrag.lossbank.composing.composer import Composer
+from lossrag.lossbank.composing.events import Event
 from lossrag.lossbank.composing.evidence import Batch, Evidence, EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.learned_losses import LearnedLosses
 from lossrag.lossbank.composing.look_ahead import (

@@ -17,6 +17,7 @@ from lossrag.checks import one_of
 from lossrag.errors import ConfigError, DivergedError
 from lossrag.weighting.base import HypergradientSpec, State, Weighting
 from lossrag.weighting.gradients.engine import Engine
+from lossrag.weighting.gradients.held import add_held, set_aside
 from lossrag.weighting.gradients.inner_update import check_inner, inner_factors
 from lossrag.weighting.gradients.lying import Lying
 from lossrag.weighting.gradients.passes import Passes
@@ -25,7 +26,7 @@ from lossrag.weighting.gradients.random_state import random_state
 from lossrag.weighting.gradients.replay import replayed_hypergradient
 from lossrag.weighting.gradients.rows import TaskGradients
 from lossrag.weighting.parallel.group import Group
-from lossrag.weighting.parallel.tally import Rows, rows_of
+from lossrag.weighting.parallel.tally import Rows
 from lossrag.weighting.record import StepRecord
 from lossrag.weighting.state.host import learn_on_host
 from lossrag.weighting.state.presence import learn_present
@@ -181,7 +182,7 @@ class MultiTaskStep(GroupSide):
         """
         self._check_query(query)
         held_out = None if query is None else self._query(query)
-        counts = self._query_counts(query_rows) if held_out is not None and self.learns_next else ()
+        counts = self.query_counts(query_rows) if held_out is not None and self.learns_next else ()
         self.engine.scale(1.0)
         gathered = self._gathered(support, Inputs(epoch, scores, representation, rows), apply=True)
         self._lying = Lying.of(self.optimizers.parameters())
@@ -248,19 +249,10 @@ class MultiTaskStep(GroupSide):
         if self.needs.hypergradient is None:
             raise ConfigError(f"MultiTaskStep: {type(self.weighting).__name__} takes no query losses: leave learn out.")
         self._lying = Lying.of(self.optimizers.parameters())
-        return self._learned(gathered, self._query(query), self._query_counts(query_rows))
+        return self._learned(gathered, self._query(query), self.query_counts(query_rows))
 
     def _query(self, query: Losses) -> Ordered:
         return ordered(query, [self.tasks[task] for task in self.outer], "query")
-
-    def _query_counts(self, given: Rows | None) -> list[float]:
-        """The query rows (T,) of this process; none where it is alone."""
-        if self.group is None:
-            return []
-        told = dict(
-            zip(self.outer, rows_of(given, self.group, [self.tasks[t] for t in self.outer], "query"), strict=True)
-        )
-        return [told.get(task, 0.0) for task in range(len(self.tasks))]
 
     def _check_query(self, query: Losses | None) -> None:
         if (self.needs.hypergradient is None) != (query is None):
@@ -300,16 +292,14 @@ class MultiTaskStep(GroupSide):
         update = self.route(self.learns_next)
         self.count += 1
         self._forget()
-        held, before = [parameter.grad for parameter in self.parameters], self.state
-        for parameter in self.parameters:
-            parameter.grad = None
+        held, before = set_aside(self.parameters), self.state
         statistics = Statistics(self.engine.statistics)
         judge = self._judge(losses)
         try:
             with wrapped_refused(look=self.count == 1):
                 gathered = update(losses, inputs, judge)
             self.share_statistics()
-            self._complete(held, apply)
+            add_held(self.parameters, held, self.engine.passes.scale if apply else 1.0)
             size = judge.gradient(gathered.present, unscaled=apply)
             if apply and gathered.skipped is None:
                 self._apply(judge, size, gathered.present)
@@ -329,16 +319,6 @@ class MultiTaskStep(GroupSide):
             statistics.restore()
             self._put_back(held, before)
         return gathered
-
-    def _complete(self, held: Sequence[Tensor | None], unscale: bool) -> None:
-        """Add the gradients that were ``held`` to those of the step."""
-        scale = self.engine.passes.scale
-        for parameter in self.parameters if unscale and scale != 1 else ():
-            if parameter.grad is not None:
-                parameter.grad = parameter.grad / scale
-        for parameter, gradient in zip(self.parameters, held, strict=True):
-            if gradient is not None:
-                parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
 
     def _apply(self, judge: Judge, size: float, present: Sequence[int]) -> None:
         """The update by gradients of this magnitude, which the policy refuses where it would leave anything not

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from math import isnan
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lossrag.checks import require
 from lossrag.errors import ConfigError, DivergedError, LossError
+from lossrag.lossbank.composing.events import Event
 from lossrag.lossbank.composing.evidence import EvidenceOptions, Moment, TaskMoment, TaskSpec
 from lossrag.lossbank.composing.policies import POLICIES, ComposerConfig, library, spread, suits
 from lossrag.lossbank.composing.retrieval import Adviser, Gain, explained, gains, ranked, shares_of
@@ -26,27 +27,6 @@ from lossrag.lossbank.library.registration import LOSSES
 
 SELDOM = 0.5
 """Share of the running gradient sizes that stays where they are measured on many rows and seldom: without evidence."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """A decision about a task at a step, and why.
-
-    what: ``composed`` (its losses have changed) or ``kept`` after a question to the bank, ``silent`` where the bank
-        knows nothing like it, ``ranked``; ``off`` and ``retry`` for a loss that evidence has switched off or let back,
-        ``off`` also for one that raises, or whose values or gradients are no finite numbers, which never comes back.
-    loss: the one it is about, or the largest of the composition.
-    neighbours: the cases of the bank that decided, nearest first, with what is known of each.
-    shares: what the task is made of after a question, largest share first.
-    """
-
-    step: int
-    task: str
-    loss: str
-    what: str
-    reason: str
-    neighbours: tuple[Mapping[str, Any], ...] = ()
-    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 class Composer:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
+from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark import command as benchmarks
 from lossrag.experiments.cli import run
 from lossrag.experiments.config import compose, library
-from lossrag.experiments.config.groups import defaults_of
+from lossrag.experiments.config.groups import experiment_names
+from lossrag.experiments.studies.study import Study
 from lossrag.lossbank import LOSSES
 from lossrag.models import ENCODERS
 from lossrag.tasks import METRICS, SUITES
@@ -34,6 +35,7 @@ FINISHED = (
     "runs/plain",
     "runs/mine",
     "runs/compare/topic_small/runs/one",
+    "runs/compare/smoke/runs/one",
     "runs/sweep/one",
     "runs/gaps/one",
     "RUN",
@@ -78,6 +80,12 @@ def _python_of(page: str, name: str) -> str:
     return found[1]
 
 
+def _python_of(page: str, part: str = "") -> str:
+    """The first Python block of a page with this in it."""
+    found = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return next(block for block in found if part in block)
+
+
 def _yaml_of(page: str, start: str) -> str:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     (found,) = [block for block in blocks if block.startswith(start)]
@@ -111,13 +119,18 @@ def place(tmp_path_factory) -> Path:
     for name, page in (
         ("my_losses.py", "losses.md"),
         ("my_method.py", "own-method.md"),
-        ("my_suite.py", "own-suite.md"),
         ("mine.py", "table.md"),
-        ("my.py", "losses.md"),
     ):
-        (folder / name).write_text(_python_of(page, name))
+        (folder / name).write_text(_python_of(page))
+    suite = _python_of("own-suite.md") + _python_of("own-suite.md", "@ENCODERS")
+    (folder / "my_suite.py").write_text(suite)
+    mine = re.sub(r'(?<=[(\s])"(rings|sine|squared_miss)"', '"mine"', suite + _python_of("losses.md"))
+    (folder / "my.py").write_text(mine)
+    (folder / "mine.yaml").write_text(_yaml_of("own-suite.md", "defaults:"))
     with (folder / "my_losses.py").open("a") as stream:
-        stream.write(_python_of("own-loss.md", "my_losses.py"))
+        stream.write(_python_of("own-loss.md"))
+    assert run(["new", str(folder / "project")]) == 0
+    shutil.copytree(folder / "project", folder, dirs_exist_ok=True)
     (folder / "compare.yaml").write_text(_yaml_of("compare.md", "# lossrag compare"))
     (folder / "ablate.yaml").write_text(_yaml_of("compare.md", "# lossrag ablate"))
     (folder / "collect.yaml").write_text(_yaml_of("collect.md", "seed:"))
@@ -150,31 +163,26 @@ def understands(place, tmp_path, monkeypatch, capsys, registered, composed) -> C
     monkeypatch.chdir(folder)
     original = compose._compose
 
-    def quickly(choices: Sequence[Any]) -> Any:
-        presets = [choice for choice in choices if choice.key_or_group == "experiment"]
-        key = tuple(str(choice.input_line) for choice in presets)
+    def quickly(lines: Sequence[str]) -> Any:
+        key = tuple(lines)
+        if not {*key} <= shipped:
+            return original(lines)
         if key not in composed:
-            composed[key] = original(presets)
-        settings = copy.deepcopy(composed[key])
-        for choice in choices:
-            if choice not in presets:
-                OmegaConf.update(
-                    settings, choice.key_or_group, defaults_of(choice.key_or_group, choice.value()), merge=False
-                )
-        return settings
+            composed[key] = original(lines)
+        return copy.deepcopy(composed[key])
 
-    jobs = "lossrag.experiments.studies.study.Study.jobs"
-    first_job = pytest.importorskip("lossrag.experiments.studies.study").Study.jobs
+    shipped = {f"experiment={name}" for name in experiment_names()}
+    first_job = Study.jobs
     monkeypatch.setattr(compose, "_compose", quickly)
-    monkeypatch.setattr(jobs, lambda self, runs: first_job(self, list(runs)[:1]))
+    monkeypatch.setattr(Study, "jobs", lambda self, runs: first_job(self, list(runs)[:1]))
     for long in (
-        "studies.study.Study.run",
+        "studies.study.opened",
         "figures.command._drawings",
         "theory.command.build_suite",
+        "report.command.html",
         "bank.validate.validate",
         "bank.picture.bank_figure",
-        "bank.collect.command.collect_squares",
-        "bank.collect.command._collect_stacked",
+        "bank.collect.command.opened",
         "benchmark.command.plot_costs",
         "trained.predict.opened",
         "trained.evaluate.opened",
@@ -186,21 +194,25 @@ def understands(place, tmp_path, monkeypatch, capsys, registered, composed) -> C
     monkeypatch.setattr(benchmarks, "apply_machine", lambda *_: None)  # a GPU is not here
 
     def check(words: list[str]) -> str:
+        shutil.copy(place / "mine.yaml", folder)
         for name in ("compare", "ablate", "collect"):
-            if name in words[:2]:
+            if name in words[:2]:  # mine.yaml is one of theirs, and else a preset
                 shutil.copy(folder / f"{name}.yaml", folder / "mine.yaml")
+                shutil.copy(folder / f"{name}.yaml", folder / "plan.yaml")
+        for path in list(library._loaded):  # every command is a process of its own
+            library._forget(path)
         capsys.readouterr()
         if words[0] == "bank":
             words = [BANKS.get(word, word) for word in words]
         if words[:2] == ["bank", "add"]:  # the other run has composed losses, so no trials
             words = [word.replace("run=runs/RUN", "run=runs/SECOND") for word in words]
-        if words[0] == "figures":
+        if words[0] in ("figures", "report", "check"):
             words = [word.replace("root=FOLDER", "root=runs") for word in words]
         (folder / "new.safetensors").unlink(missing_ok=True)
         if words[0] == "train" and "--help" not in words:
             try:
-                compose.load_config(one_run([word for word in words[1:] if word != "--cfg"]))
-            except compose.ConfigError as error:
+                compose.load_config(one_run(words[1:]))
+            except ConfigError as error:
                 return str(error)
             return ""
         try:

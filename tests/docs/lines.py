@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+from lossrag.experiments.multirun.flags import read_flags
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"_build", "_api", "results"} & {*page.parts}]
@@ -15,6 +17,7 @@ INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 COMMAND = re.compile(r"(?:^|\s)lossrag (?!is\b|-)")
 STAND_INS = {
     r"(?<![\w/])RUN_DIR\b|(?<![\w/])DIR\b": "runs/RUN",
+    r"\bPATH\b": "runs/RUN",
     r"\bTASK\b": "parity",
     r"\bLOSS\b": "mae",
     r"\bPLAN\b": "builtin",
@@ -62,22 +65,24 @@ def words_of(line: str) -> list[list[str]]:
 
 
 def one_run(words: list[str]) -> list[str]:
-    """The first of the runs that Hydra's -m starts with these settings; those of its launcher are left away.
+    """The overrides of these words; with Hydra's -m those of the first of its runs, without those of its launcher.
 
     >>> one_run(["-m", "seed=range(2,5)", "weighting=uniform,dwa", "loss.candidates=[mae,l1]", "hydra/launcher=ray"])
     ['seed=2', 'weighting=uniform', 'loss.candidates=[mae,l1]']
     """
-    if not {"-m", "--multirun"} & {*words}:
-        return words
-    own = [word for word in words if not word.startswith(("-", "hydra")) and "glob(" not in word]
+    flags = read_flags(words)
+    if flags.command != "--multirun":
+        return flags.overrides
+    own = [word for word in flags.overrides if not word.startswith("hydra") and "glob(" not in word]
     own = [re.sub(r"=(?:range|choice)\(([^,)]*).*\)$", r"=\1", word) for word in own]
     return [word if re.search(r"[\[{'\"]", word) else word.partition(",")[0] for word in own]
 
 
 def without_brackets(usage: str) -> str:
-    """A usage line with all that may be left out: ``[k=5]`` is ``k=5``, ``[seeds=[0,1]]`` is ``seeds=[0,1]``.
+    """A usage line with all that may be left out: ``[k=5]`` is ``k=5``, ``[seeds=[0,1]]`` is ``seeds=[0,1]``, ``[-m]``
+    is ``-m``.
 
     >>> without_brackets("bank neighbours LOSS [k=5] [key=value ...]")
     'bank neighbours LOSS k=5'
     """
-    return re.sub(r"(?:(?<=\s)|^)\[(\S+?=\S+?)\](?=\s|$)", r"\1", re.sub(r" ?\[key=value \.\.\.\]", "", usage))
+    return re.sub(r"(?:(?<=\s)|^)\[(-\w|\S+?=\S+?)\](?=\s|$)", r"\1", re.sub(r" ?\[key=value \.\.\.\]", "", usage))

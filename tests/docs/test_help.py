@@ -24,6 +24,8 @@ BASE = {
     "predict": ["run=runs/RUN", "data=new.csv"],
     "evaluate": ["run=runs/RUN", "data=labelled.csv"],
     "export": ["run=runs/RUN"],
+    "report": ["runs/RUN"],
+    "check": ["runs/RUN"],
 }
 """What a command needs beside the settings of one line."""
 SUBJECTS = {*BANK_COMMANDS, *benchmarks.SUBJECTS}
@@ -37,7 +39,7 @@ def lines_of(command: str) -> list[list[str]]:
     for line in COMMANDS_HELP[command].splitlines():
         if re.search(r"lossrag (?:bank COMMAND|benchmark SUBJECT)|torchrun", line):
             continue
-        if COMMAND.match(line.strip()):
+        if COMMAND.match(line.strip().rpartition("&& ")[2]):
             found += words_of(without_brackets(re.sub(r" {2,}\S.*", "", line.strip())))
             continue
         settings = _settings(without_brackets(line))

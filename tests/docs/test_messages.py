@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from lossrag.experiments.cli import COMMANDS
-from lossrag.experiments.config.groups import GROUPS, SECTIONS, defaults_of
+from lossrag.experiments.config.groups import GROUPS, SECTIONS, defaults_of, key_of
 from lossrag.experiments.config.identity import flatten
 from lossrag.experiments.config.overrides import OPEN
 from tests.docs.lines import ROOT, words_of
@@ -19,7 +20,7 @@ FLOORS = ("lossrag", "tasks", "models", "weighting", "lossbank", "experiments")
 HOLE = "…"
 """A value that a message fills in when it is raised."""
 LINE = re.compile(r"(?:`|Write: |')(lossrag [a-z][^`;']*)")
-SUFFIXES = ("safetensors", "json", "png", "pt2", "load_state_dict")
+SUFFIXES = ("safetensors", "csv", "json", "png", "pt2", "load_state_dict")
 """Of files and attributes that are called like a group."""
 KEY = re.compile(rf"(?<![\w./{HOLE}])({'|'.join((*SECTIONS, *GROUPS))})\.([a-z_]+)(=[\w.+-]+)?(?![\w./(])")
 
@@ -68,7 +69,8 @@ def test_commands_are_understood(floor, understands):
 
 
 def test_keys_are_those_of_the_configuration():
-    known = {f"{name}.{key}" for name, cls in SECTIONS.items() for key in flatten(vars(cls()))}
+    known = {f"{name}.{key_of(option)}" for name, cls in SECTIONS.items() for option in fields(cls)}
+    known |= {f"{name}.{key}" for name, cls in SECTIONS.items() for key in flatten(vars(cls()))}
     known |= {f"{group}.{key}" for group in GROUPS for name in GROUPS[group] for key in defaults_of(group, name)}
     known |= {*OPEN}
     wrong = {

@@ -17,6 +17,7 @@ import torch
 
 from lossrag.experiments.cli import run
 from lossrag.experiments.studies import jobs, study
+from lossrag.experiments.studies.launchers import local
 from lossrag.tasks import SPLITS, SUITES, Examples, Suite, SuiteEntry, Task, TokenInputs
 from tests.docs.lines import ROOT, console_lines, words_of
 
@@ -85,7 +86,7 @@ def tiny(place, tmp_path, monkeypatch, registered) -> Path:
     for made in ("runs/plain", "runs/mine", "runs/compare", "runs/sweep"):
         shutil.rmtree(folder / made)
     parts = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "TimeoutExpired")}
-    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=Here, **parts))
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=Here, **parts))
     monkeypatch.setattr(study, "make_job", lambda name, said, root: jobs.make_job(name, (*said, *TINY["train"]), root))
     for picture in ("train.plot_trajectories", "record.composition_log.draw_bank"):
         monkeypatch.setattr(f"lossrag.experiments.{picture}", lambda *_: None)

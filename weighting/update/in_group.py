@@ -22,7 +22,7 @@ from lossrag.weighting.parallel.digest import of_tensors, of_text
 from lossrag.weighting.parallel.exchange import Exchange
 from lossrag.weighting.parallel.group import Group
 from lossrag.weighting.parallel.randomness import drawing_alike
-from lossrag.weighting.parallel.tally import Tally, rows_of
+from lossrag.weighting.parallel.tally import Rows, Tally, rows_of
 from lossrag.weighting.state.saved import ABOUT, saved_state
 from lossrag.weighting.training.closures import Ordered, TaskGroup, Value
 from lossrag.weighting.training.optimizers import Optimizers
@@ -38,6 +38,7 @@ class GroupSide(SupportSide):
     """The support side, and the inner products of the query side, of the steps of one process of a ``group``."""
 
     optimizers: Optimizers
+    outer: tuple[int, ...]
 
     def __init__(
         self, weighting: Weighting, tasks: tuple[str, ...], engine: Engine, memory: str, group: Group | None
@@ -197,6 +198,14 @@ class GroupSide(SupportSide):
     ) -> Tensor:
         with drawing_alike(self.group, self.parameters):
             return super()._weigh(losses, inputs, present, judge, gramian, representation)
+
+    def query_counts(self, given: Rows | None) -> list[float]:
+        """The query rows (T,) of this process; none where it is alone."""
+        if self.group is None:
+            return []
+        rows = rows_of(given, self.group, [self.tasks[task] for task in self.outer], "query")
+        told = dict(zip(self.outer, rows, strict=True))
+        return [told.get(task, 0.0) for task in range(len(self.tasks))]
 
     def shared_hypergradient(
         self, group: Group, query: Ordered, counts: Sequence[float], spec: HypergradientSpec, passes: Passes, keep: bool
