@@ -34,8 +34,8 @@ def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
     """The mapping in this content of a file; raises ConfigError, which begins with ``where``, for anything else."""
     try:
         text = content.decode("utf-8-sig")
-        _bound(text)
-        plain = OmegaConf.to_container(OmegaConf.create(text))
+        mapping = _bound(text)
+        plain = OmegaConf.to_container(OmegaConf.create(text)) if mapping else None
     except Exception as error:  # YAML and OmegaConf have many ways to stumble over a file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{where} cannot be read: {reason:.300}") from None
@@ -44,13 +44,17 @@ def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _bound(text: str) -> None:
-    """Raise ValueError for YAML that is deep, or large once its aliases are written out, before anything is made."""
+def _bound(text: str) -> bool:
+    """Whether it is a mapping; raises ValueError for YAML that is deep, or large once its aliases are written out, before
+    anything is made."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
+    root: yaml.Event | None = None
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         anchor: str | None = getattr(event, "anchor", None)
+        if root is None and isinstance(event, yaml.NodeEvent):
+            root = event
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((anchor, total))
             total += 1
@@ -70,3 +74,4 @@ def _bound(text: str) -> None:
                 sizes[anchor] = 1
         if len(open_nodes) > DEEPEST or total > MOST_NODES:
             raise ValueError(f"it has more than {MOST_NODES:,} values, or is nested deeper than {DEEPEST}")
+    return isinstance(root, yaml.MappingStartEvent)
