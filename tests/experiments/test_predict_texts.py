@@ -73,7 +73,7 @@ def test_export_of_programs_that_read_words(lossrag, tmp_path, tiny_bert, model)
     run = load_run(texts_run(lossrag, tmp_path, f"model={model}", *options))
     texts = [row["said"] for row in read(tmp_path / "test.csv")]
     if model == "bert":
-        tokens = encode_pieces(run.encoder, texts, 20)[0].gather(torch.arange(len(texts)))
+        tokens = encode_pieces(run.encoder, texts, 20).gather(torch.arange(len(texts)))
     else:
         tokens = run.preprocessing.tokens([text.split() for text in texts]).gather(torch.arange(len(texts)))
     expected = [task.outputs for task in run.predict(texts).tasks]

@@ -77,7 +77,10 @@ def test_the_same_run_as_on_the_command_line(quick, tmp_path, assert_same_run, c
     ],
 )
 def test_settings_are_those_of_the_command_line(line, settings):
-    assert load_config(overrides_of(settings)) == load_config(line)
+    (config, plain), (expected, told) = load_config(overrides_of(settings)), load_config(line)
+    assert config == expected
+    assert {**plain, "overrides": told["overrides"]} == told
+    assert load_config(plain["overrides"])[0] == expected, "what is kept of it is a command line"
 
 
 def test_texts_that_the_command_line_would_have_to_quote():

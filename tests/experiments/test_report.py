@@ -363,8 +363,8 @@ def test_outputs_that_are_no_files(finished, tmp_path, lossrag, undrawn):
         "/dev/null": "write a file that ends with .html, .htm",
         "absent/r.html": "absent must be a folder",
         "folder.html": "and folder.html none",
-        "link.html": "it is a link",
-        "pipe.html": "it is a device or pipe",
+        "link.html": "link.html is a symbolic link",
+        "pipe.html": "pipe.html is a named pipe",
     }.items():
         error = lossrag("report", str(finished), f"output={output}").error
         assert words in error
