@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import cast, get_args, get_origin, get_type_hints
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from lossrag.errors import ConfigError, did_you_mean
 from lossrag.experiments.config.groups import GROUPS, experiment_names
 from lossrag.experiments.config.identity import Settings, flatten
-from lossrag.experiments.config.paths import SUFFIXES, mended
+from lossrag.experiments.config.paths import SUFFIXES, mended, quoted
 from lossrag.experiments.config.presets import ConfigDir
 
 _MISSING = object()
@@ -216,7 +217,20 @@ def _described(item: type) -> str:
 
 
 def written(value: object) -> str:
-    """A value as it is written on the command line."""
+    """A value as it is written on the command line.
+
+    >>> written({"pay": {"where": {"job": "the boss"}}, "ages": [1, None]})
+    '{pay:{where:{job:"the boss"}},ages:[1,null]}'
+    """
+    if isinstance(value, Mapping):
+        pairs = ((re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", str(key)), part) for key, part in value.items())
+        return f"{{{','.join(f'{key}:{_inner(part)}' for key, part in pairs)}}}"
     if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(_inner, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _inner(value: object) -> str:
+    """A value within a list or a mapping, where a text of several words has to be quoted."""
+    plain = not isinstance(value, str) or re.fullmatch(r"[\w./+-]+", value)
+    return written(value) if plain else quoted(str(value))

@@ -45,8 +45,8 @@ def parse_yaml(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _bound(text: str) -> bool:
-    """Whether it is a mapping; raises ValueError for YAML that is deep, or large once its aliases are written out, before
-    anything is made."""
+    """Whether it is a mapping; raises ValueError for YAML that is deep, or large once its aliases are written out,
+    before anything is made."""
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
