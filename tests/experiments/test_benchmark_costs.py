@@ -160,6 +160,7 @@ def test_whole_runs_in_pairs(lossrag, tmp_path, monkeypatch):
     assert said[:2] == [("digits", 6, "loss.policy=retrieval", 1), ("digits", 6, "loss.policy=fixed", 1)]
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_the_processor(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     short = ["train.epochs=1", "log.tensorboard=false", "train.batch_size=512"]

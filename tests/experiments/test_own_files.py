@@ -136,6 +136,7 @@ def test_the_processes_of_a_sweep_know_it(lossrag, own, tmp_path):
     assert "0.250000" in row.values(), "what the metric says"
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_comparison_know_it(lossrag, own, tmp_path):
     (tmp_path / "mine.yaml").write_text(PRESET)
     (tmp_path / "plan.yaml").write_text(PLAN.format(reference="own_weighting", rows="methods: {own_weighting: }"))

@@ -150,7 +150,7 @@ def test_a_second_signal_while_a_checkpoint_is_written(name, tmp_path, sessions,
     assert_same_run(undisturbed("digits"), directory)
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_study_collects_its_runs(name, tmp_path):
     """Each with a checkpoint; no process is left."""
     line = [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", "sweep", "experiment=digits"]

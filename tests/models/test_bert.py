@@ -168,7 +168,7 @@ def test_a_missing_extra_names_the_install_line(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_encoder(tiny_bert, tmp_path):
-    with pytest.raises(DataError, match="Cannot read an encoder"):
+    with pytest.raises(DataError, match="is no encoder of safetensors alone"):
         BERT(tmp_path)
     decoder = tmp_path / "t5"
     config = transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=1, vocab_size=9)

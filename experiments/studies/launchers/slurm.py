@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -66,6 +67,7 @@ class SubmititLauncher:
                 "script with launcher.dry_run=true, or try it on this machine with launcher.cluster=local."
             ) from None
         self._executor.update_parameters(**self._parameters(options))
+        self._here: list[Any] = []
 
     def _parameters(self, options: LauncherOptions) -> dict[str, Any]:
         if self._local:
@@ -91,7 +93,7 @@ class SubmititLauncher:
         before = os.environ.get(SAFE_PATH)
         os.environ[SAFE_PATH] = "1"
         try:
-            return task, self._executor.submit(SlurmWorker(task, str(Path.cwd())))
+            job = self._executor.submit(SlurmWorker(task, str(Path.cwd())))
         except OSError as error:
             raise ConfigError(f"launcher=submitit cannot submit {task.name}: {error}") from None
         finally:
@@ -99,6 +101,9 @@ class SubmititLauncher:
                 del os.environ[SAFE_PATH]
             else:
                 os.environ[SAFE_PATH] = before
+        if self._local:
+            self._here.append(job._process)
+        return task, job
 
     def _name(self, task: Task) -> None:
         if not self._local:
@@ -131,4 +136,7 @@ class SubmititLauncher:
         return str(text or command)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Wait for the processes here, which have told their ends before."""
+        for process in self._here:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
