@@ -90,8 +90,11 @@ def test_a_run_beside_a_users_own_modules(installed):
     "command",
     [
         ("compare", "experiment=smoke", "methods=[uniform]", "seeds=[0]", "tune=false"),
-        ("sweep", "experiment=digits", "key=weighting.alpha", "values=[0.1]", "seeds=[0]", "train.epochs=1"),
-        ("ablate", "smoke", "rows=[fixed]", "seeds=[0]"),
+        pytest.param(
+            ("sweep", "experiment=digits", "key=weighting.alpha", "values=[0.1]", "seeds=[0]", "train.epochs=1"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("ablate", "smoke", "rows=[fixed]", "seeds=[0]"), marks=pytest.mark.slow),
     ],
     ids=lambda command: command[0],
 )

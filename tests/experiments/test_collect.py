@@ -317,6 +317,7 @@ def test_a_collection_is_made_once_and_is_always_the_same(plan, lossrag, tmp_pat
     assert kept.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_processes_make_no_difference(plan, lossrag, tmp_path):
     for processes in (1, 2):
         result = lossrag(

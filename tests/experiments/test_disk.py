@@ -83,7 +83,11 @@ def wrong(code, said):
 
 @pytest.mark.parametrize(
     ("fault", "place", "board"),
-    [("gone", ("step", 2), True), ("quota", ("step", 2), True), ("open files", ("test", 2), False)],
+    [
+        ("gone", ("step", 2), True),
+        ("quota", ("step", 2), True),
+        pytest.param("open files", ("test", 2), False, marks=pytest.mark.slow),
+    ],
 )
 def test_while_training(fault, place, board, tmp_path):
     folder = tmp_path / "run"
