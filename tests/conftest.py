@@ -1,8 +1,9 @@
-"""A tiny encoder of the BERT family with random weights, for tests of every floor that reads one."""
+"""Fixtures of every floor: a tiny encoder of the BERT family with random weights; Ctrl-C as on a terminal."""
 
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ import torch
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "car", "ball", "space", "gun", "disk", "it", "works", "fine", "bad", "play", "##ing", "##s", "."]
+
+
+def pytest_configure(config):
+    # a program in the background of a shell is started deaf to it, and so are its children
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
