@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lossrag.errors import ConfigError, DivergedError, GroupError, RunDirectoryError
+from lossrag.errors import ConfigError, DivergedError, GroupError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config
 from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import Settings, section
@@ -94,7 +94,8 @@ def _train_run(
             say(console, "This run is finished; its results are shown. Add run.again=true to repeat it.")
             say(console, str(directory.path))
         else:
-            training = _begun(_with_tables(config, tables), settings, directory, console, device, machine, stop, ranks)
+            given = (_with_tables(config, tables), settings, directory, console, device, machine, stop, ranks)
+            training = _begun(partial(Training, *given), directory, ranks)
             summary = training.run()
         if ranks.leads:
             print_summary(summary, console)
@@ -117,23 +118,14 @@ def _train_run(
             directory.release()
 
 
-def _begun(
-    config: Config,
-    settings: Settings,
-    directory: RunDirectory,
-    console: Console,
-    device: torch.device,
-    machine: str,
-    stop: StopSignals,
-    ranks: Ranks,
-) -> Training:
+def _begun(build: Callable[[], Training], directory: RunDirectory, ranks: Ranks) -> Training:
     """The run, built; where that cannot be, nothing is left of a fresh directory."""
     try:
-        return Training(config, settings, directory, console, device, machine, stop, ranks)
+        return build()
     except (Exception, StopAsked) as error:
         if ranks.leads:
             directory.discard()
-        if any(word in str(error) for word in TOO_LARGE):
+        if not isinstance(error, (LossRAGError, OSError)) and any(word in str(error) for word in TOO_LARGE):
             reason = str(error).splitlines()[0].rpartition("Allocator: ")[2]
             raise ConfigError(f"This run is too large for the machine: {reason}") from None
         raise

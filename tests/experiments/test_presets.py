@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from lossrag import ConfigError
+from lossrag import ConfigError, DataError
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.config.yaml_file import read_yaml
@@ -174,3 +174,14 @@ def test_yaml_of_settings_keeps_its_numbers(tmp_path):
     read = read_yaml(tmp_path / "a.yaml", "The preset")
     assert read == {"a": 0.001, "b": "${c}", "c": {"d": [1, 2], "e": [1, 2]}}
     assert OmegaConf.create(read)
+
+
+@pytest.mark.parametrize("error", [DataError("a.csv is too large: cut it"), OSError(27, "File too large")])
+def test_only_numbers_that_no_memory_holds_are_too_large_for_the_machine(lossrag, monkeypatch, error):
+    def build(self):
+        raise error
+
+    monkeypatch.setattr("lossrag.experiments.train.Training._build", build)
+    said = lossrag("train", "experiment=digits", "run.dir=run").error
+    assert "too large for the machine" not in said
+    assert str(error) in said
