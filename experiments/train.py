@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lossrag.errors import ConfigError, DivergedError, GroupError, LossRAGError, RunDirectoryError
 from lossrag.experiments.config.compose import build_config
-from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import Settings, section
 from lossrag.experiments.config.schema import Choice, Config
 from lossrag.experiments.plotting import rendered
@@ -33,6 +32,7 @@ from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.finite import check_finite
 from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
+from lossrag.experiments.record.opened_board import open_board
 from lossrag.experiments.record.predictions import write_predictions
 from lossrag.experiments.record.progress import RunProgress, say
 from lossrag.experiments.record.series import D_TAG, Evaluation, StepOutcome, Values, split_values, step_values
@@ -222,18 +222,10 @@ class Training:
 
     def _open_board(self) -> TensorBoard:
         """TensorBoard's points from the last checkpoint's step on are dropped; those of that step are known here."""
-        resumed = self.step.count
-        differences = preset_differences(self.settings)
-        label = run_label(self.settings, differences)
-        board = TensorBoard(self.directory.tensorboard, label, self.suite.tasks, resumed)
-        if not resumed:
-            adversary = self.problem.adversary
-            terms = adversary.series() if adversary else []
-            name = f"{label} {self.directory.path.name}".lstrip()
-            chosen = None if differences is None else label
-            board.describe(self.settings, name, chosen, self.learned is not None, terms)
-            return board
-        for point in read_points(self.directory.metrics):
+        resumed, adversary = self.step.count, self.problem.adversary
+        terms, composed = adversary.series() if adversary else [], self.learned is not None
+        board = open_board(self.directory.path, self.settings, self.suite.tasks, composed, terms, resumed)
+        for point in read_points(self.directory.metrics) if resumed else ():
             if point["step"] < resumed:
                 board.recall(point)
             else:

@@ -20,16 +20,18 @@ from lossrag.experiments.check.findings import (
     check_run,
     source_of,
 )
-from lossrag.experiments.config.differences import preset_differences, run_label
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.plotting import rendered
 from lossrag.experiments.record import board_tags
 from lossrag.experiments.record.description import read_description
 from lossrag.experiments.record.directory import EVENT_FILES, sums_of
+from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.opened_board import open_board
 from lossrag.experiments.record.series import D_TAG
 from lossrag.experiments.record.settings import read_settings
-from lossrag.experiments.record.tensorboard import TensorBoard, matrix_figure
+from lossrag.experiments.record.summary import summary_markdown
+from lossrag.experiments.record.tensorboard import matrix_figure
 from lossrag.experiments.train import train_run
 from lossrag.proof import read_sums, write_sums
 
@@ -86,17 +88,13 @@ def _from_checkpoint(directory: Path, findings: Sequence[Finding]) -> None:
 
 
 def _from_points(directory: Path, findings: Sequence[Finding]) -> None:
-    """TensorBoard's scalars and pictures of D, in new files, from metrics.jsonl; texts and hyperparameters from the
-    rest of the run."""
+    """TensorBoard's scalars and pictures of D, in new files, from metrics.jsonl; hyperparameters, texts and what it
+    ended with from the rest of the run."""
     points, settings = read_points(directory / "metrics.jsonl"), read_settings(directory)
     tasks = read_description(directory)[0].tasks
     _set_aside(directory, [path.relative_to(directory).as_posix() for path in directory.glob(EVENT_FILES)])
-    differences = preset_differences(settings)
-    label = run_label(settings, differences)
-    board = TensorBoard(directory / "tensorboard", label, tasks, 0)
     composed = any(tag.startswith("composition/") for point in points for tag in point)
-    name = f"{label} {directory.name}".lstrip()
-    board.describe(settings, name, None if differences is None else label, composed, [])
+    board = open_board(directory, settings, tasks, composed, [])
     best = float("-inf")
     for point in points:
         board.write(point["step"], {tag: value for tag, value in point.items() if "/" in tag and tag != D_TAG})
@@ -106,6 +104,8 @@ def _from_points(directory: Path, findings: Sequence[Finding]) -> None:
         if "validation/score_mean" in point:
             best = max(best, point["validation/score_mean"])
             board.end_epoch(point["step"], best)
+    if points and (summary := read_summary(directory)) is not None:
+        board.result(points[-1]["step"], directory, summary_markdown(summary))
     board.close()
 
 

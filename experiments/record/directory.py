@@ -30,7 +30,6 @@ class RunDirectory:
         self.summary = path / "summary.json"
         self.preprocessing = path / "preprocessing.json"
         self.figure = path / "trajectories.png"
-        self.tensorboard = path / "tensorboard"
         self.last = path / "checkpoints" / "last.safetensors"
         self.best = path / "checkpoints" / "best.safetensors"
         self.refit = path / "checkpoints" / "refit.safetensors"

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lossrag.experiments.check.records import check_records
-from lossrag.experiments.record.board_tags import place_of
+from lossrag.experiments.record.board_tags import PICTURES, RESULT, place_of
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.proof import SUMS, DamagedFile, write_proven
 from tests.experiments.banks import write_bank
@@ -77,6 +77,10 @@ def test_curves_are_made_anew_from_the_points(directory, lossrag):
     assert [event.step for event in read.Scalars(tag)] == [point["step"] for point in points]
     values = [event.value for event in read.Scalars(tag)]
     assert values == pytest.approx([point["weight/digit"] for point in points])
+    (overall,) = directory.glob("tensorboard/*all_tasks/events.*")
+    whole = EventAccumulator(str(overall), size_guidance={"scalars": 0}).Reload().Tags()
+    assert RESULT in {tag.removesuffix("/text_summary") for tag in whole["tensors"]}
+    assert PICTURES.keys() & set(whole["images"])
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "checkpoints/last.safetensors"])
