@@ -242,9 +242,10 @@ def test_malformed_overrides(override):
 @pytest.mark.parametrize("floor", ["tasks", "models", "weighting", "lossbank", "experiments"])
 def test_a_library_with_an_old_name_is_told_the_new_one(tmp_path, floor, monkeypatch):
     """On the path, as beside a checkout, the floor says so itself; elsewhere there is no such module."""
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not (Path(entry) / "weighting").is_dir()])
+    elsewhere = [entry for entry in sys.path if not (Path(entry) / "weighting").is_dir()]
     for number, path in enumerate((tmp_path, Path(__file__).parents[2])):
-        monkeypatch.syspath_prepend(path)
+        # not prepended by syspath_prepend, which in the end puts back what it found: this path, not the whole one
+        monkeypatch.setattr(sys, "path", [str(path), *elsewhere])
         library = tmp_path / f"mine{number}.py"
         library.write_text(f"from {floor} import register_loss\n")
         with pytest.raises(

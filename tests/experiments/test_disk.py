@@ -15,6 +15,7 @@ RUN = ["train", "experiment=digits", "train.epochs=4", "train.batch_size=512", "
 # vain: the fault comes before the n-th call of a function.
 PROGRAM = """
 import os, resource, shutil, signal, sys
+import torch
 from lossrag.experiments import train as training
 from lossrag.experiments.cli import run
 from lossrag.experiments.record.jsonl import JsonLines
@@ -22,6 +23,8 @@ from lossrag.weighting import MultiTaskStep
 
 fault, place, number, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with torch.autograd.profiler.record_function("loaded"):  # later it would tell at length that there are no files left
+    pass
 
 def happens():
     if fault == "gone":
@@ -41,8 +44,9 @@ def happens():
                     filler.write(b"0" * 4096)
             except OSError:
                 pass
-    elif fault == "read-only":
-        assert os.system(f"mount -o remount,ro {os.path.dirname(folder)}") == 0
+    elif fault == "read-only":  # over the folder: a disk with a file that is being written is not made so from outside
+        disk = os.path.dirname(folder)
+        assert os.system(f"mount --bind {disk} {disk} && mount -o remount,bind,ro {disk}") == 0
 
 PLACES = {
     "build": (training, "build_suite"),
@@ -114,7 +118,6 @@ def test_at_every_moment(tmp_path, disk, capsys):
         for fault in (*FAULTS, "full", "read-only")
         for place, number in PLACES
         for board in (True, False)
-        if not (fault == "read-only" and board)
     ]
     bad = {}
     for count, (fault, place, number, board) in enumerate(cases):
@@ -124,7 +127,8 @@ def test_at_every_moment(tmp_path, disk, capsys):
         if (why := wrong(*told(fault, place, number, folder, *arguments))) is not None:
             bad[fault, place, board] = why
         if own:
-            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            while not os.access(disk, os.W_OK):
+                subprocess.run(["umount", "-l", disk], check=True)
             for path in sorted(disk.rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
     with capsys.disabled():
