@@ -32,8 +32,7 @@ def happens():
     elif fault == "quota":
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     elif fault == "open files":
-        used = len(os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     elif fault == "file in the way":
         shutil.rmtree(folder)
         open(folder, "w").close()
