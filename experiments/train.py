@@ -31,7 +31,7 @@ from lossrag.experiments.record.description import write_description, write_prep
 from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
 from lossrag.experiments.record.finite import check_finite
-from lossrag.experiments.record.jsonl import JsonLines, Unwritten, read_points
+from lossrag.experiments.record.jsonl import JsonLines, Unwritten, iter_points
 from lossrag.experiments.record.opened_board import open_board
 from lossrag.experiments.record.predictions import write_predictions
 from lossrag.experiments.record.progress import RunProgress, say
@@ -225,7 +225,7 @@ class Training:
         resumed, adversary = self.step.count, self.problem.adversary
         terms, composed = adversary.series() if adversary else [], self.learned is not None
         board = open_board(self.directory.path, self.settings, self.suite.tasks, composed, terms, resumed)
-        for point in read_points(self.directory.metrics) if resumed else ():
+        for point in iter_points(self.directory.metrics) if resumed else ():
             if point["step"] < resumed:
                 board.recall(point)
             else:
@@ -370,7 +370,7 @@ class Training:
         self._write(self.step.count, values, self.progress.epoch)
         self.lines.sync()
         plot_trajectories(self.directory.metrics, self.suite.tasks, self.directory.figure, self.compositions.changes)
-        further = self.compositions.finish(self.step.count) | descent_summary(read_points(self.directory.metrics))
+        further = self.compositions.finish(self.step.count) | descent_summary(iter_points(self.directory.metrics))
         further["epochs"] = self.progress.epoch
         if self.parent:
             further["parent"] = self.parent.summary

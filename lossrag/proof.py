@@ -9,10 +9,11 @@ kill left of the last one is told from damage. Tensor files prove themselves (:m
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,13 @@ class Chain:
 
 
 def read_lines(path: Path, size: int | None = None, ended: bool = False) -> tuple[list[dict[str, Any]], Chain]:
-    """The values of all lines of a growing file, without a last one that a kill tore, and their chain.
+    """The values of all lines of a growing file, and their chain (:func:`iter_lines`)."""
+    chain = Chain()
+    return list(iter_lines(path, chain, size, ended)), chain
+
+
+def iter_lines(path: Path, chain: Chain, size: int | None = None, ended: bool = False) -> Iterator[dict[str, Any]]:
+    """The values of the lines of a growing file, without a last one that a kill tore, continuing the ``chain``.
 
     size: bytes from its beginning to read, which end with a line; None for all. ended: nobody writes it any more, so
         that a torn line is damage.
@@ -179,20 +186,21 @@ def read_lines(path: Path, size: int | None = None, ended: bool = False) -> tupl
     Raises OSError as :func:`lossrag.files.read_file`, DamagedFile with the number of the first line that is damaged, or
     missing where the SHA256SUMS of the folder names the file. One without proofs is read with a warning, once.
     """
-    chain = Chain()
     content = read_file(path, MOST_LINES, path.parent)[:size]
-    *lines, torn = content.split(b"\n")
-    if torn and (ended or size is not None):
-        raise DamagedFile(f"line {len(lines) + 1}: it does not end where it should")
-    values = []
-    for number, line in enumerate(lines, start=1):
+    lines = io.BytesIO(content)
+    number = 1
+    for line in lines:
+        if not line.endswith(b"\n"):
+            if ended or size is not None:
+                raise DamagedFile(f"line {number}: it does not end where it should")
+            break
         try:
-            values.append(chain.values(line))
+            yield chain.values(line[:-1])
         except DamagedFile as reason:
             raise DamagedFile(f"line {number}: {reason}") from None
+        number += 1
     known = (_sums_beside(path) or {}).get(path.name)
     if known is not None and size is None and sha256(content) not in known:  # the chain does not tell a torn end
-        raise DamagedFile(f"line {len(lines) + 1}: the end is missing, as its checksum in {SUMS} tells")
-    if values and not chain.begun and known is None:
+        raise DamagedFile(f"line {number}: the end is missing, as its checksum in {SUMS} tells")
+    if number > 1 and not chain.begun and known is None:
         warn_unproven(path)
-    return values, chain

@@ -16,8 +16,9 @@ from lossrag.experiments.config.compose import build
 from lossrag.experiments.plotting import SCREEN, write_figure
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
 from lossrag.experiments.record.composition_plot import loss_looks
-from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.jsonl import iter_points
 from lossrag.experiments.record.progress import say
+from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.experiments.run.contexts import encoder_kind
 from lossrag.files import expanded
 
@@ -46,7 +47,7 @@ def picture(given: Sequence[str], values: Mapping[str, Any], console: Console) -
     else:
         asked = asked_of(expanded(options.run, "run"))
         tasks = asked_tasks(asked.tasks, encoder_kind(asked.config), asked.contexts)
-        looks = loss_looks(read_points(asked.directory / "metrics.jsonl"))
+        looks = loss_looks(ShareSeries.of(iter_points(asked.directory / "metrics.jsonl")))
         figure = bank_figure(asked.bank(bank), tasks, looks)
     if figure is None:
         raise ConfigError("There is nothing to draw: the bank has no cases, or none for such targets.")

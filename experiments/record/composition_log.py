@@ -17,12 +17,13 @@ from lossrag.experiments.config.schema import LogConfig
 from lossrag.experiments.plotting import rendered, write_png
 from lossrag.experiments.record import board_tags
 from lossrag.experiments.record.bank_map import asked_tasks, bank_figure
-from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, loss_looks
+from lossrag.experiments.record.composition_plot import compositions_figure, loss_looks
 from lossrag.experiments.record.directory import RunDirectory
-from lossrag.experiments.record.jsonl import JsonLines, read_points
+from lossrag.experiments.record.jsonl import JsonLines, iter_points
 from lossrag.experiments.record.loss_map import loss_map_figure
 from lossrag.experiments.record.projector import write_projector
 from lossrag.experiments.record.series import COMPOSITION, Values
+from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.experiments.record.state import Progress
 from lossrag.experiments.record.steadiness import steadiness
 from lossrag.experiments.record.summary import composition_summary
@@ -64,6 +65,7 @@ class CompositionLog:
         self.changes: dict[str, list[int]] = {}
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         self._begun: set[str] = set()
+        self._series = ShareSeries()
         self._drawn = 0
         self._chain = Chain()
 
@@ -80,8 +82,9 @@ class CompositionLog:
         if not step:
             return
         self._told(kept)
-        points = read_points(self.directory.metrics)
-        self._begun = {tag for point in points for tag in point if tag.startswith(COMPOSITION)}
+        for point in iter_points(self.directory.metrics):
+            self._series.add(point)
+            self._begun.update(tag for tag in point if tag.startswith(COMPOSITION))
         # TensorBoard drops the points of that very step
         self._tell([event for event in kept if event.step == step])
         if not progress.done:
@@ -126,6 +129,7 @@ class CompositionLog:
                     values[tag] = share
                     if contributions[i] != 0:  # 0 is what a loss has that was not measured, or showed no gradient
                         values[f"contribution/{task.name}/{names[i]}"] = contributions[i]
+        self._series.add({"step": step, **values})
         return values
 
     def end_epoch(self, step: int, epochs: int) -> None:
@@ -134,11 +138,10 @@ class CompositionLog:
             return
         before = step // epochs * (epochs - self.figures_every)
         if self._moves or any(changed > before for steps in self.changes.values() for changed in steps):
-            self.lines.sync()
-            points = read_points(self.directory.metrics)
-            figure = compositions_figure(points, self.changes)
+            self._series.step = step
+            figure = compositions_figure(self._series, self.changes)
             if figure is not None:
-                self._show(rendered(figure), points, step)
+                self._show(rendered(figure), step)
 
     @property
     def composed(self) -> bool:
@@ -156,17 +159,18 @@ class CompositionLog:
         """Draw the pictures of the run directory; what summary.json says of the losses at the end of training."""
         if self.learned is None:
             return {}
-        self.lines.sync()
-        points = read_points(self.directory.metrics)
+        self._series.step = step
         if self.composed:
-            pixels = draw_compositions(self.directory.path, points)
-            draw_bank(self.directory.path, self.learned, points)
+            pixels = draw_compositions(self.directory.path, self._series)
+            draw_bank(self.directory.path, self.learned, self._series)
             if self.board is not None and pixels is not None:
-                self._show(pixels, points, step)
+                self._show(pixels, step)
         events = read_events(self.directory.path)
         answers = [event for event in events if event.what in ANSWERS]
         summary = composition_summary(self.learned.composer, _explaining(answers), _sources(events))
         if answers:
+            self.lines.sync()
+            points = iter_points(self.directory.metrics)
             summary["steadiness"] = steadiness(answers, points, summary["compositions"], self.learned.total_steps)
         return summary
 
@@ -174,13 +178,13 @@ class CompositionLog:
         for task, steps in _changes(events).items():
             self.changes.setdefault(task, []).extend(steps)
 
-    def _show(self, pixels: NDArray[np.uint8], points: list[dict[str, Any]], step: int) -> None:
+    def _show(self, pixels: NDArray[np.uint8], step: int) -> None:
         if self.board is None or self.learned is None or step == self._drawn:
             return
         self._drawn = step
         self.board.picture(board_tags.COMPOSITION, pixels, step)
         kinds = {task.target_kind for task in self.learned.composer.tasks}
-        write_projector(self.board.overall, kinds, last_shares(points))
+        write_projector(self.board.overall, kinds, self._series.last())
 
     def _tell(self, events: list[Event]) -> None:
         """One text per task, step and kind of event."""
@@ -197,20 +201,20 @@ class CompositionLog:
             self.board.text(task, tag, "\n".join(lines), step)
 
 
-def draw_compositions(folder: Path, points: list[dict[str, Any]]) -> NDArray[np.uint8] | None:
-    """Write compositions.png and losses.png of the run in ``folder`` from its logged points, neither without any; the
+def draw_compositions(folder: Path, series: ShareSeries) -> NDArray[np.uint8] | None:
+    """Write compositions.png and losses.png of the run in ``folder`` from its logged shares, neither without any; the
     pixels (H, W, 4) of the first.
 
-    ``draw_compositions(folder, read_points(folder / "metrics.jsonl"))`` redraws a finished run.
+    ``draw_compositions(folder, ShareSeries.of(iter_points(folder / "metrics.jsonl")))`` redraws a finished run.
     """
-    figure = compositions_figure(points, _changes(read_events(folder)))
-    losses = loss_map_figure(last_shares(points))
+    figure = compositions_figure(series, _changes(read_events(folder)))
+    losses = loss_map_figure(series.last())
     if losses is not None:
         write_png(losses, folder / "losses.png")
     return None if figure is None else write_png(figure, folder / "compositions.png")
 
 
-def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]) -> None:
+def draw_bank(folder: Path, learned: LearnedLosses, series: ShareSeries) -> None:
     """Write bank.png of the run in ``folder``: the bank that its losses asked, and its tasks on it, as the learned
     losses remember them, in the colours of compositions.png; nothing where none was asked.
 
@@ -220,7 +224,7 @@ def draw_bank(folder: Path, learned: LearnedLosses, points: list[dict[str, Any]]
     asked = learned.contexts[[learned.looks.index(step) for step in learned.questions]]
     tasks = asked_tasks([task.name for task in composer.tasks], composer.encoder, asked)
     if isinstance(composer.bank, LossBank) and tasks:
-        figure = bank_figure(composer.bank, tasks, loss_looks(points))
+        figure = bank_figure(composer.bank, tasks, loss_looks(series))
         if figure is not None:
             write_png(figure, folder / "bank.png")
 

@@ -1,18 +1,15 @@
-"""Pictures of compositions: stacked shares over the steps, from the logged points alone."""
+"""Pictures of compositions: stacked shares over the steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lossrag.experiments.plotting import AREAS, LIGHT_GREY, new_panels
-from lossrag.experiments.record.series import logged_shares
+from lossrag.experiments.record.share_series import ShareSeries
 
-MOST = 400
-"""Steps drawn at most: more than a picture has pixels for."""
 MOST_AREAS = len(AREAS)
 """Losses of a task that are drawn apart."""
 HATCHES = ("", "///", "...")
@@ -21,63 +18,32 @@ Look = tuple[str, str]
 LOOKS: tuple[Look, ...] = tuple((colour, hatch) for hatch in HATCHES for colour in AREAS)
 """All there are, the plain ones first."""
 
-Points = Sequence[Mapping[str, Any]]
 
-
-def shares_over_steps(points: Points) -> dict[str, tuple[list[int], dict[str, list[float]]]]:
-    """Per task its steps (n,) and the shares (n,) of every logged loss, 0 before its series begins.
-
-    >>> shares_over_steps([{"step": 1, "composition/REC/mae": 0.25}, {"step": 2, "weight/REC": 1.0}])
-    {'REC': ([1], {'mae': [0.25]})}
-    """
-    rows: dict[str, list[tuple[int, dict[str, float]]]] = {}
-    for point in points:
-        for task, shares in logged_shares(point).items():
-            rows.setdefault(task, []).append((point["step"], shares))
-    series = {}
-    for task, listed in rows.items():
-        kept = listed if len(listed) <= MOST else [*listed[:: -(-len(listed) // MOST)], listed[-1]]
-        names = dict.fromkeys(name for _, shares in kept for name in shares)
-        by_name = {name: [shares.get(name, 0.0) for _, shares in kept] for name in names}
-        series[task] = [step for step, _ in kept], by_name
-    return series
-
-
-def last_shares(points: Points) -> dict[str, dict[str, float]]:
-    """Per task the shares of its logged losses at the last logged moment, without zeros, largest first."""
-    last = {}
-    for task, (_, shares) in shares_over_steps(points).items():
-        ends = {name: values[-1] for name, values in shares.items() if values[-1] > 0}
-        last[task] = dict(sorted(ends.items(), key=lambda item: (-item[1], item[0])))
-    return last
-
-
-def loss_looks(points: Points) -> dict[str, Look]:
+def loss_looks(series: ShareSeries) -> dict[str, Look]:
     """Colours and hatches of the losses that are among the largest of any task, as far as they go."""
     weight: dict[str, float] = {}
-    for _, shares in shares_over_steps(points).values():
+    for _, shares in series.by_task().values():
         for value, name in _mass(shares)[:MOST_AREAS]:
             weight[name] = min(weight.get(name, 0.0), value)
     order = sorted(weight, key=lambda name: (weight[name], name))
     return dict(zip(order, LOOKS, strict=False))
 
 
-def compositions_figure(points: Points, changes: Mapping[str, Sequence[int]] | None = None) -> Figure | None:
+def compositions_figure(series: ShareSeries, changes: Mapping[str, Sequence[int]] | None = None) -> Figure | None:
     """A stacked area per task, None when nothing was logged: the largest losses in colour, the others grey.
 
     A loss looks the same in all panels: the losses that are largest anywhere have colours, the next ones colours with
     hatches, and those beyond are among the others. Steps in ``changes`` of a task are marked.
     """
-    series = shares_over_steps(points)
-    if not series:
+    tasks = series.by_task()
+    if not tasks:
         return None
-    looks = loss_looks(points)
-    end = max(point["step"] for point in points)
-    columns = min(len(series), 2)
-    figure, grid = new_panels(len(series), columns, 5.6 * columns + 0.4, 2.9, 0.4)
-    for axes, (task, (steps, shares)) in zip(grid, series.items(), strict=True):
+    looks = loss_looks(series)
+    columns = min(len(tasks), 2)
+    figure, grid = new_panels(len(tasks), columns, 5.6 * columns + 0.4, 2.9, 0.4)
+    for axes, (task, (steps, shares)) in zip(grid, tasks.items(), strict=True):
         own = {name: looks[name] for _, name in _mass(shares)[:MOST_AREAS] if name in looks}
-        _panel(axes, task, steps, shares, own, end)
+        _panel(axes, task, steps, shares, own, series.step)
         for step in (changes or {}).get(task, ()):
             axes.plot([step], [1.0], "v", color="black", markersize=7, clip_on=False, zorder=5)
     return figure

@@ -6,7 +6,7 @@ every t. So, unless d_c = 0, moving w against d_c lowers the query losses of all
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def descent_shares(means: Tensor) -> dict[str, float]:
     return dict(zip((PREMISE, CONCLUSION), means.tolist(), strict=True))
 
 
-def descent_summary(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def descent_summary(points: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Theorem 1 in summary.json: the shares over all steps of the run; nothing without an outer problem.
 
     points: those of metrics.jsonl, in which every epoch has the same number of steps.

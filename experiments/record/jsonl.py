@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lossrag.errors import CheckpointError, RunDirectoryError
 from lossrag.files import check_target
-from lossrag.proof import Chain, DamagedFile, read_lines
+from lossrag.proof import Chain, DamagedFile, iter_lines
 from lossrag.schema import Unfit, check_schema
 
 
@@ -26,7 +27,9 @@ class JsonLines:
                 f"{path} has {size} bytes, but its checkpoint continues it from byte {offset}: {anew}"
             )
         try:
-            self._chain = read_lines(path, offset)[1] if offset else Chain()
+            self._chain = Chain()
+            for _ in iter_lines(path, self._chain, offset) if offset else ():
+                pass
         except DamagedFile as reason:
             raise CheckpointError(f"{path} is damaged, {reason}: {anew}") from None
         check_target(path)
@@ -64,19 +67,23 @@ class Unwritten(JsonLines):
         """Nothing."""
 
 
-def read_points(path: Path, ended: bool = False) -> list[dict[str, Any]]:
-    """All points of a metrics.jsonl, oldest first, without a last line that a kill tore; of a run that has ``ended``
-    that is damage, too.
+def iter_points(path: Path, ended: bool = False) -> Iterator[dict[str, Any]]:
+    """The points of a metrics.jsonl, oldest first, without a last line that a kill tore; of a run that has ``ended``
+    that is damage, too. One at a time: those of a long run fill the memory.
 
-    Raises RunDirectoryError, with the line, for one that is damaged.
+    Raises RunDirectoryError, with the line, where it comes to what is damaged.
     """
     try:
-        points, _ = read_lines(path, ended=ended)
-        for number, point in enumerate(points, start=1):
+        for number, point in enumerate(iter_lines(path, Chain(), ended=ended), start=1):
             _check(point, number)
+            yield point
     except (OSError, DamagedFile) as reason:
         raise RunDirectoryError(f"{path} is damaged, {reason}: restore it, or leave its run out.") from None
-    return points
+
+
+def read_points(path: Path, ended: bool = False) -> list[dict[str, Any]]:
+    """All of them (:func:`iter_points`)."""
+    return list(iter_points(path, ended))
 
 
 def _check(point: dict[str, Any], number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from lossrag.experiments.record.series import logged_shares
@@ -25,15 +26,12 @@ def steadiness(
     composed = min((event.step for event in answers if event.what == "composed"), default=None)
     moved = {}
     if asked is not None:
-        told = [(event.step, event.task, event.shares) for event in answers]
-        seen = [(point["step"], task, own) for point in points for task, own in logged_shares(point).items()]
-        moved = {
-            task: max(
-                (variation(own, end) for step, name, own in (*told, *seen) if name == task and step >= asked),
-                default=0.0,
-            )
-            for task, end in final.items()
-        }
+        told = ((event.step, event.task, event.shares) for event in answers)
+        seen = ((point["step"], task, own) for point in points for task, own in logged_shares(point).items())
+        moved = dict.fromkeys(final, 0.0)
+        for step, task, own in chain(told, seen):
+            if task in moved and step >= asked:
+                moved[task] = max(moved[task], variation(own, final[task]))
     shares = {"asked_at": asked, "composed_at": composed}
     return {**{key: None if step is None else step / steps for key, step in shares.items()}, "moved": moved}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from lossrag.experiments.plotting import COLOURS, GREY, STYLES, legend_below, new_panels, write_png
-from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.jsonl import iter_points
 from lossrag.tasks import Task
 
 SMOOTHING = 20
@@ -25,7 +25,6 @@ def plot_trajectories(
 
     changes: by task the steps after which its losses changed, which are marked.
     """
-    points = read_points(metrics)
     panels = [
         ("support loss", "support/loss/{task}"),
         ("query loss", "query/loss/{task}"),
@@ -34,11 +33,12 @@ def plot_trajectories(
         ("task weight", "weight/{task}"),
         ("lambda (Frank-Wolfe)", "lambda/{task}"),
     ]
-    drawn = [(title, pattern) for title, pattern in panels if any(_tag(pattern, tasks[0]) in p for p in points)]
+    series = _series(metrics, {_tag(pattern, task) for _, pattern in panels for task in tasks})
+    drawn = [(title, pattern) for title, pattern in panels if _tag(pattern, tasks[0]) in series]
     columns = 3 if len(drawn) > 4 else 2
     figure, grid = new_panels(len(drawn), columns, 4.2 * columns, 3.1, 0.5)
     for axes, (title, pattern) in zip(grid, drawn, strict=True):
-        _panel(axes, title, pattern, tasks, points)
+        _panel(axes, title, pattern, tasks, series)
         for number, task in enumerate(tasks):
             for step in (changes or {}).get(task.name, ()):
                 axes.axvline(step, color=COLOURS[number % len(COLOURS)], linestyle=":", linewidth=1.0)
@@ -52,10 +52,26 @@ def _tag(pattern: str, task: Task) -> str:
     return pattern.format(task=task.name, metric=task.metric)
 
 
-def _panel(axes: Axes, title: str, pattern: str, tasks: Sequence[Task], points: list[dict[str, Any]]) -> None:
+def _series(metrics: Path, tags: Set[str]) -> dict[str, tuple[array[float], array[float]]]:
+    """Steps and values of the logged series among the tags: those of a long run, not all that its lines say."""
+    series: dict[str, tuple[array[float], array[float]]] = {}
+    for point in iter_points(metrics):
+        for tag in tags & point.keys():
+            steps, values = series.setdefault(tag, (array("d"), array("d")))
+            steps.append(point["step"])
+            values.append(point[tag])
+    return series
+
+
+def _panel(
+    axes: Axes,
+    title: str,
+    pattern: str,
+    tasks: Sequence[Task],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> None:
     for number, task in enumerate(tasks):
-        tag = _tag(pattern, task)
-        steps, values = thinned([(p["step"], p[tag]) for p in points if tag in p])
+        steps, values = thinned(list(zip(*series.get(_tag(pattern, task), ((), ())), strict=True)))
         colour = COLOURS[number % len(COLOURS)]
         # line styles take over when there are more tasks than colours
         style = STYLES[number // len(COLOURS) % len(STYLES)]

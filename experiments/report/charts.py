@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from lossrag.experiments.plotting import COLOURS, GREY, LOOK, STYLES, new_panels
 from lossrag.experiments.record.composition_plot import compositions_figure
+from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.experiments.record.trajectory_plot import running_mean, thinned
 from lossrag.experiments.report.groups import Problem
 from lossrag.experiments.report.outcomes import Residuals
@@ -131,14 +132,15 @@ def compositions_chart(run: ReportedRun) -> Chart | None:
     for event in run.events:
         if event.what == "composed" and is_number(event.step):
             changes.setdefault(plain(event.task), []).append(event.step)
-    points = [
+    points = (
         {
             "step": point["step"],
             **{plain(key): value for key, value in point.items() if key != "step" and is_number(value)},
         }
         for point in run.points
-    ]
-    return chart(lambda: compositions_figure(points, changes), f"Compositions of {run.id}")
+    )
+    series = ShareSeries.of(points)
+    return chart(lambda: compositions_figure(series, changes), f"Compositions of {run.id}")
 
 
 def residuals_chart(residuals: Sequence[Residuals], title: str) -> Chart | None:

@@ -13,7 +13,8 @@ from matplotlib.image import imread
 
 from lossrag.experiments.record.bank_map import COLOURED, asked_tasks, bank_figure, drawn_cases, winners_looks
 from lossrag.experiments.record.composition_plot import LOOKS, loss_looks
-from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.jsonl import iter_points
+from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.lossbank import CONTEXT_NAMES, LossBank
 from lossrag.lossbank.experience.trials import Case, CaseRecord, Experience, Outcome
 from tests.experiments.banks import CLASS_GAINS, VALUE_GAINS, records, write_bank
@@ -134,7 +135,7 @@ def test_a_run_leaves_the_picture_and_a_resumed_one_too(lossrag, tmp_path):
     assert lossrag(*line).code == 0
     assert np.array_equal(imread(run / "bank.png"), picture)
     assert json.loads((run / "summary.json").read_text())["bank_sources"] == ["made up"]
-    looks = loss_looks(read_points(run / "metrics.jsonl"))
+    looks = loss_looks(ShareSeries.of(iter_points(run / "metrics.jsonl")))
     known = LossBank.load(bank)
     own = winners_looks(drawn_cases(known, known.moments("classification"), 0.15).winners, looks)
     assert own["mae"] == looks["mae"], "as in compositions.png"

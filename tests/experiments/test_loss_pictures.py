@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -11,11 +13,12 @@ from matplotlib.text import Text
 from lossrag.experiments.bank.words import curve_figure, in_words, sparkline
 from lossrag.experiments.plotting import AREAS
 from lossrag.experiments.record.composition_log import draw_compositions
-from lossrag.experiments.record.composition_plot import compositions_figure, last_shares, shares_over_steps
-from lossrag.experiments.record.jsonl import read_points
+from lossrag.experiments.record.composition_plot import compositions_figure
+from lossrag.experiments.record.jsonl import iter_points
 from lossrag.experiments.record.loss_map import loss_map_figure
 from lossrag.experiments.record.plane import Plane
 from lossrag.experiments.record.projector import write_projector
+from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.lossbank import LOSSES
 
 POINTS = [
@@ -28,7 +31,7 @@ USED = {"A": {"mae": 0.6, "one_minus_p": 0.3, "symmetric_ce": 0.02}, "B": {"hube
 
 
 def test_stacked_areas_fill_the_panel():
-    figure = compositions_figure(POINTS)
+    figure = compositions_figure(ShareSeries.of(POINTS))
     first, second = figure.axes
     assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("A", "B")
     assert first.get_xlabel() == "step"
@@ -50,7 +53,7 @@ def test_stacked_areas_fill_the_panel():
 
 def test_a_loss_has_its_colour_in_every_panel():
     points = [{"step": s, **{f"composition/{t}/mae": 0.7, f"composition/{t}/brier": 0.3}} for s in (1, 2) for t in "AB"]
-    figure = compositions_figure([{**points[0], **points[1]}, {**points[2], **points[3]}])
+    figure = compositions_figure(ShareSeries.of([{**points[0], **points[1]}, {**points[2], **points[3]}]))
     found = [
         {area.get_label().split()[0]: to_hex(area.get_facecolor()[0]) for area in axes.collections}
         for axes in figure.axes
@@ -59,21 +62,25 @@ def test_a_loss_has_its_colour_in_every_panel():
 
 
 def test_a_single_moment_and_none():
-    assert compositions_figure(POINTS[:1]) is not None
-    assert compositions_figure([{"step": 1, "weight/A": 1.0}]) is None
+    assert compositions_figure(ShareSeries.of(POINTS[:1])) is not None
+    assert compositions_figure(ShareSeries.of([{"step": 1, "weight/A": 1.0}])) is None
     assert loss_map_figure({}) is None
     assert loss_map_figure({"A": {"nobody knows it": 1.0}}) is None
 
 
 def test_long_series_are_thinned_and_keep_their_end():
     points = [{"step": step, "composition/A/mae": step / 5000} for step in range(1, 5001)]
-    steps, shares = shares_over_steps(points)["A"]
-    assert len(steps) < 450
+    series = ShareSeries.of([*points, {"step": 5001, "weight/A": 1.0}])
+    steps, shares = series.by_task()["A"]
+    assert 200 <= len(steps) <= 402
     assert (steps[0], steps[-1], shares["mae"][-1]) == (1, 5000, 1.0)
+    assert {b - a for a, b in pairwise(steps[:-1])} == {16}
+    assert [share * 5000 for share in shares["mae"]] == pytest.approx(steps)
+    assert series.step == 5001
 
 
 def test_tasks_with_a_slash_in_their_name():
-    assert last_shares([{"step": 1, "composition/topic/COMP/mae": 0.4}]) == {"topic/COMP": {"mae": 0.4}}
+    assert ShareSeries.of([{"step": 1, "composition/topic/COMP/mae": 0.4}]).last() == {"topic/COMP": {"mae": 0.4}}
 
 
 def test_the_projection_keeps_distances_as_well_as_a_plane_can():
@@ -119,7 +126,7 @@ def test_a_run_leaves_pictures_that_can_be_drawn_again(train):
     before = {name: imread(directory / name) for name in names}
     for name in names:
         (directory / name).unlink()
-    draw_compositions(directory, read_points(directory / "metrics.jsonl"))
+    draw_compositions(directory, ShareSeries.of(iter_points(directory / "metrics.jsonl")))
     for name, picture in before.items():
         assert picture.shape[0] > 400
         assert picture.shape[1] > 900
