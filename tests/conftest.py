@@ -1,4 +1,4 @@
-"""Fixtures of every floor: a tiny encoder of the BERT family with random weights; Ctrl-C as on a terminal."""
+"""Fixtures of every floor: a tiny encoder of the BERT family, presets composed once; Ctrl-C as on a terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def presets_composed_once(monkeypatch) -> None:
+    """By Hydra, of those that ship; where its composition is the point, a module says otherwise."""
+    from lossrag.experiments.config import compose  # other floors do without
+    from tests.compositions import remembered
+
+    monkeypatch.setattr(compose, "_compose", remembered)
+
+
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
-    """Its folder, to be read only: 16 wide, two layers, 24 positions; dropout is on."""
+    """Its folder, to be read only: random weights, 16 wide, two layers, 24 positions; dropout is on."""
     import transformers  # as long as torch to import, and few tests need it
 
     folder = tmp_path_factory.mktemp("tiny-bert")

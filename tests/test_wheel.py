@@ -52,7 +52,8 @@ def installed(tmp_path_factory) -> Installed:
     subprocess.run([*build, str(folder / "source")], check=True)
     (wheel,) = folder.glob("lossrag-*.whl")
     subprocess.run(
-        [*PIP, "install", "--no-deps", "--no-index", "--target", str(folder / "target"), str(wheel)], check=True
+        [*PIP, "install", "--no-deps", "--no-index", "--no-compile", "--target", str(folder / "target"), str(wheel)],
+        check=True,
     )
     for name in HOSTILE:
         path = folder / "work" / name
@@ -78,11 +79,15 @@ def test_every_file_of_a_package_is_in_it(installed):
         assert not missing, floor
 
 
-def test_a_run_beside_a_users_own_modules(installed):
+def test_modules_are_those_of_the_wheel(installed):
     probe = installed.target.parent / "probe.py"  # on the same path as the command, whose place is target/bin
     probe.write_text("import lossrag, lossrag.tasks.suites as module; print(lossrag.__file__, module.__file__)")
     paths = installed.run(sys.executable, str(probe)).split()
     assert all(Path(path).is_relative_to(installed.target) for path in paths)
+
+
+@pytest.mark.slow  # a comparison beside them is the same command, and has a worker that does this run
+def test_a_run_beside_a_users_own_modules(installed):
     assert "digit" in installed.lossrag("train", "experiment=digits", "train.epochs=1", "log.tensorboard=false")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from lossrag.errors import ConfigError
 from lossrag.experiments.benchmark import command as benchmarks
 from lossrag.experiments.cli import run
 from lossrag.experiments.config import compose, library
-from lossrag.experiments.config.groups import experiment_names
 from lossrag.experiments.studies.study import Study
 from lossrag.lossbank import LOSSES
 from lossrag.models import ENCODERS
@@ -148,32 +146,14 @@ def registered(monkeypatch) -> None:
     monkeypatch.setattr(library, "_loaded", {})
 
 
-@pytest.fixture(scope="session")
-def composed() -> dict[tuple[str, ...], Any]:
-    """Compositions of presets, which take Hydra a fifth of a second each; test_config.py has it compose all choices."""
-    return {}
-
-
 @pytest.fixture
-def understands(place, tmp_path, monkeypatch, capsys, registered, composed) -> Callable[..., str]:
+def understands(place, tmp_path, monkeypatch, capsys, registered, presets_composed_once) -> Callable[..., str]:
     """``understands(words)``: "" when the command takes them, or its message. A run is composed and checked; studies,
     benchmarks, figures and collections stop before their first run."""
     folder = tmp_path / "place"
     shutil.copytree(place, folder)
     monkeypatch.chdir(folder)
-    original = compose._compose
-
-    def quickly(lines: Sequence[str]) -> Any:
-        key = tuple(lines)
-        if not {*key} <= shipped:
-            return original(lines)
-        if key not in composed:
-            composed[key] = original(lines)
-        return copy.deepcopy(composed[key])
-
-    shipped = {f"experiment={name}" for name in experiment_names()}
     first_job = Study.jobs
-    monkeypatch.setattr(compose, "_compose", quickly)
     monkeypatch.setattr(Study, "jobs", lambda self, runs: first_job(self, list(runs)[:1]))
     for long in (
         "studies.study.opened",

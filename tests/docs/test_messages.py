@@ -27,10 +27,10 @@ KEY = re.compile(rf"(?<![\w./{HOLE}])({'|'.join((*SECTIONS, *GROUPS))})\.([a-z_]
 
 def messages(path: Path) -> Iterator[tuple[int, str]]:
     """Texts of a module that are no docstrings, f-strings with holes, adjacent ones joined as Python joins them."""
-    tree = ast.parse(path.read_text())
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    inside = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    bare = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             parts = [str(part.value) if isinstance(part, ast.Constant) else HOLE for part in node.values]
             yield node.lineno, "".join(parts)
@@ -38,24 +38,27 @@ def messages(path: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-SAID = [
-    (f"{path.relative_to(ROOT)}:{number}", text)
-    for floor in FLOORS
-    for path in sorted((ROOT / floor).rglob("*.py"))
-    if path.name != "help.py"
-    for number, text in messages(path)
-]
+@pytest.fixture(scope="module")
+def said() -> list[tuple[str, str]]:
+    """All messages of the package, and where they are."""
+    return [
+        (f"{path.relative_to(ROOT)}:{number}", text)
+        for floor in FLOORS
+        for path in sorted((ROOT / floor).rglob("*.py"))
+        if path.name != "help.py"
+        for number, text in messages(path)
+    ]
 
 
-def test_there_are_messages():
-    assert len([text for _, text in SAID if "lossrag " in text]) > 20
-    assert len([text for _, text in SAID if KEY.search(text)]) > 30
+def test_there_are_messages(said):
+    assert len([text for _, text in said if "lossrag " in text]) > 20
+    assert len([text for _, text in said if KEY.search(text)]) > 30
 
 
 @pytest.mark.parametrize("floor", FLOORS)
-def test_commands_are_understood(floor, understands):
+def test_commands_are_understood(floor, said, understands):
     wrong = {}
-    for where, text in SAID:
+    for where, text in said:
         for line in LINE.findall(text) if where.startswith(floor) else ():
             for words in words_of(line.rstrip(" .:,").replace("<run id>", "RUN")):
                 name = words[0].rstrip(",.:")
@@ -68,14 +71,14 @@ def test_commands_are_understood(floor, understands):
     assert not wrong
 
 
-def test_keys_are_those_of_the_configuration():
+def test_keys_are_those_of_the_configuration(said):
     known = {f"{name}.{key_of(option)}" for name, cls in SECTIONS.items() for option in fields(cls)}
     known |= {f"{name}.{key}" for name, cls in SECTIONS.items() for key in flatten(vars(cls()))}
     known |= {f"{group}.{key}" for group in GROUPS for name in GROUPS[group] for key in defaults_of(group, name)}
     known |= {*OPEN}
     wrong = {
         where: match[0]
-        for where, text in SAID
+        for where, text in said
         if where.startswith("experiments") and "overrides.py" not in where  # what is gone is named there
         for match in KEY.finditer(text)
         if f"{match[1]}.{match[2]}" not in known and match[2] not in SUFFIXES

@@ -45,8 +45,11 @@ class Result:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path):
-    """No data of this machine, no cache, one thread, and nothing written into the checkout."""
+def _alone(request, monkeypatch, tmp_path, presets_composed_once):
+    """No data of this machine, no cache, one thread, and nothing written into the checkout; no pictures but for tests
+    of them."""
+    if request.node.get_closest_marker("pictures") is None:
+        unpictured(monkeypatch)
     monkeypatch.delenv("LOSSRAG_DATA", raising=False)
     monkeypatch.setenv("LOSSRAG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -80,12 +83,14 @@ class RunHere:
 
 @pytest.fixture(scope="session")
 def runs_here() -> Callable[[], AbstractContextManager[None]]:
-    """While its context lasts, comparisons and ablations do their runs in this process, one after the other: what is
-    not about processes need not wait for them. test_killed_on_the_way has real ones, and ends with the same files."""
+    """While its context lasts, comparisons and ablations do their runs in this process, one after the other, and draw
+    no pictures: what is not about processes need not wait for them. test_killed_on_the_way has real ones, and ends with
+    the same files."""
 
     @contextmanager
     def patched() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
+            unpictured(patch)
             parts = {name: getattr(subprocess, name) for name in ("PIPE", "STDOUT", "TimeoutExpired")}
             patch.setattr(
                 "lossrag.experiments.studies.launchers.local.subprocess", SimpleNamespace(Popen=RunHere, **parts)
@@ -110,7 +115,7 @@ def train(lossrag, tmp_path) -> Callable[..., Path]:
 
 
 def unpictured(patch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures, which take most of the time of a small run that composes."""
+    """Draw no pictures, which take most of the time of a small run."""
     for picture in (
         "record.composition_log.draw_compositions",
         "record.composition_log.draw_bank",
@@ -120,9 +125,8 @@ def unpictured(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick(train, monkeypatch) -> Callable[..., Path]:
-    """As ``train``, without TensorBoard and pictures."""
-    unpictured(monkeypatch)
+def quick(train) -> Callable[..., Path]:
+    """As ``train``, without TensorBoard."""
     return partial(train, "log.tensorboard=false")
 
 

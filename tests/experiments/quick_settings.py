@@ -23,5 +23,5 @@ def check_commands(commands):
             if key in GROUPS:
                 settings[key] = defaults_of(key, value)
             else:
-                settings = OmegaConf.merge(settings, OmegaConf.from_dotlist([override]))
+                settings.merge_with_dotlist([override])  # in place: a merge copies all there is
         build_config(OmegaConf.to_container(settings, resolve=True))

@@ -239,16 +239,14 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_from_the_command_line(lossrag, toy, tmp_path, name, monkeypatch):
-    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
+def test_from_the_command_line(lossrag, toy, tmp_path, name):
     result = lossrag("train", *TOY, *ADVMTL, f"run.dir={tmp_path}/run", *RUNS[name])
     assert result.code == 0, result
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test_accuracy"].keys() == {"two", "three"}
 
 
-def test_the_terms_change_a_run(lossrag, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
+def test_the_terms_change_a_run(lossrag, toy, tmp_path):
     found = []
     for number, overrides in enumerate((ADVMTL[:1], ADVMTL[:2], ADVMTL)):
         folder = tmp_path / str(number)

@@ -19,6 +19,8 @@ from lossrag.lossbank import CONTEXT_NAMES, LossBank
 from lossrag.lossbank.experience.trials import Case, CaseRecord, Experience, Outcome
 from tests.experiments.banks import CLASS_GAINS, VALUE_GAINS, records, write_bank
 
+pytestmark = pytest.mark.pictures
+
 SOME = {"mae": 0.04, "brier": 0.02}
 
 

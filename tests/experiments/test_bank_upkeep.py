@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
-import subprocess
-import sys
 from dataclasses import asdict
 
 import pytest
 
+from lossrag.experiments.cli import run
 from lossrag.lossbank.experience.files import load_experience, save_experience
 from lossrag.lossbank.experience.trials import Experience
 from lossrag.tensors import load_tensors, save_tensors
 from tests.experiments.banks import write_bank
 from tests.lossbank.experiences import random_experience, record, same
+from tests.processes import forked
 
 
 def saved(path, experience):
@@ -152,6 +152,10 @@ def test_mistakes_of_an_export(lossrag, tmp_path):
     assert "bank=none knows nothing" in lossrag("bank", "export", "bank=none", "output=a.csv").error
 
 
+def add(rank, size, lines):
+    return run(lines[rank])
+
+
 def test_two_commands_may_add_at_once(quick, tmp_path):
     """Each process a trial of its own to one file that is new to both."""
     seen = ["weighting=uniform", "train.query_for_baselines=support", "log.contexts=true"]
@@ -159,9 +163,8 @@ def test_two_commands_may_add_at_once(quick, tmp_path):
     losses = ("mae", "focal_2", "brier")
     runs = [quick(*seen, f"loss.tasks.parity={loss}") for loss in losses]
     bank = tmp_path / "mine.safetensors"
-    call = [sys.executable, "-m", "lossrag", "bank", "add", f"reference={reference}", f"bank={bank}"]
-    adding = [subprocess.Popen([*call, f"run={run}"], stdout=subprocess.DEVNULL) for run in runs]
-    assert [process.wait(timeout=120) for process in adding] == [0, 0, 0]
+    call = ["bank", "add", f"reference={reference}", f"bank={bank}"]
+    assert forked(add, 3, [[*call, f"run={made}"] for made in runs], seconds=120) == [0, 0, 0]
     known = load_experience(bank)
     assert len(known) == 1
     assert {known.names["loss"][loss] for loss in known.outcome_loss} == set(losses)

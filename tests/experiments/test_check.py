@@ -14,6 +14,8 @@ from lossrag.experiments.record.jsonl import read_points
 from lossrag.proof import SUMS, DamagedFile, write_proven
 from tests.experiments.banks import write_bank
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture
 def directory(finished, tmp_path):

@@ -160,7 +160,7 @@ def test_signal_handler_is_put_back(train):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# -- the installed command, in processes of its own
+# -- the installed command, in a process of its own
 
 
 def test_console_command(command, tmp_path):
@@ -174,13 +174,12 @@ def test_console_command(command, tmp_path):
     assert json.loads(summary.read_text())["suite"] == "digits"
 
 
-def test_console_command_with_a_wrong_data_folder(command, tmp_path):
-    environment = {"PATH": "/nonexistent", "LOSSRAG_DATA": str(tmp_path / "nowhere"), "HOME": str(tmp_path)}
-    done = command("train", cwd=tmp_path, env=environment)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "LOSSRAG_DATA" in done.stderr
+def test_a_wrong_data_folder(lossrag, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSRAG_DATA", str(tmp_path / "nowhere"))
+    done = lossrag("train")
+    assert done.out == ""
+    assert done.error.count("\n") == 1
+    assert "LOSSRAG_DATA" in done.error
 
 
 # -- what a finished run leaves

@@ -183,9 +183,9 @@ def test_the_second_time_nothing_runs(undisturbed, lossrag):
 
 
 def test_killed_on_the_way(undisturbed, tmp_path, lossrag, runs_here):
-    """The parent by SIGKILL: its runs notice, and end as after SIGTERM. What is left then is done in this process, as
+    """The parent by SIGKILL: its run notices, and ends as after SIGTERM. What is left then is done in this process, as
     all of the undisturbed comparison."""
-    killed(tmp_path, [("parent", 1)])
+    killed(tmp_path, [("parent", 0)], "processes=1")
     with runs_here():
         assert lossrag(*SMOKE, f"root={tmp_path}").code == 0
     for name in SAME:
@@ -203,9 +203,10 @@ def test_killed_thrice(undisturbed, tmp_path, lossrag, runs_here):
         assert (tmp_path / "smoke" / name).read_bytes() == (undisturbed[0] / name).read_bytes(), name
 
 
-def killed(root, sessions):
-    """Start the comparison as often as there are sessions, and end each so when so many runs have finished."""
-    line = [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", *SMOKE, f"root={root}"]
+def killed(root, sessions, *options):
+    """Start the comparison as often as there are sessions, and end each so when so many runs have finished and the next
+    has begun."""
+    line = [sys.executable, "-c", "from lossrag.experiments.cli import main; main()", *SMOKE, f"root={root}", *options]
     for stop, number in sessions:
         with (root / "out").open("ab") as out:
             process = subprocess.Popen(line, stdout=out, stderr=out, start_new_session=True)
@@ -225,7 +226,7 @@ def killed(root, sessions):
 
 def _wait_for(folder, summaries, process):
     deadline = time.monotonic() + 240
-    while len(list(folder.glob("*/summary.json"))) < summaries:
+    while len(list(folder.glob("*/summary.json"))) < summaries or len(list(folder.glob("*/config.yaml"))) <= summaries:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -17,6 +17,8 @@ from lossrag.lossbank.experience.bank import Retrieval
 from lossrag.proof import Chain
 from tests.experiments.banks import SMALL_VALUE_GAINS, write_bank
 
+pytestmark = pytest.mark.pictures
+
 TASKS = ("digit", "parity", "loops", "centre")
 CANDIDATES = (
     *("mae", "brier", "focal_2", "triplet_0.2", "ldam_30", "logit_adjusted_1", "poly1_1", "cross_entropy"),

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import pandas as pd
 import pytest
 
 from lossrag import ConfigError, DataError, load_run, suite_from, train
 from lossrag.experiments.train import Training
-from tests.experiments.conftest import unpictured
 from tests.experiments.tables import people
 
 SMALL = {"train": {"epochs": 2, "batch_size": 64}, "log": {"tensorboard": False}, "quiet": True}
 TARGETS = {"income": {"metric": "f1"}, "hours": "regression", "place": {"columns": ["north", "east"]}}
-
-
-@pytest.fixture(autouse=True)
-def _plain(monkeypatch):
-    unpictured(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +29,8 @@ def results(run):
 
 
 def test_a_frame_gives_what_its_file_gives(file, tmp_path):
+    import datasets  # takes more than a second, and other tests do without
+
     options = {"targets": TARGETS, "ignore": ["said"], "categorical": ["school"]}
     root = {"root": tmp_path}
     by_file = train(experiment="table", tasks={"name": "table", "data": str(file), **options}, run=root, **SMALL)

@@ -44,6 +44,7 @@ def test_the_runs_are_told_to_stop(monkeypatch, tmp_path, number, code):
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"a.log", "b.log"}
 
 
+@pytest.mark.slow  # test_wheel.py has a comparison and its worker beside more of them
 def test_files_of_the_current_folder_are_not_imported(lossrag, tmp_path):
     for name in ("models", "tasks", "lossrag", "weighting", "statistics"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user')")

@@ -21,6 +21,8 @@ from lossrag.experiments.record.projector import write_projector
 from lossrag.experiments.record.share_series import ShareSeries
 from lossrag.lossbank import LOSSES
 
+pytestmark = pytest.mark.pictures
+
 POINTS = [
     {"step": step, "weight/A": 1.0}
     | {f"composition/A/{name}": share for name, share in zip(LOSSES, (0.3, 0.2, *[0.05] * 10), strict=False)}

@@ -9,13 +9,6 @@ import pytest
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.jsonl import read_points
 
-
-@pytest.fixture(autouse=True)
-def _no_picture(monkeypatch):
-    """Drawing takes half of the time of such a small run, and has its own tests."""
-    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
-
-
 DIGITS = {
     "uniform": ["weighting=uniform"],
     "uniform, support only": ["weighting=uniform", "train.query_for_baselines=support"],

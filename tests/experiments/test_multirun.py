@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
 
+from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import run_id
 from lossrag.experiments.record.checkpoint import load_checkpoint
+from tests.experiments.conftest import unpictured
 
 TINY = ["experiment=digits", "train.epochs=1", "train.batch_size=256", "log.tensorboard=false"]
 
@@ -33,17 +37,11 @@ def table(root):
 def swept(tmp_path_factory):
     """Two weightings, by a glob, by two seeds: where, and what was printed."""
     folder = tmp_path_factory.mktemp("swept")
-    line = [sys.executable, "-m", "lossrag", "train", "--multirun", *TINY, "weighting=glob([unif*,gradn*])"]
-    done = subprocess.run(
-        [*line, "seed=range(0,2)"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done
-    return folder, done.stdout
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.chdir(folder)
+        unpictured(patch)
+        assert run(["train", "--multirun", *TINY, "weighting=glob([unif*,gradn*])", "seed=range(0,2)"]) == 0
+    return folder, out.getvalue()
 
 
 def test_the_runs_are_those_of_single_commands(swept, lossrag, tmp_path):
@@ -99,13 +97,13 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(lossrag, tmp_path):
 def test_a_half_run_resumes(lossrag, tmp_path):
     overrides = [*TINY[:1], "train.epochs=2", *TINY[2:], "weighting=uniform", "run.checkpoint_seconds=0"]
     assert lossrag("train", *overrides).code == 0
-    (run,) = (tmp_path / "runs").glob("digits-*")
-    whole = load_checkpoint(run / "checkpoints" / "best.safetensors")[0]
-    (run / "summary.json").unlink()
+    (folder,) = (tmp_path / "runs").glob("digits-*")
+    whole = load_checkpoint(folder / "checkpoints" / "best.safetensors")[0]
+    (folder / "summary.json").unlink()
     done = lossrag("train", "-m", *overrides, "seed=0")
     assert done.code == 0, done
     assert "resuming after step" in done.out
-    assert same_tensors(load_checkpoint(run / "checkpoints" / "best.safetensors")[0], whole)
+    assert same_tensors(load_checkpoint(folder / "checkpoints" / "best.safetensors")[0], whole)
 
 
 REFUSED = {

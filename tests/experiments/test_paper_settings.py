@@ -35,7 +35,6 @@ def test_a_run_begins_with_them(lossrag, toy_entry, monkeypatch, tmp_path):
     monkeypatch.setitem(
         SUITES._entries, "newsgroups", SuiteEntry(config, lambda options: toy_entry.load(toy_entry.config()))
     )
-    monkeypatch.setattr("lossrag.experiments.train.plot_trajectories", lambda *_: None)
     short = ["model.filters=2", "train.epochs=1", "log.tensorboard=false", f"run.dir={tmp_path}/run"]
     result = lossrag("train", "experiment=paper/topic", *short)
     assert result.code == 0, result

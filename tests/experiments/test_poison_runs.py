@@ -11,7 +11,6 @@ import torch
 from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.lossbank import LOSSES
 from lossrag.weighting import MultiTaskStep
-from tests.experiments.conftest import unpictured
 from tests.weighting.test_poison import METHODS, VALUES, Spoiled
 
 PLACES = ("target", "loss", "gradient", "parameter", "optimiser", "weights")
@@ -55,7 +54,6 @@ def spoil(patch, place, value, calls):
 def wrong(lossrag, monkeypatch, folder, method, place, kind, *more):
     """What is wrong, None where nothing is."""
     with monkeypatch.context() as patch:
-        unpictured(patch)
         spoil(patch, place, VALUES[kind], 1)
         result = lossrag(
             *("train", "experiment=digits", "train.epochs=2", "train.batch_size=512", "run.checkpoint_seconds=0"),
@@ -109,7 +107,6 @@ def test_runs_in_full(lossrag, monkeypatch, tmp_path, capsys):
 def test_a_checkpoint_refuses_what_the_step_did_not_see(lossrag, monkeypatch, tmp_path):
     """A buffer that no normalisation owns, say: the last good checkpoint stays."""
     with monkeypatch.context() as patch:
-        unpictured(patch)
         original = MultiTaskStep.__call__
 
         def taken(self, *arguments, **options):

@@ -18,6 +18,11 @@ train: {epochs: 3}
 """
 
 
+@pytest.fixture
+def presets_composed_once():
+    """Not here: Hydra composes all of them."""
+
+
 def test_a_preset_by_path_stands_on_one_of_the_package(tmp_path):
     (tmp_path / "mine é (2).yaml").write_text(MINE)
     config, settings = load_config(["experiment=./mine é (2).yaml", "seed=4"])

@@ -17,7 +17,6 @@ from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.values import overrides_of
 from lossrag.experiments.train import Training
 from lossrag.experiments.trained import api
-from tests.experiments.conftest import unpictured
 
 BRIEF = {
     "experiment": "digits",
@@ -25,11 +24,6 @@ BRIEF = {
     "log": {"tensorboard": False},
     "quiet": True,
 }
-
-
-@pytest.fixture(autouse=True)
-def _plain(monkeypatch):
-    unpictured(monkeypatch)
 
 
 def test_the_same_run_as_on_the_command_line(quick, tmp_path, assert_same_run, capsys):

@@ -87,8 +87,7 @@ def wait_for(seen, process, seconds=60):
         time.sleep(0.02)
 
 
-def test_ranks_train_what_one_process_trains(tmp_path, lossrag, monkeypatch):
-    unpictured(monkeypatch)
+def test_ranks_train_what_one_process_trains(tmp_path, lossrag):
     # a composed run: looks, compositions and weights on top of losses, some of which relate rows
     arguments = ["train", *QUICK, "train.epochs=2", "loss.policy=gradient", "loss.evidence=one_step"]
     ranks = forked(command, 2, [*arguments, "run.dir=two"], dict(os.environ), free_port(), seconds=120)
@@ -110,8 +109,7 @@ def test_ranks_train_what_one_process_trains(tmp_path, lossrag, monkeypatch):
             assert first[tag] == pytest.approx(second[tag], rel=1e-3, abs=1e-3), tag
 
 
-def test_texts_are_read_alike_by_ranks_and_one_task_at_a_time(tmp_path, lossrag, monkeypatch):
-    unpictured(monkeypatch)
+def test_texts_are_read_alike_by_ranks_and_one_task_at_a_time(tmp_path, lossrag):
     write(tmp_path / "mine.csv", people(tmp_path / "vectors", 120, 0))
     texts = ["tasks.data=mine.csv", "tasks.targets=[income,hours]", "tasks.text=said", "tasks.vectors=random"]
     model = ["tasks.dim=8", "model=textcnn", "model.filters=4", "model.dropout=0"]
@@ -124,8 +122,7 @@ def test_texts_are_read_alike_by_ranks_and_one_task_at_a_time(tmp_path, lossrag,
     assert float((low - one).norm() / one.norm()) < 1e-6
 
 
-def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag, monkeypatch):
-    unpictured(monkeypatch)
+def test_a_killed_rank_ends_all_and_one_process_goes_on(tmp_path, lossrag):
     arguments = ["train", *QUICK, "train.epochs=8", "weighting=metaweighting"]
     broken = started(2, *arguments, "run.dir=broken", "run.checkpoint_seconds=0")
     last = tmp_path / "broken" / "checkpoints" / "last.safetensors"

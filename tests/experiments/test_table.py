@@ -59,6 +59,7 @@ def test_the_command_without_a_preset_of_tables(lossrag, people, tmp_path):
     assert lossrag(*line, "model=mlp", "train.epochs=1", f"run.dir={tmp_path}/run").code == 0
 
 
+@pytest.mark.pictures
 def test_lossrag_composes_losses(lossrag, people, tmp_path):
     options = ["tasks.targets={income: {positive: '<=50K'}, hours: regression}", "tasks.columns=[age,school]"]
     result = lossrag(*TABLE, *options, "loss.policy=retrieval", "loss.evidence=look_ahead")

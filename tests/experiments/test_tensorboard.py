@@ -36,6 +36,8 @@ from lossrag.tasks import SUITES, Task
 from tests.browser.board import tensorboard
 from tests.experiments.banks import SMALL_VALUE_GAINS, write_bank
 
+pytestmark = pytest.mark.pictures
+
 PAGE = Path(__file__).parents[2] / "docs" / "tensorboard.md"
 CLASSES, REGRESSIONS = ("digit", "parity", "loops"), ("centre",)
 TOY_CLASSES, TOY_REGRESSIONS = ("two", "three"), ("value",)

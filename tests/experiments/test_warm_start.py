@@ -19,16 +19,11 @@ from lossrag.experiments.record.description import ModelDescription
 from lossrag.experiments.run.warm_start import Parent, warm_start
 from lossrag.experiments.train import Training
 from lossrag.tasks.table.preprocessing import TablePreprocessing
-from tests.experiments.conftest import SMALL, unpictured
+from tests.experiments.conftest import SMALL
 from tests.experiments.tables import people
 
 STILL = ["optimizer.lr=1e-30", "train.epochs=1"]
 """Nothing moves: what is tested is what was begun with."""
-
-
-@pytest.fixture(autouse=True)
-def _plain(monkeypatch):
-    unpictured(monkeypatch)
 
 
 def summary_of(path: Path) -> dict[str, object]:

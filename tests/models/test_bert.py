@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +21,8 @@ TOKENS = (PIECES + 1) * MASK
 
 
 def plain(folder, pooling: str) -> Tensor:
+    import transformers  # as long as torch to import
+
     encoder = transformers.BertModel.from_pretrained(folder).eval()
     with torch.no_grad():
         hidden = encoder(input_ids=PIECES, attention_mask=MASK).last_hidden_state
@@ -168,6 +169,8 @@ def test_a_missing_extra_names_the_install_line(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_no_encoder(tiny_bert, tmp_path):
+    import transformers
+
     with pytest.raises(DataError, match="is no encoder of safetensors alone"):
         BERT(tmp_path)
     decoder = tmp_path / "t5"

@@ -120,7 +120,8 @@ def test_it_traces_without_data(solver: str) -> None:
         for shape in ((1, 1), (2, 2), (5, 5), (3, 2, 4, 4)):
             with FakeTensorMode():
                 B = torch.empty(*shape, device=device)
-                for start in (None, torch.empty(shape[:-1], device=device)):
+                # a start changes what is traced alike for every shape
+                for start in (None, torch.empty(shape[:-1], device=device))[: 2 if len(shape) > 2 else 1]:
                     # pivots and two interior steps: all that there is to trace, a few times less often
                     result = frank_wolfe(B, solver=solver, start=start, max_iterations=14)
                     assert result.weights.shape == shape[:-1]
