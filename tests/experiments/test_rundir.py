@@ -177,7 +177,7 @@ DEMANDED = ("preset", "best_epoch", "epochs", "refit", "edition", "test_score_me
         (lambda made: made.update(best_epoch=10**400), "best_epoch must be a whole number of 1 or more, not a"),
         (lambda made: made.update(suite="\ud800"), "suite must be a text, not"),
         (
-            lambda made: made.update(steadiness={"asked_at": 0, "composed_at": 0, "moved": {}}),
+            lambda made: made.update(steadiness=STEADY),
             "bank_sources is missing",
         ),
     ],
