@@ -29,8 +29,9 @@ class Within:
 
     def holds(self, value: object) -> bool:
         """Whether a plain value is such a number."""
-        kind = int if self.whole else float
-        return _is(value, kind) and self.least <= value <= self.most and math.isfinite(value)  # type: ignore[operator, arg-type]
+        if not isinstance(value, (int, float)) or not _is(value, int if self.whole else float):
+            return False
+        return self.least <= value <= self.most and math.isfinite(value)
 
     def __str__(self) -> str:
         noun = "a whole number" if self.whole else "a finite number"
