@@ -99,11 +99,12 @@ def _check_tasks(summary: Mapping[str, Any]) -> None:
         raise Unfit("it names no task")
     parts = {key: summary[key].keys() for key in ("test_loss", "task_weights")}
     parts["test_accuracy and test_r2"] = summary["test_accuracy"].keys() | summary["test_r2"].keys()
-    if "compositions" in summary:
-        parts |= {key: summary.get(key, {}).keys() for key in ("compositions", "off")}
     for key, names in parts.items():
         if names != tasks:
             raise Unfit(f"{key} must be of the tasks {', '.join(tasks)}, not of {', '.join(names) or 'none'}")
+    composed, off = (summary.get(key, {}).keys() for key in ("compositions", "off"))
+    if not composed <= tasks or not composed <= off:
+        raise Unfit(f"compositions must be of its tasks, and off of those, not of {', '.join(composed ^ off)}")
     steady = summary.get("steadiness")
     if steady is not None and "bank_sources" not in summary:
         raise Unfit("bank_sources is missing, which steadiness is about")

@@ -229,7 +229,7 @@ def test_damage_is_one_line(line, here, name):
         ({"library": "mine.py"}, "library must be a mapping, not 'mine.py'"),
         ({"library": {"mine.py": 5}}, "library.mine.py must be a text, not 5"),
         ({"epoch": -1}, "epoch must be a whole number of 0 or more, not -1"),
-        ({"class_counts": [[1], None]}, "class_counts of the task 'income' must be 2, not 1"),
+        ({"class_counts": [[1], None]}, "it has another number of losses or class counts than of tasks"),
         ({"input_shape": [True]}, "input_shape.0 must be a whole number of 1 or more, not True"),
         ({"precision": "\ud800"}, "precision must be a text, not '\\ud800'"),
     ],

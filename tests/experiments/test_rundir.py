@@ -172,7 +172,7 @@ DEMANDED = ("preset", "best_epoch", "epochs", "refit", "edition", "test_score_me
         (lambda made: made["test_loss"].update(digit=float("nan")), "test_loss.digit must be a finite number, not n"),
         (lambda made: made["task_weights"].pop("digit"), "task_weights must be of the tasks digit, parity, loops"),
         (lambda made: made["metric"].clear(), "it names no task"),
-        (lambda made: made.update(compositions={"digit": {}}), "compositions must be of the tasks digit, parity"),
+        (lambda made: made.update(compositions={"digit": {}}), "compositions must be of its tasks, and off of those"),
         (lambda made: made.update(seed=True), "seed must be a whole number from 0 to"),
         (lambda made: made.update(best_epoch=10**400), "best_epoch must be a whole number of 1 or more, not a"),
         (lambda made: made.update(suite="\ud800"), "suite must be a text, not"),
