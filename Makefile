@@ -7,18 +7,19 @@ export OMP_NUM_THREADS ?= 1
 
 # Real corpora, where the checkout has them beside it: the tests of real data need them.
 ifneq ($(wildcard ../shared/data),)
-test coverage test-slow: export LOSSRAG_DATA ?= $(abspath ../shared/data)
+tests coverage test-slow: export LOSSRAG_DATA ?= $(abspath ../shared/data)
 endif
 FLOORS := tasks models weighting lossbank experiments
 LINKS := build/typing/lossrag
 PYTEST := $(BIN)/python -m pytest -n 2 -q --durations=5
 
-.PHONY: train test coverage test-slow test-gpu lint types docs clean help
+.PHONY: train test tests coverage test-slow test-gpu lint types docs clean help
 
 help:
 	@echo "make train            train MetaWeighting on four topic tasks (a few minutes on two cores)"
 	@echo "make train ARGS=...   the same with overrides, e.g. ARGS='experiment=digits seed=1'"
 	@echo "make test             lint, type-check, tests, doc examples"
+	@echo "make tests            tests and doc examples alone"
 	@echo "make coverage         the same tests, which lines they reach (twice the time)"
 	@echo "make test-slow        the tests that take minutes each"
 	@echo "make test-gpu         the tests that need CUDA, against the CPU"
@@ -27,7 +28,11 @@ help:
 train: $(VENV)/.run
 	$(BIN)/lossrag train $(ARGS)
 
-test: lint
+# Side by side: mypy has one process, and leaves a core to the tests.
+test: $(VENV)/.dev
+	$(MAKE) -j 2 lint tests
+
+tests: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
 # Apart: a tracer doubles the time of the tests.

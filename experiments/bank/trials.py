@@ -21,9 +21,9 @@ from lossrag.tasks.corruption.settings import DEFAULT_FACTOR
 def task_loss(run: FinishedRun, task: SeenTask) -> str | None:
     """The one loss that a run trained a task with; None where it composed several."""
     loss = run.settings["loss"]
-    if loss["policy"] != "fixed":
+    if loss.get("policy", "fixed") != "fixed":
         return None
-    return str(loss.get("tasks", {}).get(task.name, loss[task.kind]))
+    return str(loss.get("tasks", {}).get(task.name, loss.get(task.kind, REFERENCES[task.kind])))
 
 
 def trials_of(runs: Sequence[FinishedRun], trouble: str = "unknown", clean: bool = True) -> list[CaseRecord]:

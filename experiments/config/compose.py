@@ -41,10 +41,12 @@ from lossrag.experiments.config.overrides import (
 )
 from lossrag.experiments.config.paths import quoted
 from lossrag.experiments.config.presets import ConfigDir, OwnPreset, own_preset, split_flags
+from lossrag.experiments.config.typed import schema_of
 from lossrag.experiments.config.yaml_file import read_yaml
 from lossrag.lossbank import LOSSES
 from lossrag.lossbank.library.contract import TARGET_KINDS
 from lossrag.models import ENCODERS
+from lossrag.schema import Unfit, check_schema
 from lossrag.tasks import SUITES, parse_corruption
 from lossrag.weighting import WEIGHTINGS
 
@@ -243,6 +245,8 @@ def _check_sharing(config: schema.Config) -> None:
 def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     """An instance of the dataclass ``cls``; raises ConfigError for unknown keys and wrong types."""
     assert dataclasses.is_dataclass(cls)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} must hold keys with values, got {values!r:.80}.")
     names = {key_of(field): field.name for field in dataclasses.fields(cls)}
     for key in values:
         if key not in names:
@@ -253,8 +257,12 @@ def build(cls: Callable[..., T], values: Settings, where: str) -> T:
     prefix = f"{where}." if where in (*SECTIONS, *GROUPS) else ""
     check_lists(cls, values, where, "{key}: {value}" if where.startswith("plan ") else f"{prefix}{{key}}={{value}}")
     try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), dict(values))
+        check_schema(OmegaConf.to_container(merged, resolve=True, throw_on_missing=True), schema_of(cls), where)
         # OmegaConf makes what it is asked for, and says nothing of its type
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), dict(values))))
+        return cast(T, OmegaConf.to_object(merged))
+    except Unfit as reason:
+        raise ConfigError(f"{reason}.") from None
     except OptionError as error:
         raise ConfigError(error.by_key(prefix)) from None
     except (OverflowError, RecursionError) as error:

@@ -119,7 +119,7 @@ def check_key(override: Override, known: DictConfig) -> None:
         raise ConfigError(f"{override.input_line}: {key} is there already: leave out the +.")
     if override.is_delete():
         raise ConfigError(f"{override.input_line}: {key} cannot be deleted: set it to another value, {key}=...")
-    if isinstance(current, DictConfig):
+    if isinstance(current, DictConfig) and current:  # an empty one is a value, which no key is set of yet
         example = f"{key}.{next(iter(current))!s}"
         raise ConfigError(f"{override.input_line}: {key} is a section: set one of its keys, e.g. {example}=...")
     if section in GROUPS and option == "name":

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, legend_below, new_panels
 from lossrag.experiments.record.finished import LABELS, FinishedRun, by_method, by_problem, main_setting
+from lossrag.schema import FINITE
 
 STILL = ("STL", "Uniform", "Fixed", "AdvMTL")
 """Methods whose weights do not move."""
@@ -88,7 +89,8 @@ def weights_over_epochs(run: FinishedRun) -> Lines:
 
 
 def _weight_points(run: FinishedRun) -> list[dict[str, Any]]:
-    return [point for point in run.points if f"weight/{run.tasks[0]}" in point]
+    tags = [f"weight/{task}" for task in run.tasks]
+    return [point for point in run.points if point["step"] and all(FINITE.holds(point.get(tag)) for tag in tags)]
 
 
 def _panel(axes: Axes, method: str, runs: Sequence[Lines], group: range, tasks: Sequence[str]) -> None:

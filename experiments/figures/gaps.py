@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from lossrag.errors import ConfigError
 from lossrag.experiments.plotting import COLOURS, LOOK, PAGE, STYLES, Drawing, Skipped, legend_below, new_panels
 from lossrag.experiments.record.finished import FinishedRun, by_problem, main_setting
+from lossrag.schema import FINITE
 
 SPLITS = ("support", "query", "validation", "test")
 HINT = "lossrag train weighting=uniform train.query_for_baselines=support"
@@ -46,11 +47,12 @@ def draw_gaps(runs: Sequence[FinishedRun], epochs: Sequence[int] | None = None) 
 def losses_at(run: FinishedRun, epoch: int) -> Losses:
     """The losses of one epoch (from 1): on support means over its logged steps, if any; on query and validation those
     of the whole splits after it; on test only where it is the epoch that validation chose."""
-    points = [point for point in run.points if point["epoch"] == epoch]
+    points = [point for point in run.points if point.get("epoch") == epoch]
     losses = {}
     for split in SPLITS[:3]:
         series = [
-            [point[f"{split}/loss/{task}"] for point in points if f"{split}/loss/{task}" in point] for task in run.tasks
+            [point[tag] for point in points if FINITE.holds(point.get(tag))]
+            for tag in (f"{split}/loss/{task}" for task in run.tasks)
         ]
         if all(series):
             losses[split] = [mean(values) for values in series]
@@ -114,5 +116,5 @@ def _chart(axes: PolarAxes, title: str, tasks: Sequence[str], losses: Losses) ->
 
 def _unit(run: FinishedRun) -> str:
     kinds = {"regression" if task in run.summary["test_r2"] else "classification" for task in run.summary["metric"]}
-    names = [str(run.settings["loss"][kind]) for kind in sorted(kinds)]
+    names = [str(run.settings["loss"].get(kind, "loss")) for kind in sorted(kinds)]
     return "; ".join(name.replace("_", " ") + (", nats" if name == "cross_entropy" else "") for name in names)

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lossrag.experiments.plotting import COLOURS, COLUMN, GREY, LOOK, PAGE, Drawing, Skipped, new_panels
 from lossrag.experiments.record.finished import FinishedRun
+from lossrag.schema import FINITE
 
 KEYS = {
     "rho": ("tasks.rho", "ρ: share of the training data held out as query"),
@@ -26,7 +27,8 @@ def draw_sweep(name: str, runs: Sequence[FinishedRun]) -> list[Drawing | Skipped
     """One figure: a panel for every set of MetaWeighting runs that differ in this key and their seeds alone. Boxes are
     quartiles, the line in them the median, whiskers minimum and maximum, dots the runs."""
     key, label = KEYS[name]
-    scored = [run for run in runs if run.summary["test_accuracy_mean"] is not None]
+    known = [run for run in runs if FINITE.holds(run.deciding.get(key))]  # a suite of one's own may have no rho
+    scored = [run for run in known if run.summary["test_accuracy_mean"] is not None]
     sweeps = _sweeps(key, [run for run in scored if run.settings["weighting"]["name"] == "metaweighting"])
     if not sweeps:
         reason = f"no two runs of MetaWeighting differ in {key} and their seeds alone; run `{COMMANDS[name]}`"

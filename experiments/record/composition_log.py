@@ -31,7 +31,7 @@ from lossrag.experiments.record.tensorboard import TensorBoard
 from lossrag.files import check_target, write_atomic
 from lossrag.lossbank import Event, LearnedLosses, LossBank
 from lossrag.proof import Chain, DamagedFile, read_lines
-from lossrag.schema import Unfit, check_schema
+from lossrag.schema import COUNT, FINITE, SHARE, Unfit, check_schema
 
 BEGIN = 8
 """Losses of a task whose series may begin at one logged moment: the largest shares."""
@@ -238,10 +238,10 @@ def read_events(folder: Path) -> list[Event]:
 
 
 EVENT = {
-    "step": int,
+    "step": COUNT,
     **dict.fromkeys(("task", "loss", "what", "reason"), str),
-    "neighbours?": [{"distance": float, **dict.fromkeys(("source", "task", "trouble", "encoder"), str)}],
-    "shares?": {str: float},
+    "neighbours?": [{"distance": FINITE, **dict.fromkeys(("source", "task", "trouble", "encoder"), str)}],
+    "shares?": {str: SHARE},
 }
 
 

@@ -12,15 +12,15 @@ from lossrag.errors import RunDirectoryError
 from lossrag.lossbank import CONTEXT_NAMES
 from lossrag.lossbank.experience.snapshots import REFERENCES
 from lossrag.proof import DamagedFile
-from lossrag.schema import check_schema
+from lossrag.schema import POSITIVE, OneOf, check_schema
 from lossrag.tensors import load_tensors, save_tensors
 
 FILE = "contexts.safetensors"
 META = {
     "run_id": str,
     "encoder": str,
-    "steps": int,
-    "tasks": [{"name": str, "kind": str, "outputs": int, "samples": int}],
+    "steps": POSITIVE,
+    "tasks": [{"name": str, "kind": OneOf(tuple(REFERENCES)), "outputs": POSITIVE, "samples": POSITIVE}],
 }
 
 
@@ -74,8 +74,8 @@ def load_contexts(directory: Path) -> RunContexts:
         moments = {float(moment): contexts for moment, contexts in sorted(tensors.items())}
         if any(contexts.shape != (len(tasks), len(CONTEXT_NAMES)) for contexts in moments.values()):
             raise DamagedFile("its contexts are of another size")
-        if any(task.kind not in REFERENCES or min(task.outputs, task.samples, meta["steps"]) < 1 for task in tasks):
-            raise DamagedFile("it tells of tasks that no run has")
+        if not all(0 <= moment <= 1 for moment in moments):
+            raise DamagedFile("its moments are not within [0, 1]")
         return RunContexts(str(meta["run_id"]), str(meta["encoder"]), int(meta["steps"]), tasks, moments)
     except (DamagedFile, KeyError, TypeError, ValueError) as reason:
         raise RunDirectoryError(f"{path} cannot be used: {reason}. Repeat the run with run.again=true.") from None

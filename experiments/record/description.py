@@ -22,7 +22,7 @@ from lossrag.experiments.record.directory import RunDirectory
 from lossrag.experiments.record.finished import read_summary
 from lossrag.files import read_file, write_atomic
 from lossrag.proof import DamagedFile
-from lossrag.schema import Unfit, check_schema
+from lossrag.schema import COUNT, FINITE, POSITIVE, OneOf, Unfit, check_schema
 from lossrag.tasks import Task
 from lossrag.tensors import load_tensors
 
@@ -104,55 +104,71 @@ def read_description(path: Path) -> tuple[ModelDescription, dict[str, Any] | Non
         raise CheckpointError(f"{name} is damaged: its content does not match its checksum. {_RESTORE}")
     try:
         check_schema(plain, SCHEMA)
-        sum_of_preprocessing = plain.pop("preprocessing", None)
+        _check_keys(plain, SCHEMA, "it")
+        for number, own in enumerate(plain["tasks"]):
+            _check_keys(own, TASK, f"tasks.{number}")
+        sum_of_preprocessing = plain.pop("preprocessing")
         for key in ("format", "lossrag"):
-            plain.pop(key, None)
+            plain.pop(key)
         tasks = tuple(Task(**{key: _tuple(value) for key, value in own.items()}) for own in plain.pop("tasks"))
         counts = tuple(_tuple(own) for own in plain.pop("class_counts"))
         rest = {key: _tuple(value) for key, value in plain.items()}
         description = ModelDescription(tasks=tasks, class_counts=counts, **rest)
         if not len(description.losses) == len(counts) == len(tasks) > 0:
             raise Unfit("it has another number of losses or class counts than of tasks")
-        for task in tasks:
-            _check_task(task)
-    except (LossRAGError, Unfit, KeyError, TypeError, AttributeError) as error:
+        if len({task.name for task in tasks}) < len(tasks):
+            raise Unfit("two of its tasks have the same name")
+        for task, count in zip(tasks, counts, strict=True):
+            _check_task(task, count)
+    except (LossRAGError, Unfit) as error:
         raise CheckpointError(f"{name} describes no model: {error}. {_RESTORE}") from None
     if description.weights not in WEIGHTS:
         raise CheckpointError(f"{name} names {description.weights!r:.60} as its weights: they are in {WEIGHTS[0]}.")
     return description, _preprocessing(path / "preprocessing.json", sum_of_preprocessing), summary
 
 
+TASK = {
+    "name": str,
+    "kind": OneOf(("classification", "regression")),
+    "outputs": POSITIVE,
+    "labels?": [str],
+    "score?": str,
+    "mean?": [FINITE],
+    "scale?": [FINITE],
+}
 SCHEMA = {
+    "format": int,
+    "lossrag": str,
     **dict.fromkeys(("run_id", "precision", "weights"), str),
-    "epoch": int,
-    "tasks": [
-        {
-            **dict.fromkeys(("name", "kind"), str),
-            "outputs": int,
-            "labels?": [str],
-            "score?": str,
-            "mean?": [float],
-            "scale?": [float],
-        }
-    ],
+    "epoch": COUNT,
+    "tasks": [TASK],
     "losses": [str],
-    "class_counts": [([int], None)],
+    "class_counts": [([COUNT], None)],
     "shared_input": bool,
     "model": {"name": str},
-    "input_shape": [int],
-    "vectors": [int],
-    "preprocessing?": (str, None),
+    "input_shape": [POSITIVE],
+    "vectors": [COUNT],
+    "library?": {str: str},
+    "preprocessing": (str, None),
 }
+"""What a model.json holds: those of earlier versions lack ``library``. Nothing else stands in it, nor in a task."""
 _RESTORE = "Restore it from a copy, or repeat the run with run.again=true."
 
 
-def _check_task(task: Task) -> None:
-    """Raise Unfit for a task that no suite has."""
-    known = task.kind in ("classification", "regression") and task.outputs >= 1
-    named = len(task.labels) in (0, task.outputs)
-    moments = (len(task.mean), len(task.scale)) in ((0, 0), (task.outputs, task.outputs))
-    if not (known and named and moments):
-        raise Unfit(f"the task {task.name!r:.60} is of no kind, or its labels or moments differ in number from it")
+def _check_keys(plain: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> None:
+    """Raise Unfit for a key that a schema does not name."""
+    if unknown := sorted(plain.keys() - {key.removesuffix("?") for key in schema}):
+        raise Unfit(f"{where} has {unknown[0]!r:.60}, which nothing is known of")
+
+
+def _check_task(task: Task, counts: tuple[int, ...] | None) -> None:
+    """Raise Unfit for a task that no suite has, or for counts of other classes."""
+    sizes = {"labels": task.labels, "mean": task.mean, "scale": task.scale, "class_counts": counts or ()}
+    for key, values in sizes.items():
+        if len(values) not in (0, task.outputs):
+            raise Unfit(f"{key} of the task {task.name!r:.60} must be {task.outputs}, not {len(values)}")
+    if len(task.mean) != len(task.scale) or 0 in task.scale:
+        raise Unfit(f"the task {task.name!r:.60} has a mean without a scale, or a scale of 0")
 
 
 def _tuple(value: Any) -> Any:

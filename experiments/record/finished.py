@@ -13,42 +13,42 @@ from pathlib import Path
 from typing import Any
 
 from lossrag.errors import ConfigError, RunDirectoryError
+from lossrag.experiments.config.compose import MAX_SEED
 from lossrag.experiments.config.identity import flatten, identity
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.experiments.record.settings import read_settings
 from lossrag.experiments.record.versions import refuse_newer
 from lossrag.files import MIB
 from lossrag.proof import DamagedFile, read_proven
-from lossrag.schema import check_schema
+from lossrag.schema import COUNT, FINITE, POSITIVE, SHARE, Unfit, Within, check_schema
 from lossrag.tasks import METRICS
 
 Summary = Mapping[str, Any]
 """Content of a summary.json."""
 SCHEMA = {
-    **dict.fromkeys(("run_id", "suite", "weighting"), str),
-    "seed": int,
+    **dict.fromkeys(("run_id", "suite", "edition", "weighting"), str),
+    "preset": (str, None),
+    "seed": Within(0, MAX_SEED, whole=True),
     "metric": {str: str},
-    "test_accuracy": {str: float},
-    "test_r2": {str: float},
-    "test_loss": {str: float},
-    "task_weights": {str: float},
-    "test_accuracy_mean": (float, None),
-    "seconds": float,
-    **dict.fromkeys(("test_score_mean?", "validation_score_mean?"), float),
-    **dict.fromkeys(("best_epoch?", "epochs?"), int),
-    "edition?": str,
-    "preset?": (str, None),
-    "compositions?": {str: {str: float}},
+    **{key: {str: FINITE} for key in ("test_accuracy", "test_r2", "test_loss", "task_weights")},
+    "test_accuracy_mean": (FINITE, None),
+    **dict.fromkeys(("test_score_mean", "validation_score_mean"), FINITE),
+    **dict.fromkeys(("best_epoch", "epochs"), POSITIVE),
+    "refit": bool,
+    "seconds": Within(0, 1e12),
+    "versions": {"lossrag": str},
+    "library?": [str],
+    "lower_is_better?": [str],
+    "compositions?": {str: {str: SHARE}},
     "off?": {str: [str]},
     "reasons?": {str: str},
     "bank_sources?": [str],
-    "steadiness?": {"asked_at": float, "composed_at": (float, None), "moved": {str: float}},
-    "versions?": {"lossrag": str},
-    "lower_is_better?": [str],
-    "parent?": {"directory": str, "run_id": str, "epoch": int},
-    "theorem_1?": {"steps": float, "min_norm": float, "common_descent": float},
+    "steadiness?": {"asked_at": (SHARE, None), "composed_at": (SHARE, None), "moved": {str: SHARE}},
+    "parent?": {"directory": str, "run_id": str, "epoch": COUNT},
+    "theorem_1?": {"steps": Within(0, 1e12), "min_norm": SHARE, "common_descent": SHARE},
 }
-"""What a summary.json holds: scripts may rely on the keys that end without a question mark."""
+"""What a summary.json holds: scripts may rely on the keys that end without a question mark. Runs of earlier versions
+lack ``library`` and ``lower_is_better``; what else may be absent is of runs that have it."""
 LABELS = {
     "single_task": "STL",
     "uniform": "Uniform",
@@ -84,15 +84,32 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
         versions = summary.get("versions") if isinstance(summary, dict) else None
         refuse_newer(path, versions.get("lossrag") if isinstance(versions, dict) else None)
         check_schema(summary, SCHEMA)
-        known = summary["test_accuracy"].keys() | summary["test_r2"].keys()
-        for part in (known, summary["test_loss"].keys(), summary["task_weights"].keys()):
-            if not part >= summary["metric"].keys():
-                raise DamagedFile("it does not tell all of every task")
+        _check_tasks(summary)
     except (OSError, DamagedFile, ValueError, RecursionError) as reason:
         raise RunDirectoryError(
             f"{path} is damaged: delete it, and the same command writes it anew from the last checkpoint ({reason})."
         ) from None
     return {**summary, "directory": str(directory)}
+
+
+def _check_tasks(summary: Mapping[str, Any]) -> None:
+    """Raise Unfit unless a summary tells the same of each of its tasks."""
+    tasks = summary["metric"].keys()
+    if not tasks:
+        raise Unfit("it names no task")
+    parts = {key: summary[key].keys() for key in ("test_loss", "task_weights")}
+    parts["test_accuracy and test_r2"] = summary["test_accuracy"].keys() | summary["test_r2"].keys()
+    for key, names in parts.items():
+        if names != tasks:
+            raise Unfit(f"{key} must be of the tasks {', '.join(tasks)}, not of {', '.join(names) or 'none'}")
+    composed, off = (summary.get(key, {}).keys() for key in ("compositions", "off"))
+    if not composed <= tasks or not composed <= off:
+        raise Unfit(f"compositions must be of its tasks, and off of those, not of {', '.join(composed ^ off)}")
+    steady = summary.get("steadiness")
+    if steady is not None and "bank_sources" not in summary:
+        raise Unfit("bank_sources is missing, which steadiness is about")
+    if steady is not None and steady["asked_at"] is None and steady["moved"]:
+        raise Unfit("steadiness.asked_at must be a number where compositions moved")
 
 
 def method_label(settings: Mapping[str, Any]) -> str:
@@ -161,8 +178,9 @@ class FinishedRun:
     def problem(self) -> tuple[str, ...]:
         """Suite, edition or file if it has several, and encoder: runs of different ones are never in one panel."""
         tasks = self.settings["tasks"]
-        data = tasks.get("data") or ""
-        file = Path(data["train"] if isinstance(data, Mapping) else data).stem
+        data = tasks.get("data")
+        data = data.get("train") if isinstance(data, Mapping) else data
+        file = Path(data).stem if isinstance(data, str) else ""  # a suite of one's own may have other data
         parts = (tasks["name"], tasks.get("edition") or file, self.settings["model"]["name"])
         return tuple(str(part) for part in parts if part)
 

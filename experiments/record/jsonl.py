@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lossrag.errors import CheckpointError, RunDirectoryError
+from lossrag.experiments.record.descent import CONCLUSION, PREMISE
+from lossrag.experiments.record.series import D_TAG
 from lossrag.files import check_target
 from lossrag.proof import Chain, DamagedFile, iter_lines
-from lossrag.schema import Unfit, check_schema
+from lossrag.schema import COUNT, SHARE, Unfit, check_schema
 
 
 class JsonLines:
@@ -86,11 +88,25 @@ def read_points(path: Path, ended: bool = False) -> list[dict[str, Any]]:
     return list(iter_points(path, ended))
 
 
+POINT = {
+    "step": COUNT,
+    "epoch?": COUNT,
+    f"{D_TAG}?": [[float]],
+    **dict.fromkeys((f"{PREMISE}?", f"{CONCLUSION}?"), SHARE),
+}
+"""What a point holds; everything else in it is a number."""
+
+
 def _check(point: dict[str, Any], number: int) -> None:
-    if type(point.get("step")) is int and all(type(value) in (float, int) for value in point.values()):
-        return
     try:
-        check_schema(point, {"step": int, "epoch?": int})
-        check_schema(point, {str: (float, [[float]])})
+        check_schema(point, POINT)
+        for tag, value in point.items():
+            if type(value) is not float and tag != D_TAG:
+                check_schema(value, float, tag)
+        matrix = point.get(D_TAG, [])
+        if any(len(row) != len(matrix) for row in matrix):
+            raise Unfit(f"{D_TAG} must be a square matrix")
+        if (PREMISE in point) != (CONCLUSION in point):
+            raise Unfit(f"{PREMISE} and {CONCLUSION} must both be there, or none")
     except Unfit as reason:
         raise DamagedFile(f"line {number}: {reason}") from None

@@ -6,20 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from lossrag.errors import ConfigError, RunDirectoryError
+from lossrag.experiments.config.compose import MAX_SEED
 from lossrag.experiments.config.yaml_file import MOST_BYTES, parse_yaml
 from lossrag.proof import DamagedFile, read_proven
-from lossrag.schema import Unfit, check_schema
+from lossrag.schema import Unfit, Within, check_schema
 
 SETTINGS = {
-    "seed": int,
+    "seed": Within(0, MAX_SEED, whole=True),
     "preset?": (str, None),
+    "library?": ({str: str}, None),
+    "overrides?": [str],
     "tasks": {"name": str},
     "model": {"name": str},
     "weighting": {"name": str},
-    "loss": {"library?": ([str], None)},
+    "loss": {
+        **dict.fromkeys(("policy?", "classification?", "regression?"), str),
+        "tasks?": {str: str},
+        "library?": ([str], None),
+    },
     **{f"{section}?": {str: object} for section in ("outer", "optimizer", "train", "data", "machine", "run", "log")},
 }
-"""What every config.yaml holds; the rest is seen when a configuration is built of it."""
+"""What every config.yaml holds; the rest is seen when a configuration is built of it. Those of earlier versions lack
+``library``, ``overrides`` and keys of ``loss``."""
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

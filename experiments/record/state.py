@@ -25,7 +25,7 @@ from lossrag.experiments.record.finite import check_finite
 from lossrag.experiments.record.versions import refuse_newer
 from lossrag.lossbank import LearnedLosses
 from lossrag.models import MultiTaskModel
-from lossrag.schema import Unfit, check_schema
+from lossrag.schema import COUNT, FINITE, Unfit, Within, check_schema
 from lossrag.tensors import save_tensors
 from lossrag.weighting import MultiTaskStep
 
@@ -163,10 +163,10 @@ def load_state(
 META = {
     "edition": str,
     "groups": [{"params": [int]}],
-    "best": {"epoch": int, "score": float},
-    **dict.fromkeys(("epoch", "done", "offset"), int),
-    "seconds": float,
-    "trajectory": [[float]],
+    "best": {"epoch": COUNT, "score": float},
+    **dict.fromkeys(("epoch", "done", "offset"), COUNT),
+    "seconds": Within(0, 1e12),
+    "trajectory": [[FINITE]],
     "events?": str,
 }
 """What the metadata of a last checkpoint hold."""
@@ -174,10 +174,10 @@ META = {
 
 def _check_progress(meta: Mapping[str, Any], tasks: int) -> None:
     """Raise Unfit for a standing that no run of so many tasks can have."""
-    numbers = (meta["epoch"], meta["done"], meta["offset"], meta["seconds"], meta["best"]["epoch"])
-    fits = all(0 <= number < math.inf for number in numbers) and meta["best"]["epoch"] <= meta["epoch"]
+    best = meta["best"]
+    fits = best["epoch"] <= meta["epoch"] and (math.isfinite(best["score"]) or not best["epoch"])
     lines = [len(line) for line in meta["trajectory"]]
-    if not fits or lines != [tasks] * meta["epoch"] or meta["best"].keys() != {"epoch", "score"}:
+    if not fits or lines != [tasks] * meta["epoch"] or best.keys() != {"epoch", "score"}:
         raise Unfit("it tells of a standing that no run of these tasks can have")
 
 

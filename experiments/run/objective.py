@@ -31,7 +31,8 @@ def score(task: Task, logits: Tensor, targets: Tensor, known: Tensor | None = No
         logits, targets = torch.where(rows, logits, mean), torch.where(rows, targets, mean)
     residual = (logits - targets).double().square().sum()
     spread = (targets - mean).double().square().sum()
-    value = 1 - residual / spread.clamp(min=torch.finfo(torch.float64).tiny)
+    bounds = torch.finfo(torch.float64)
+    value = (1 - residual / spread.clamp(min=bounds.tiny)).clamp(min=bounds.min)  # of a constant it is far below 0
     return value if known is None else value * known.any()
 
 

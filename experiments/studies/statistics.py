@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -13,15 +14,23 @@ from scipy.stats import t as student
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
     """``mean`` of values, such as paired differences, and ``half``, the half width of its 95 % interval (Student's t);
-    None for a single value.
+    None for a single value, and where it is too large for a number.
 
     >>> {key: round(value, 4) for key, value in interval([0.01, 0.02, 0.03]).items()}
     {'mean': 0.02, 'half': 0.0248}
     """
     half = None
     if len(values) > 1:
-        half = float(student.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return {"mean": mean(values), "half": half}
+        half = float(student.ppf(0.975, len(values) - 1)) * _spread(values) / math.sqrt(len(values))
+    return {"mean": mean(values), "half": half if half is not None and half < math.inf else None}
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Their standard deviation; infinity where it is too large for a number, as of R^2 of a constant."""
+    try:
+        return stdev(values)
+    except OverflowError:
+        return math.inf
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
@@ -34,7 +43,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    spread = stdev(differences)
+    spread = _spread(differences)
     if spread == 0:
         return 1.0 if differences[0] == 0 else 0.0
     statistic = abs(mean(differences)) / (spread / math.sqrt(len(differences)))
@@ -62,7 +71,7 @@ def differences(scores: Mapping[str, Mapping[int, float]], other: str) -> dict[s
     """By row of ``scores`` (by row and seed): its paired differences to the row ``other`` over the seeds that both
     have, as pairs, mean, half, p and p_holm, the rows tested as one family; rows without a pair are left out."""
     pairs = {
-        row: [score - scores[other][seed] for seed, score in own.items() if seed in scores[other]]
+        row: [_between(score, scores[other][seed]) for seed, score in own.items() if seed in scores[other]]
         for row, own in scores.items()
         if row != other
     }
@@ -72,6 +81,11 @@ def differences(scores: Mapping[str, Mapping[int, float]], other: str) -> dict[s
         row: {"pairs": len(values), **interval(values), "p": p, "p_holm": corrected}
         for (row, values), p, corrected in zip(pairs.items(), plain, holm(plain), strict=True)
     }
+
+
+def _between(score: float, other: float) -> float:
+    """The difference of two scores, the largest number there is where it is larger."""
+    return min(max(score - other, -sys.float_info.max), sys.float_info.max)
 
 
 def mean_ranks(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -20,20 +20,33 @@ def deep(levels: int) -> list[Any]:
     return made
 
 
+def deep_mapping(levels: int) -> dict[str, Any]:
+    """A mapping in a mapping in a mapping."""
+    made: dict[str, Any] = {}
+    for _ in range(levels):
+        made = {"a": made}
+    return made
+
+
 VALUES: tuple[Any, ...] = (
     None,
     True,
+    False,
     -1,
     0,
     1,
     2**31,
     2**63,
     10**30,
+    10**400,
+    -(2**63) - 1,
     0.5,
+    5e-324,
     -0.0,
     1e308,
     float("nan"),
     float("inf"),
+    float("-inf"),
     "",
     "x",
     "0",
@@ -43,6 +56,9 @@ VALUES: tuple[Any, ...] = (
     "/etc/passwd",
     "nul\0",
     "\ud800",
+    "a\udcff",
+    "[/red] [bold",
+    "line\nline\r\x1b[31m",
     "\u202e\u2066 right to left",
     "x" * 5000,
     "${oc.env:HOME}",
@@ -55,8 +71,14 @@ VALUES: tuple[Any, ...] = (
     {},
     {"a": {"b": 1}},
     {"": 0},
+    {"\ud800": {"nul\0": []}},
+    [[]],
+    [[[1.0], [2.0]]],
     deep(30),
+    deep_mapping(30),
 )
+KEYS = ("more", "name", "kind", "0", "", "\ud800", "a/b", "../x", "x" * 5000, "step", "metric", "tasks", "items")
+"""Keys that are added, or put in the place of another."""
 OPTIONS = (
     "null",
     "true",
@@ -100,7 +122,7 @@ OPTIONS = (
 
 
 def twisted(plain: Any, chance: random.Random, changes: int = 1) -> Any:
-    """The plain value with some of its parts replaced, left out or added."""
+    """The plain value with some of its parts replaced, left out, added, or of another type."""
     made = json.loads(json.dumps(plain))
     for _ in range(changes):
         holder, key = _place(made, chance)
@@ -110,10 +132,34 @@ def twisted(plain: Any, chance: random.Random, changes: int = 1) -> Any:
         if what < 0.2:
             del holder[key]
         elif what < 0.3 and isinstance(holder, dict):
-            holder[chance.choice(["more", "name", "kind", "0"])] = chance.choice(VALUES)
+            holder[chance.choice(KEYS)] = chance.choice(VALUES)
+        elif what < 0.35 and isinstance(holder, dict):
+            holder[chance.choice(KEYS)] = holder.pop(key)
+        elif what < 0.6:
+            holder[key] = _retyped(holder[key], chance)
+        elif what < 0.65:
+            other, place = _place(made, chance)
+            holder[key] = json.loads(json.dumps(other[place]))
         else:
             holder[key] = chance.choice(VALUES)
     return made
+
+
+def _retyped(value: Any, chance: random.Random) -> Any:
+    """What is like a value, of another type: a number as a text, a list as a mapping, one of several alone."""
+    wrapped = chance.choice([[value], {"a": value}, [value, value]])
+    if isinstance(value, bool):
+        return chance.choice([int(value), str(value).lower(), wrapped])
+    if isinstance(value, (int, float)):
+        return chance.choice([str(value), bool(value), -value, value + 0.5, value * 10**30, float(value), wrapped])
+    if isinstance(value, str):
+        return chance.choice([list(value), len(value), value.upper(), value + "\ud800", value * 40, wrapped])
+    if isinstance(value, list):
+        return chance.choice([dict(enumerate(value)), value[:1], value * 2, value[::-1], [], {}, str(value), wrapped])
+    if isinstance(value, dict):
+        pairs = [[key, part] for key, part in value.items()]
+        return chance.choice([pairs, list(value), list(value.values()), dict(pairs[1:]), [], {}, str(value), wrapped])
+    return wrapped
 
 
 def _place(plain: Any, chance: random.Random) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +25,15 @@ from lossrag.experiments.bank.collect.plan import load_collect_plan
 from lossrag.experiments.cli import run
 from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.identity import flatten
+from lossrag.experiments.figures.command import NAMES
 from lossrag.experiments.record.contexts import load_contexts
 from lossrag.experiments.record.directory import sums_of
 from lossrag.experiments.record.finished import load_runs, read_summary
 from lossrag.experiments.record.settings import read_settings
-from lossrag.experiments.record.summary import print_summary
-from lossrag.experiments.studies.plan import load_plan
+from lossrag.experiments.record.summary import print_summary, summary_markdown
+from lossrag.experiments.studies.plan import Plan, Row, Run, load_plan
+from lossrag.experiments.studies.report import markdown, suite_report
+from lossrag.experiments.studies.results import Results, runs_csv
 from lossrag.experiments.trained.loaded import load_run
 from lossrag.lossbank.experience.files import load_experience
 from lossrag.proof import Chain, read_lines, write_sums
@@ -48,7 +52,22 @@ PLAN = {
     "tuning": {"seed": 1, "runs": 2, "learning_rates": [0.1], "learning_rates_without_knobs": [0.1, 0.2]},
     "methods": {"uniform": [], "dwa": {"knobs": {"weighting.temperature": [1, 2]}}},
 }
-COLLECTED = {"seed": 0, "stacked": {"a": {"cases": 2, "sources": {"digits": 1}, "troubles": {"clean": 1}}}}
+ABLATED = {
+    "experiments": ["digits"],
+    "seeds": [0, 1],
+    "reference": "a",
+    "rows": {"a": [], "b": ["loss.policy=retrieval"], "c": {"overrides": [], "suites": {"digits": ["seed=1"]}}},
+    "fixed": ["b"],
+    "also": [["a", "c"]],
+}
+COLLECTED = {
+    "seed": 0,
+    "stacked": {"a": {"cases": 2, "sources": {"digits": 1}, "troubles": {"clean": 1}, "classes": [2, 3]}},
+    "squares": {
+        "b": {"squares": 1, "experiment": "digits", "losses": ["cross_entropy", "mae"], "troubles": {"clean": 1}}
+    },
+}
+STUDY = Plan("study", Path(), ("",), {"a": Row(()), "b": Row(())}, (0, 1), "a", rivals=["b"])
 
 
 @contextmanager
@@ -150,20 +169,40 @@ def forge_tensors(path, chance):
     save_tensors(path, tensors, meta)
 
 
-def shown(directory):
+def shown(directory, folder, chance):
+    """What the commands that read a finished run make of one, and of it beside another."""
     summary = read_summary(directory)
     if summary is not None:
-        print_summary(summary, Console(quiet=True))
+        print_summary(summary, Console())
+        summary_markdown(summary)
+        runs_csv(["row"], [(("a",), summary), (("b",), None), (("c",), read_summary(folder / "table"))], seconds=True)
+        twice = {(row, seed): summary for row in "ab" for seed in (0, 1)}
+        report = suite_report(STUDY, "", {"a": (), "b": ()}, {}, Results(["a", "b"], [0, 1], twice))
+        json.dumps(report, allow_nan=False)
+        markdown("study", [report], STUDY.seeds)
     (found, *_), _ = load_runs([directory])
     assert (found.points, found.deciding, found.seed, found.method, found.problem, found.tasks) is not None
     for task in found.tasks:
+        assert found.lower_is_better(task) in (True, False)
         found.score(task)
+    bank, data = f"{folder}/bank.safetensors", f"data={folder}/digits.csv"
+    lines = (
+        ["figures", f"runs=[{directory},{folder}/run]", f"only=[{chance.choice(NAMES)}]"],
+        ["report", f"{directory}", f"{folder}/run"],
+        ["check", f"{directory}", "repair=true"],
+        ["bank", "add", f"run={directory}", f"reference={folder}/run", "bank=new.safetensors"],
+        ["bank", "picture", f"run={directory}", "output=picture.png"],
+        ["theory", f"run={directory}", "draws=1", "epochs=1"],
+        ["train", *COMPOSED, "loss.policy=retrieval", "log.contexts=true", f"loss.bank={bank}", f"run.dir={directory}"],
+        ["predict", f"run={directory}", data, "output=out.csv"],
+    )
+    return run(chance.choice(lines))
 
 
-def trained(directory, bank):
+def trained(directory, bank, *more):
     (directory / "summary.json").unlink(missing_ok=True)
     line = [*COMPOSED, "loss.policy=retrieval", "log.contexts=true", f"loss.bank={bank}", f"run.dir={directory}"]
-    return run(["train", *line])
+    return run(["train", *line, *more])
 
 
 def trial_of_file(kind, folder, here, chance):
@@ -178,20 +217,30 @@ def trial_of_file(kind, folder, here, chance):
         forge_tensors(directory / form, chance)
     elif name in ("run", "table"):
         forge_plain(directory / form, chance)
-    if kind in ("run summary.json", "run config.yaml", "run metrics.jsonl"):
-        shown(directory)
-        return run(["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"])
-    if kind in ("run events.jsonl", "run query"):
-        return run(["bank", "query", f"run={directory}", "task=digit"])
-    if form.startswith("checkpoints"):
-        return trained(directory, folder / "bank.safetensors")
+    if name in ("run", "table"):
+        return trial_of_run(name, form, folder, directory, chance)
+    return trial_of_other_files(name, folder, here, chance)
+
+
+def trial_of_run(name, form, folder, directory, chance):
+    """Have a run directory in which one file was forged read by a command that reads that file."""
+    predicted = ["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"]
+    asked = ["bank", "query", f"run={directory}", "task=digit"]
+    reported = ["report", f"{directory}"]
+    lines = {"events.jsonl": [asked, reported], "test_predictions.safetensors": [reported]}.get(form, [predicted])
+    child = form == "model.json" and name == "run" and chance.random() < 0.3
+    if form in ("summary.json", "config.yaml", "metrics.jsonl"):
+        return shown(directory, folder, chance)
     if form == "contexts.safetensors":
         assert load_contexts(directory).tasks
-    if name == "run":
-        return run(["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"])
+    if form.startswith("checkpoints/last") and chance.random() < 0.3:
+        return run(asked)
+    if form.startswith("checkpoints") or child:
+        begun = [f"train.from={directory}"] if child else []
+        return trained(directory.with_name("child") if child else directory, folder / "bank.safetensors", *begun)
     if name == "table":
         return run(["evaluate", f"run={directory}", f"data={folder}/new.csv", "output=out.json"])
-    return trial_of_other_files(name, folder, here, chance)
+    return run(chance.choice(lines))
 
 
 def trial_of_other_files(name, folder, here, chance):
@@ -202,8 +251,13 @@ def trial_of_other_files(name, folder, here, chance):
         load_experience(here / "bank.safetensors")
         return run(["bank", "query", "bank=bank.safetensors", "kind=classification", "classes=3"])
     if name == "plan":
-        (here / "plan.yaml").write_text(json.dumps(twisted(PLAN, chance, 2)))
-        return len(load_plan("compare", str(here / "plan.yaml")).rows)
+        (here / "plan.yaml").write_text(json.dumps(twisted(PLAN, chance, chance.randint(1, 2))))
+        plan = load_plan("compare", str(here / "plan.yaml"))
+        lines = [plan.command(Run(suite, row, (), seed)) for suite in plan.suites for row in plan.rows for seed in (0,)]
+        return len([load_config(line) for line in lines])
+    if name == "ablation":
+        (here / "plan.yaml").write_text(json.dumps(twisted(ABLATED, chance, chance.randint(1, 2))))
+        return len(load_plan("ablation", str(here / "plan.yaml")).rows)
     if name == "collect":
         (here / "plan.yaml").write_text(json.dumps(twisted(COLLECTED, chance, 2)))
         return len(load_collect_plan(str(here / "plan.yaml")).parts)
@@ -232,8 +286,11 @@ FILES = (
     "run contexts.safetensors",
     "run checkpoints/best.safetensors",
     "run checkpoints/last.safetensors",
+    "run test_predictions.safetensors",
+    "table summary.json",
     "bank",
     "plan",
+    "ablation",
     "collect",
     "rows",
 )
@@ -369,7 +426,7 @@ def test_what_is_not_forged_is_read(folder, tmp_path, monkeypatch):
         here.mkdir()
         monkeypatch.chdir(here)
         code = trial_of_file(kind, folder, here, random.Random(0))
-        assert code == {"plan": 2, "collect": 1}.get(kind, 0), kind
+        assert code == {"plan": 2, "ablation": 3, "collect": 2}.get(kind, 0), kind
 
 
 def test_files(folder, tmp_path, capsys):

@@ -225,7 +225,13 @@ def test_damage_is_one_line(line, here, name):
         ({"weights": "../elsewhere.safetensors"}, "names '../elsewhere.safetensors' as its weights"),
         ({"tasks": [{"name": "a", "nonsense": 1}]}, "model.json describes no model"),
         ({"tasks": 7}, "model.json describes no model"),
-        ({"more": 1}, "model.json describes no model"),
+        ({"more": 1}, "model.json describes no model: it has 'more', which nothing is known of"),
+        ({"library": "mine.py"}, "library must be a mapping, not 'mine.py'"),
+        ({"library": {"mine.py": 5}}, "library.mine.py must be a text, not 5"),
+        ({"epoch": -1}, "epoch must be a whole number of 0 or more, not -1"),
+        ({"class_counts": [[1], None]}, "it has another number of losses or class counts than of tasks"),
+        ({"input_shape": [True]}, "input_shape.0 must be a whole number of 1 or more, not True"),
+        ({"precision": "\ud800"}, "precision must be a text, not '\\ud800'"),
     ],
 )
 def test_a_checksum_proves_no_content(line, here, changed, said):

@@ -10,6 +10,11 @@ import sys
 
 import pytest
 
+from lossrag.errors import RunDirectoryError
+from lossrag.experiments.record.directory import sums_of
+from lossrag.experiments.record.jsonl import read_points
+from lossrag.proof import Chain, write_sums
+
 
 @pytest.fixture
 def copied(finished, tmp_path):
@@ -145,6 +150,71 @@ def test_damaged_summary(copied, lossrag, content):
     assert lossrag("train", *overrides).code == 0
     again = json.loads((directory / "summary.json").read_text())
     assert again["test_accuracy"] == good["test_accuracy"]
+
+
+def forged(directory, name, change):
+    """A file of JSON changed, its checksum right."""
+    made = json.loads((directory / name).read_text())
+    change(made)
+    (directory / name).write_text(json.dumps(made))
+    write_sums(directory, sums_of(directory))
+
+
+STEADY = {"asked_at": 0, "composed_at": 0, "moved": {}}
+DEMANDED = ("preset", "best_epoch", "epochs", "refit", "edition", "test_score_mean", "validation_score_mean")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *((lambda made, key=key: made.pop(key), f"{key} is missing") for key in DEMANDED),
+        (lambda made: made["test_accuracy"].update(digit=None), "test_accuracy.digit must be a finite number, not N"),
+        (lambda made: made["test_loss"].update(digit=float("nan")), "test_loss.digit must be a finite number, not n"),
+        (lambda made: made["task_weights"].pop("digit"), "task_weights must be of the tasks digit, parity, loops"),
+        (lambda made: made["metric"].clear(), "it names no task"),
+        (lambda made: made.update(compositions={"digit": {}}), "compositions must be of its tasks, and off of those"),
+        (lambda made: made.update(seed=True), "seed must be a whole number from 0 to"),
+        (lambda made: made.update(best_epoch=10**400), "best_epoch must be a whole number of 1 or more, not a"),
+        (lambda made: made.update(suite="\ud800"), "suite must be a text, not"),
+        (
+            lambda made: made.update(steadiness=STEADY),
+            "bank_sources is missing",
+        ),
+    ],
+)
+def test_forged_summary(copied, lossrag, change, said):
+    """Right checksums prove no content."""
+    directory, overrides = copied
+    forged(directory, "summary.json", change)
+    error = lossrag("train", *overrides).error
+    assert "summary.json is damaged: delete it" in error
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        ({"epoch": 1}, "step is missing"),
+        ({"step": -1}, "step must be a whole number of 0 or more, not -1"),
+        ({"step": 10**30}, "step must be a whole number of 0 or more, not a number that large"),
+        ({"step": 1, "epoch": 0.5}, "epoch must be a whole number"),
+        ({"step": 1, "weight/a": "1"}, "weight/a must be a number, not '1'"),
+        ({"step": 1, "weight/a": True}, "weight/a must be a number, not True"),
+        ({"step": 1, "weight/a": [[1.0]]}, "weight/a must be a number, not a list"),
+        ({"step": 1, "weight/a": 10**400}, "weight/a must be a number, not a number that large"),
+        ({"step": 1, "hypergradient/D": [[1.0], [2.0]]}, "hypergradient/D must be a square matrix"),
+        ({"step": 1, "hypergradient/D": 1.0}, "hypergradient/D must be a list, not 1.0"),
+        ({"step": 1, "theory/common_descent": 1.0}, "theory/min_norm and theory/common_descent must both be there"),
+    ],
+)
+def test_forged_points(tmp_path, point, said):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(Chain().line({"step": 1, "weight/a": 1, "hypergradient/D": [[0.5]]}))
+    assert read_points(path)[0]["weight/a"] == 1
+    path.write_bytes(Chain().line(point))
+    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl is damaged, line 1: ") as error:
+        read_points(path)
+    assert said in str(error.value)
 
 
 def break_off(directory):

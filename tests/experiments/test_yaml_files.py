@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lossrag import ConfigError
+from lossrag.experiments.bank.collect.plan import load_collect_plan
+from lossrag.experiments.config.compose import load_config
 from lossrag.experiments.config.yaml_file import LONGEST, MOST_BYTES, parse_yaml, read_yaml
+from lossrag.experiments.studies.plan import load_plan
 
 
 def bomb(levels, width=9):
@@ -54,3 +59,67 @@ def test_files(tmp_path):
     (tmp_path / "large.yaml").write_bytes(b"#" * (MOST_BYTES + 1))
     with pytest.raises(ConfigError, match="more than the 262,144 bytes"):
         read_yaml(tmp_path / "large.yaml", "The plan")
+
+
+METHODS = {"experiments": ["digits"], "seeds": [0], "methods": {"uniform": []}}
+TUNED = {"seed": 1, "runs": 1, "learning_rates": [0.1], "learning_rates_without_knobs": [0.1]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tuning": 1}, "plan p: tuning must hold keys with values, got 1"),
+        ({"tuning": [1]}, "plan p: tuning must hold keys with values, got [1]"),
+        ({"tuning": {**TUNED, "learning_rates": [{"a": 1}]}}, "tuning.learning_rates.0 must be a number, not a"),
+        ({"methods": {"uniform": {"knobs": {"optimizer.lr": 5}}}}, "plan p: uniform.knobs.optimizer.lr: Value 5 (int)"),
+        ({"methods": {"uniform": {"knobs": 5}}}, "plan p: uniform.knobs"),
+        ({"methods": {"uniform": {"suites": {"digits": 0.5}}}}, "plan p: uniform.suites.digits: Value 0.5 (float)"),
+        ({"methods": {"uniform": {"overrides": [["a"]]}}}, "plan p: uniform.overrides"),
+        ({"methods": {"uniform": 5}}, "plan p: uniform.overrides must be a list of names, got 5"),
+        ({"seeds": [{"a": 1}]}, "plan p.seeds.0 must be a whole number, not a dict"),
+        ({"experiments": [["digits"]]}, "plan p.experiments"),
+        ({"reference": "\ud800"}, "p.yaml cannot be read: "),
+    ],
+)
+def test_plans_of_other_types(changed, said, tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text(json.dumps(METHODS | changed))
+    with pytest.raises(ConfigError) as error:
+        load_plan("compare", str(path))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sources": {"digits": []}}, "plan c: a.sources.digits must be a number, not a list"),
+        ({"sources": ["digits"]}, "plan c: a"),
+        ({"classes": {"a": 1}}, "plan c: a.classes must be a list of whole numbers"),
+        ({"classes": [2, {"a": 1}]}, "plan c: a.classes.1 must be a whole number, not a dict"),
+        ({"troubles": {"clean": None}}, "plan c: a.troubles.clean: "),
+        ({"cases": 10**30}, "plan c: a.cases must be a whole number, not a number that large"),
+    ],
+)
+def test_plans_of_collections_of_other_types(changed, said, tmp_path):
+    part = {"cases": 2, "sources": {"digits": 1}, "troubles": {"clean": 1}}
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps({"seed": 0, "stacked": {"a": part | changed}}))
+    with pytest.raises(ConfigError) as error:
+        load_collect_plan(str(path))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["++loss.regression={}", "loss.regression={}"], "loss.regression takes one name"),
+        (["++train.epochs={}", "train.epochs={}"], "train.epochs"),
+        (["++seed={}", "seed={}"], "seed must be a whole number"),
+        (["loss.questions=[0.5,{a: 1}]"], "loss.questions.1 must be a number, not a dict"),
+        (["loss.tasks={digit: [mae]}"], "loss.tasks.digit must be a text, not a list"),
+    ],
+)
+def test_values_of_other_types(line, said):
+    with pytest.raises(ConfigError) as error:
+        load_config(["experiment=digits", *line])
+    assert said in str(error.value)
