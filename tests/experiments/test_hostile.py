@@ -185,18 +185,27 @@ def shown(directory, folder, chance):
     for task in found.tasks:
         assert found.lower_is_better(task) in (True, False)
         found.score(task)
-    bank, data = f"{folder}/bank.safetensors", f"data={folder}/digits.csv"
-    lines = (
-        ["figures", f"runs=[{directory},{folder}/run]", f"only=[{chance.choice(NAMES)}]"],
+    return run(chance.choice(showing(directory, folder, chance.choice(NAMES))))
+
+
+def showing(directory, folder, figure):
+    """The command lines that show a finished run, whole as it is."""
+    lines = [
+        ["figures", f"runs=[{directory},{folder}/run]", f"only=[{figure}]"],
         ["report", f"{directory}", f"{folder}/run"],
         ["check", f"{directory}", "repair=true"],
+    ]
+    if directory.name == "table":
+        return [*lines, ["predict", f"run={directory}", f"data={folder}/new.csv", "output=out.csv"]]
+    bank = f"loss.bank={folder}/bank.safetensors"
+    return [
+        *lines,
         ["bank", "add", f"run={directory}", f"reference={folder}/run", "bank=new.safetensors"],
         ["bank", "picture", f"run={directory}", "output=picture.png"],
         ["theory", f"run={directory}", "draws=1", "epochs=1"],
-        ["train", *COMPOSED, "loss.policy=retrieval", "log.contexts=true", f"loss.bank={bank}", f"run.dir={directory}"],
-        ["predict", f"run={directory}", data, "output=out.csv"],
-    )
-    return run(chance.choice(lines))
+        ["train", *COMPOSED, "loss.policy=retrieval", "log.contexts=true", bank, f"run.dir={directory}"],
+        ["predict", f"run={directory}", f"data={folder}/digits.csv", "output=out.csv"],
+    ]
 
 
 def trained(directory, bank, *more):
