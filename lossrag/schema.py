@@ -147,7 +147,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, (str, int, float, bool)) or value is None:
-        return f"{value!r:.60}" if not _is_huge(value) else "a number that large"
+        return f"{value!r:.60}" if not _is_huge(value) else "a number beyond 64 bits"
     return f"a {type(value).__name__}"
 
 

@@ -61,8 +61,6 @@ class LossConfig(ComposerConfig):
         object.__setattr__(self, "candidates", None if self.candidates is None else tuple(self.candidates))
         object.__setattr__(self, "questions", tuple(self.questions))
         super().__post_init__()
-        for task, loss in self.tasks.items():
-            require(isinstance(loss, str), self, f"{{tasks}} takes the name of a loss for {task}, got {loss!r}.")
         fixed = not self.tasks or self.policy == "fixed"
         text = f"{{tasks}} gives tasks one loss each, but {{policy}}={self.policy} composes the losses of all of them: "
         require(fixed, self, f"{text}leave one of the two out.")
@@ -114,8 +112,6 @@ class OuterConfig:
         check_least(self, 1, "batch_size", "every")
         check_choice(self, "average", ("sample", "class"))
         check_choice(self, "metric", tuple(METRICS))
-        for task, loss in self.losses.items():
-            require(isinstance(loss, str), self, f"{{losses}} takes the name of a loss for {task}, got {loss!r}.")
 
 
 @dataclass(frozen=True)

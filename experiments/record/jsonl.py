@@ -104,8 +104,8 @@ def _check(point: dict[str, Any], number: int) -> None:
             if type(value) is not float and tag != D_TAG:
                 check_schema(value, float, tag)
         matrix = point.get(D_TAG, [])
-        if any(len(row) != len(matrix) for row in matrix):
-            raise Unfit(f"{D_TAG} must be a square matrix")
+        if len({len(row) for row in matrix}) > 1:
+            raise Unfit(f"{D_TAG} must be a matrix, not lists of several lengths")
         if (PREMISE in point) != (CONCLUSION in point):
             raise Unfit(f"{PREMISE} and {CONCLUSION} must both be there, or none")
     except Unfit as reason:

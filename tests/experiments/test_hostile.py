@@ -40,6 +40,7 @@ from lossrag.proof import Chain, read_lines, write_sums
 from lossrag.tensors import load_tensors, save_tensors
 from tests.experiments.banks import write_bank
 from tests.experiments.hostile import CANARY, CODE, OPTIONS, VALUES, twisted
+from tests.experiments.hostile_options import COMMANDS, trial_of_options
 from tests.experiments.tables import SMALL, people, write
 
 SECONDS = 60
@@ -303,40 +304,6 @@ FILES = (
     "collect",
     "rows",
 )
-COMMANDS = (
-    ("bank list", ("bank", "library")),
-    ("bank show mae", ("bank", "output")),
-    ("bank neighbours mae", ("k",)),
-    ("bank query", ("bank", "kind", "classes", "encoder", "disagreement", "progress", "k", "run", "task", "step")),
-    ("bank check", ()),
-    ("bank export", ("bank", "output")),
-    ("bank add", ("run", "reference", "bank", "trouble", "clean")),
-    ("bank picture", ("bank", "run", "at", "output")),
-    ("bank validate", ("bank", "moments", "families", "output")),
-    ("predict", ("run", "data", "output", "delimiter", "encoding", "device", "threads")),
-    ("evaluate", ("run", "data", "output", "vectors", "device")),
-    ("export", ("run", "format", "output", "encoder")),
-    ("figures", ("runs", "root", "only", "epochs")),
-    ("theory", ("run", "loss", "delta")),
-    ("check", ("root", "repair")),
-    ("compare", ("experiment", "methods", "seeds")),
-    ("ablate nothing", ("rows", "seeds")),
-    ("benchmark plot", ()),
-)
-GOOD = {"run": "table", "data": "new.csv", "bank": "bank.safetensors", "reference": "table"}
-
-
-def trial_of_options(command, options, folder, here, chance):
-    """A command with some good options and one or two that are not."""
-    line = command.split()
-    for name, good in GOOD.items():
-        if name in options and chance.random() < 0.7:
-            line.append(f"{name}={folder / good}")
-    for _ in range(chance.randint(1, 2)):
-        value = chance.choice(OPTIONS)
-        named = options and chance.random() < 0.9
-        line.append(f"{chance.choice(options)}={value}" if named else value)
-    return run(line)
 
 
 def told(trials, capsys, what):

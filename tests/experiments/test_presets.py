@@ -156,8 +156,9 @@ def test_a_tilde_is_the_home_folder(train, tmp_path, lossrag):
 TOO_MUCH = {
     "tasks.rho=" + "[" * 200 + "]" * 200: "",
     "model.hidden=[1000000000000]": "too large for the machine",
-    "model.hidden=[100000000000000000000]": "too large for the machine",
-    "machine.threads=99999999999999999999": "machine.threads must be from 1 to 1024",
+    "model.hidden=[100000000000000000000]": "model.hidden.0 must be a whole number, not a number beyond 64 bits",
+    "machine.threads=9999999999999999999": "machine.threads must be a whole number or nothing, not a number beyond 64",
+    "machine.threads=999999999999999999": "machine.threads must be from 1 to 1024",
     "data.root=~nobodyhere tasks=newsgroups": "no such user",
     "run.root=~nobodyhere/x": "run.root=~nobodyhere/x: there is no such user",
     "loss.classification={digit: focal_2}": "write loss.tasks={digit: focal_2}",

@@ -99,7 +99,7 @@ def test_no_json(tmp_path, content):
         (1, str, "it must be a text, not 1"),
         (True, int, "it must be a whole number, not True"),
         (True, float, "it must be a number, not True"),
-        (10**30, int, "it must be a whole number, not a number that large"),
+        (10**30, int, "it must be a whole number, not a number beyond 64 bits"),
         ({"a": [1, "x"]}, {"a": [int]}, "a.1 must be a whole number, not 'x'"),
         ({"a": {"b": None}}, {"a": {str: (float, str)}}, "a.b must be a number or a text, not None"),
         ({}, {"a": int}, "a is missing"),
