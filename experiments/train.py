@@ -171,8 +171,9 @@ class Training:
         if config.log.contexts:
             steps = len(self.batch_step.plan(0)) * config.train.epochs
             self.contexts = ContextRecorder(config, self.problem, steps)
-        state = (directory, self.edition, self.problem.model, self.step, self.learned, self.contexts)
-        self.progress = ranks.together(partial(load_state, *state), "reading the checkpoint")
+        parts = (self.problem.model, self.step, self.learned, self.contexts)
+        load = partial(load_state, directory, self.edition, config.train.epochs, *parts)
+        self.progress = ranks.together(load, "reading the checkpoint")
         self.kept = self.step.count if directory.last.exists() else None
         if self.suite.preprocessing is not None and ranks.leads:
             write_preprocessing(directory, self.suite.preprocessing.plain())

@@ -116,12 +116,13 @@ def save_state(
 def load_state(
     directory: RunDirectory,
     edition: str,
+    epochs: int,
     model: MultiTaskModel,
     step: MultiTaskStep,
     learned: LearnedLosses | None = None,
     contexts: Remembers | None = None,
 ) -> Progress:
-    """Put the last checkpoint into the objects of the run; a fresh Progress when there is none.
+    """Put the last checkpoint into the objects of a run of so many epochs; a fresh Progress when there is none.
 
     Raises CheckpointError when it is damaged, belongs to another run, or was trained on another edition of the data.
     """
@@ -143,7 +144,8 @@ def load_state(
             )
         tasks = len(step.tasks)
         _check_progress(meta, tasks)
-        best = _load_best(directory, Best(**meta["best"]), model, tasks)
+        ahead = range(meta["epoch"] + 1, epochs + 1)
+        best = _load_best(directory, Best(**meta["best"]), ahead, model, tasks)
         _put(unpack("model", tensors), model)
         unpack_optimizer(step.optimizer, unpack("optimizer", tensors), meta["groups"])
         step.load_state_dict(unpack("step", tensors))
@@ -175,7 +177,8 @@ META = {
 def _check_progress(meta: Mapping[str, Any], tasks: int) -> None:
     """Raise Unfit for a standing that no run of so many tasks can have."""
     best = meta["best"]
-    fits = best["epoch"] <= meta["epoch"] and (math.isfinite(best["score"]) or not best["epoch"])
+    known = range(1, meta["epoch"] + 1) if meta["epoch"] else (0,)  # one is the best from the first on
+    fits = best["epoch"] in known and (math.isfinite(best["score"]) or not best["epoch"])
     lines = [len(line) for line in meta["trajectory"]]
     if not fits or lines != [tasks] * meta["epoch"] or best.keys() != {"epoch", "score"}:
         raise Unfit("it tells of a standing that no run of these tasks can have")
@@ -195,19 +198,20 @@ def _put(tensors: dict[str, Tensor], model: MultiTaskModel) -> None:
     model.load_state_dict(tensors)
 
 
-def _load_best(directory: RunDirectory, best: Best, model: MultiTaskModel, tasks: int) -> Best:
-    """With its tensors; raises CheckpointError unless its file is that of its epoch, Unfit for other tensors."""
+def _load_best(directory: RunDirectory, best: Best, ahead: range, model: MultiTaskModel, tasks: int) -> Best:
+    """With its tensors; raises CheckpointError unless its file is that of its epoch or of one ahead, Unfit for other
+    tensors."""
     if not best.epoch:
         return best
     best.tensors, stored = load_checkpoint(directory.best)
     epoch = stored.get("epoch")
     named = (stored.get("kind"), stored.get("run_id")) == ("best", directory.run_id)
-    if not named or not isinstance(epoch, int) or epoch < best.epoch:
+    if not named or not isinstance(epoch, int) or (epoch != best.epoch and epoch not in ahead):
         raise CheckpointError(
             f"The checkpoint {directory.best} is not that of epoch {best.epoch} of run {directory.run_id}: restore "
             f"it, or delete {directory.last} to start the run over."
         )
     like = pack("model", model.state_dict()) | {"task_weights": torch.zeros(tasks, dtype=torch.float64)}
     check_tensors(best.tensors, like, directory.best.name)
-    # killed between the two files: that better epoch is ahead, and will be chosen again
+    # killed between the two files: that better epoch will be chosen again
     return best if epoch == best.epoch else Best()

@@ -151,6 +151,7 @@ def _retyped(value: Any, chance: random.Random) -> Any:
     if isinstance(value, bool):
         return chance.choice([int(value), str(value).lower(), wrapped])
     if isinstance(value, (int, float)):
+        value = value if abs(value) < 10**300 else 1  # a float can hold it
         return chance.choice([str(value), bool(value), -value, value + 0.5, value * 10**30, float(value), wrapped])
     if isinstance(value, str):
         return chance.choice([list(value), len(value), value.upper(), value + "\ud800", value * 40, wrapped])

@@ -11,9 +11,11 @@ import sys
 import pytest
 
 from lossrag.errors import RunDirectoryError
+from lossrag.experiments.record.checkpoint import load_checkpoint
 from lossrag.experiments.record.directory import sums_of
 from lossrag.experiments.record.jsonl import read_points
 from lossrag.proof import Chain, write_sums
+from lossrag.tensors import save_tensors
 
 
 @pytest.fixture
@@ -252,6 +254,19 @@ def test_checkpoint_in_place_of_another(copied, lossrag):
     last.write_bytes(good)
     best.write_bytes(good)
     assert "is not that of epoch" in lossrag("train", *overrides).error
+
+
+def test_checkpoints_of_no_such_run(copied, lossrag):
+    """Of an epoch that it does not have, and without a best one."""
+    directory, overrides = copied
+    last, best = break_off(directory)
+    tensors, told = load_checkpoint(best)
+    save_tensors(best, tensors, {**told, "epoch": 99})
+    assert "is not that of epoch" in lossrag("train", *overrides).error
+    save_tensors(best, tensors, told)
+    tensors, told = load_checkpoint(last)
+    save_tensors(last, tensors, {**told, "best": {**told["best"], "epoch": 0}})
+    assert "that no run of these tasks can have" in lossrag("train", *overrides).error
 
 
 def test_checkpoint_of_another_run(copied, train, lossrag):
