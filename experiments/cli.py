@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """The exit code of one command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the name of a file may be no text
+            stream.reconfigure(errors="backslashreplace")
     with _sigterm_raises(), _threads_quiet() as failed:
         code = _run(arguments)
     return _unwritten(failed[0]) if failed and not code else code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ ENTRY = "lossrag.__main__"
 """The one module below that hands over to the top floor."""
 
 
+@cache
 def imported(path: Path) -> list[tuple[str, int, bool]]:
     """What a file imports: dotted name, line, and whether inside a function. ``from a import b`` is "a.b"."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

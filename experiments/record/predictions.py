@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lossrag.errors import CheckpointError
@@ -49,7 +50,11 @@ def read_predictions(path: Path, run_id: str, tasks: Sequence[Task]) -> Rows | N
         targets, outputs = rows[task.name]
         classes = task.kind == "classification"
         shape = (len(targets),) if classes else (len(targets), task.outputs)
+        alike = all(
+            tuple(own.shape) == shape and own.dtype == (torch.int32 if classes else torch.float32)
+            for own in (targets, outputs)
+        )
         known = not classes or all(bool(((own >= 0) & (own < task.outputs)).all()) for own in (targets, outputs))
-        if tuple(targets.shape) != shape or tuple(outputs.shape) != shape or not known:
+        if not alike or not known:
             raise CheckpointError(f"{name} does not fit the task {task.name}.")
     return rows

@@ -203,6 +203,13 @@ def _check_registered(registry: Registry[Any], names: Iterable[str], told: Model
             raise ConfigError(f"{path}: Unknown {registry.kind} {name!r}: {needed(told.library)}, or import it before.")
 
 
+def _feeds(own: TablePreprocessing, description: ModelDescription) -> bool:
+    """Whether what becomes of a table has the size of the model's inputs, as far as it comes from rows."""
+    if own.words:
+        return description.vectors[:1] == (len(own.words) + 1,)  # before them padding
+    return not own.columns or description.input_shape == (sum(column.width for column in own.columns),)
+
+
 def _counts(counts: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
     return None if counts is None else torch.tensor(counts, dtype=torch.float32, device=device)
 
@@ -227,6 +234,8 @@ def load_run(
         targets = [] if own is None else [target.task for target in own.targets]
         if targets and [(t.name, t.outputs) for t in targets] != [(t.name, t.outputs) for t in description.tasks]:
             raise DataError("its targets are not those that model.json tells of.")
+        if own is not None and not _feeds(own, description):
+            raise DataError("its columns, or words, are not as many as the model of model.json takes.")
     except DataError as error:
         raise CheckpointError(f"{path / 'preprocessing.json'}: {error}") from None
     except ConfigError as error:

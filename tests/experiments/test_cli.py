@@ -248,3 +248,10 @@ def test_the_final_table(lossrag, tmp_path):
     assert re.search(rf"mean score\W+{summary['test_score_mean']:.4f} accuracy, r2", result.out)
     assert "preset digits, seed 0" in result.out
     assert str(path) in result.out
+
+
+def test_names_that_no_terminal_takes(lossrag):
+    """As os.fsdecode gives them, of a file whose name is not UTF-8."""
+    result = lossrag("check", "\udcff")
+    assert result.code == 2
+    assert "\\udcff" in result.error

@@ -193,7 +193,7 @@ def shake_tensors(tmp_path, count, capsys):
 
 
 def test_a_finished_run(runs, tmp_path, capsys):
-    shake_runs(runs, tmp_path, 66, capsys)
+    shake_runs(runs, tmp_path, 44, capsys)
 
 
 def test_a_run_that_is_resumed(runs, tmp_path, capsys, monkeypatch):

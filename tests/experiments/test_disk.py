@@ -88,7 +88,7 @@ def wrong(code, said):
     ("fault", "place", "board"),
     [
         ("gone", ("step", 2), True),
-        ("quota", ("step", 2), True),
+        pytest.param("quota", ("step", 2), True, marks=pytest.mark.slow),
         pytest.param("open files", ("test", 2), False, marks=pytest.mark.slow),
     ],
 )

@@ -406,15 +406,15 @@ def test_what_is_not_forged_is_read(folder, tmp_path, monkeypatch):
 
 
 def test_files(folder, tmp_path, capsys):
-    told(files(56, folder, tmp_path, "small"), capsys, "hostile files")
+    told(files(34, folder, tmp_path, "small"), capsys, "hostile files")
 
 
 def test_options(folder, tmp_path, capsys):
-    told(options(72, folder, tmp_path, "small"), capsys, "hostile options")
+    told(options(36, folder, tmp_path, "small"), capsys, "hostile options")
 
 
 def test_configurations(capsys):
-    told(configurations(60, "small", ()), capsys, "hostile configurations")
+    told(configurations(40, "small", ()), capsys, "hostile configurations")
 
 
 @pytest.mark.slow

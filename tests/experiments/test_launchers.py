@@ -180,6 +180,7 @@ def test_without_slurm(lossrag, plan):
     assert "launcher.dry_run=true" in lossrag("compare", f"experiment={plan}", "launcher=submitit").error
 
 
+@pytest.mark.slow
 def test_submitit_on_this_machine(lossrag, plan, runs_here, tmp_path):
     pytest.importorskip("submitit")
     some = ["methods=[uniform]", "seeds=[0]"]

@@ -236,12 +236,25 @@ def test_damage_is_one_line(line, here, name):
 )
 def test_a_checksum_proves_no_content(line, here, changed, said):
     """A description that somebody made, with the right checksum."""
+    describe(here, changed)
+    assert said in line("predict", "data=test.csv")
+
+
+def test_another_preprocessing(line, here):
+    """Of fewer columns than the model was trained on."""
+    content = json.loads((here / "preprocessing.json").read_text())
+    content["columns"] = content["columns"][1:]
+    (here / "preprocessing.json").write_text(json.dumps(content))
+    describe(here, {"preprocessing": hashlib.sha256((here / "preprocessing.json").read_bytes()).hexdigest()})
+    assert "are not as many as the model of model.json takes" in line("predict", "data=test.csv")
+
+
+def describe(here, changed):
     content = json.loads((here / "model.json").read_text())
     del content["sha256"]
     content |= changed
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (here / "model.json").write_text(json.dumps({"sha256": digest, **content}))
-    assert said in line("predict", "data=test.csv")
 
 
 def test_weights_of_another_epoch_are_refused(line, here):

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, r2_score
 
 from lossrag.errors import CheckpointError
@@ -19,6 +20,7 @@ from lossrag.experiments.record.predictions import read_predictions
 from lossrag.experiments.report.outcomes import Confusion, confusions, residuals
 from lossrag.experiments.report.reading import read_run
 from lossrag.tasks import Task, load_suite
+from lossrag.tensors import load_tensors, save_tensors
 from tests.experiments.reported_runs import made_run, read_page
 
 EVIL = "<script>document.title='hacked'</script>"
@@ -331,6 +333,12 @@ def test_test_rows_of_another_run_are_refused(finished, tmp_path):
     ):
         with pytest.raises(CheckpointError, match=words):
             read_predictions(finished, run_id, [task])
+    tensors, meta = load_tensors(finished / "test_predictions.safetensors")
+    for kind in (torch.bool, torch.bfloat16):
+        changed = tensors | {"outputs/digit": tensors["outputs/digit"].to(kind)}
+        save_tensors(tmp_path / "test_predictions.safetensors", changed, meta)
+        with pytest.raises(CheckpointError, match="does not fit the task digit"):
+            read_predictions(tmp_path, run_id, list(tasks)[:1])
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.jsonl", "model.json", "events.jsonl"])
