@@ -15,9 +15,10 @@ from lossrag.experiments.benchmark.loops import CASES, WRAPPED, judged, markdown
 DOCS = Path(__file__).parents[2] / "docs"
 ROWS = {row["case"]: row for row in json.loads((DOCS / "results" / "benchmark_loops.json").read_text())}
 QUICK = [name for name in CASES if name != WRAPPED]
+LONG = ("four micro-batches", "a compiled trunk")
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in QUICK])
 def test_here(name):
     verdict, seen = judged(lambda: CASES[name][1](Ours))
     assert verdict == ROWS[name]["here"], seen

@@ -37,7 +37,9 @@ def bank(tmp_path):
     return f"loss.bank={write_bank(tmp_path / 'bank.safetensors')}"
 
 
-@pytest.mark.parametrize("weighting", [["metaweighting"], ["metaweighting", "weighting.scale=unit"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "weighting", [["metaweighting", "weighting.scale=unit"], pytest.param(["metaweighting"], marks=pytest.mark.slow)]
+)
 def test_one_candidate_is_metaweighting_itself_bit_for_bit(quick, bank, weighting, tmp_path):
     """50 steps: weights, parameters, optimiser and every metric. So it is where nothing is known, too, and where the
     bank speaks for nothing but the reference."""

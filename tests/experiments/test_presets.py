@@ -139,10 +139,9 @@ PATHS = ["~/a", "中文/é", "lr=0.1,wd=0", "run#1", "run (2)", "a'b", "a: b", "
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_is_taken_as_it_is(path):
-    for key in ("run.dir", "run.root", "data.root"):
-        settings = load_config(["experiment=digits", f"{key}={path}"])[1]
-        section, option = key.split(".")
-        assert settings[section][option] == path
+    keys = ("run.dir", "run.root", "data.root")
+    settings = load_config(["experiment=digits", *(f"{key}={path}" for key in keys)])[1]
+    assert [settings[section][option] for section, option in (key.split(".") for key in keys)] == [path] * 3
     assert load_config([f"tasks.root=/{path}"])[1]["tasks"]["root"] == f"/{path}"
 
 

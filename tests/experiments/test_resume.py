@@ -116,7 +116,10 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+SELDOM = ("scheduled", "random", "dtp", "lazy vectors, uniform, adamw", "lazy vectors, single task")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SELDOM else n for n in SETTINGS])
 def test_killed_in_the_last_epoch(tmp_path, sessions, assert_same_run, name):
     whole = plan(tmp_path / "whole", [], *SETTINGS[name], "run.checkpoint_seconds=1e9")
     stop = {"place": "step", "number": 9 if "dwa" in name else 4}

@@ -15,7 +15,7 @@ from tests.weighting.jacobians import KINDS, STATIONARY, jacobian, rounded
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.float64]
-SEEDS, SCALES = range(6), (1.0, 1e-10, 1e10)
+SEEDS, SCALES = range(3), (1.0, 1e-10, 1e10)
 MIN_NORM = [MGDA(), MGDAUB(), ParetoMTL()]
 
 
