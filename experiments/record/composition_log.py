@@ -138,7 +138,7 @@ class CompositionLog:
             return
         before = step // epochs * (epochs - self.figures_every)
         if self._moves or any(changed > before for steps in self.changes.values() for changed in steps):
-            self._series.step = step
+            self._series.add({"step": step})
             figure = compositions_figure(self._series, self.changes)
             if figure is not None:
                 self._show(rendered(figure), step)
@@ -159,7 +159,7 @@ class CompositionLog:
         """Draw the pictures of the run directory; what summary.json says of the losses at the end of training."""
         if self.learned is None:
             return {}
-        self._series.step = step
+        self._series.add({"step": step})
         if self.composed:
             pixels = draw_compositions(self.directory.path, self._series)
             draw_bank(self.directory.path, self.learned, self._series)
