@@ -43,6 +43,8 @@ from tests.experiments.hostile import CANARY, CODE, OPTIONS, VALUES, twisted
 from tests.experiments.hostile_options import COMMANDS, trial_of_options
 from tests.experiments.tables import SMALL, people, write
 
+SEED = os.environ.get("LOSSRAG_TEST_SEED", "slow")
+"""Of the full numbers: another one draws other trials."""
 SECONDS = 60
 """After which a trial hangs."""
 COMPOSED = ["experiment=digits", "train.epochs=1", "train.batch_size=256", "log.tensorboard=false"]
@@ -419,14 +421,14 @@ def test_configurations(capsys):
 
 @pytest.mark.slow
 def test_1200_files(folder, tmp_path, capsys):
-    told(files(1200, folder, tmp_path, "slow"), capsys, "hostile files")
+    told(files(1200, folder, tmp_path, SEED), capsys, "hostile files")
 
 
 @pytest.mark.slow
 def test_800_options(folder, tmp_path, capsys):
-    told(options(800, folder, tmp_path, "slow"), capsys, "hostile options")
+    told(options(800, folder, tmp_path, SEED), capsys, "hostile options")
 
 
 @pytest.mark.slow
 def test_10000_configurations(capsys):
-    told(configurations(10_000, "slow", (50, 200, 1000)), capsys, "hostile configurations")
+    told(configurations(10_000, SEED, (50, 200, 1000)), capsys, "hostile configurations")
